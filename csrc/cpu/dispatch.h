@@ -1,0 +1,35 @@
+// Instruction sets beyond the baseline that the CPU kernels are compiled for. The choice is made when a kernel runs,
+// so that one build serves every processor of its architecture.
+#pragma once
+
+#if (defined(__x86_64__) || defined(_M_X64)) && (defined(__GNUC__) || defined(__clang__))
+#define SHOWFACE_X86 1
+#define SHOWFACE_AVX2 __attribute__((target("avx2,fma")))
+#define SHOWFACE_AVX512 __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")))
+#else
+#define SHOWFACE_X86 0
+#endif
+
+// A kernel's body is inlined into one function per instruction set and compiled there with that set.
+#define SHOWFACE_BODY inline __attribute__((always_inline))
+
+namespace showface {
+
+enum class InstructionSet { baseline, avx2, avx512 };
+
+inline InstructionSet best_instruction_set() {
+#if SHOWFACE_X86
+  static const InstructionSet best = [] {
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    return avx2 && avx512 ? InstructionSet::avx512 : avx2 ? InstructionSet::avx2 : InstructionSet::baseline;
+  }();
+  return best;
+#else
+  return InstructionSet::baseline;
+#endif
+}
+
+}  // namespace showface

@@ -1,0 +1,58 @@
+// showface._C: importing it loads the native operators; what it says for itself is how it was built.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "cpu/dispatch.h"
+
+namespace py = pybind11;
+
+namespace {
+
+std::string compiler() {
+#if defined(__clang__)
+  return "clang " + std::string(__clang_version__);
+#else
+  return "g++ " + std::string(__VERSION__);
+#endif
+}
+
+std::vector<std::string> instruction_sets(showface::InstructionSet up_to) {
+  std::vector<std::string> names{"baseline"};
+  if (up_to >= showface::InstructionSet::avx2) names.emplace_back("avx2");
+  if (up_to >= showface::InstructionSet::avx512) names.emplace_back("avx512");
+  return names;
+}
+
+py::dict build_info() {
+  using showface::InstructionSet;
+  py::dict info;
+  info["compiler"] = compiler();
+  info["torch_headers"] = SHOWFACE_TORCH_HEADERS;
+  info["instruction_sets"] = instruction_sets(SHOWFACE_X86 ? InstructionSet::avx512 : InstructionSet::baseline);
+  info["instruction_sets_here"] = instruction_sets(showface::best_instruction_set());
+#ifdef SHOWFACE_CUDA
+  info["cuda"] = true;
+  info["cuda_version"] = SHOWFACE_CUDA_VERSION;
+  info["cuda_archs"] = SHOWFACE_CUDA_ARCHS;
+#else
+  info["cuda"] = false;
+  info["cuda_version"] = py::none();
+  info["cuda_archs"] = "";
+#endif
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "The native operators of showface (torch.ops.showface_C) and how they were built.";
+  m.def("build_info", &build_info,
+        "How this extension was built.\n\n"
+        "Keys: compiler, torch_headers (the torch it was compiled against), instruction_sets (compiled),\n"
+        "instruction_sets_here (those this processor runs; the last is used), cuda (bool), cuda_version (str or\n"
+        "None), cuda_archs (str, such as 'sm_80 sm_90 compute_90'; compute_* is PTX).");
+}

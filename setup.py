@@ -1,0 +1,262 @@
+"""The build of showface: what pyproject.toml can't say, which is the native extension `showface._C`.
+
+The extension is optional. Its C++ half needs a C++20 compiler, its CUDA half nvcc besides; without them showface
+installs all the same and runs on PyTorch and Triton. What was left out, and why, is written to
+`showface/_build.json`, which `showface.native` reads. Three environment variables steer the build:
+
+    SHOWFACE_BUILD_EXTENSION   unset: build it if possible.  1: fail if it can't be built.  0: leave it out.
+    SHOWFACE_BUILD_CUDA        the same for the CUDA half.
+    SHOWFACE_CUDA_ARCHS        GPU architectures, by default "80;90"; PTX of the newest is added for later GPUs.
+
+The extension is written against PyTorch's stable ABI, so one build serves every torch from 2.11 on.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from importlib import metadata, util
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent.resolve()
+REPORT = "_build.json"
+# The oldest torch whose stable ABI the sources use. It is also the run-time requirement in pyproject.toml.
+MIN_TORCH = (2, 11)
+MIN_NVCC = (12, 0)  # the first that compiles C++20
+DEFAULT_ARCHS = "80;90"
+
+
+class UnavailableError(Exception):
+    """Something the build needs is not there, or failed; the message is for the user."""
+
+
+def switch(name: str) -> bool | None:
+    """The three states of an environment variable: True (1), False (0), None (unset)."""
+    value = os.environ.get(name, "")
+    if value not in ("", "0", "1"):
+        raise SystemExit(f"{name} must be 0, 1 or unset, got {value!r}")
+    return None if value == "" else value == "1"
+
+
+def output_of(command: Sequence[str]) -> str | None:
+    """What a command prints, or None if it is missing or fails."""
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def find_torch() -> tuple[Path, str]:
+    """The folder of the torch whose headers are compiled against, and its version. It is not imported."""
+    spec = util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise UnavailableError("torch was not found in the environment that built showface")
+    version = metadata.version("torch")
+    if tuple(int(part) for part in version.split(".")[:2]) < MIN_TORCH:
+        raise UnavailableError(f"torch {version} is older than {MIN_TORCH[0]}.{MIN_TORCH[1]}, which the build needs")
+    return Path(spec.origin).parent, version
+
+
+def find_compiler() -> str:
+    """The C++ compiler: $CXX if set, else the first of the usual names."""
+    if sys.platform != "linux":
+        raise UnavailableError(f"the compiled kernels are built on Linux only, not on {sys.platform}")
+    chosen = os.environ.get("CXX", "").split()
+    names = chosen[:1] or ["c++", "g++", "clang++"]
+    for name in names:
+        path = shutil.which(name)
+        if path and output_of([path, "--version"]):
+            return path
+    raise UnavailableError(f"no C++ compiler was found when showface was installed (looked for {', '.join(names)})")
+
+
+def find_nvcc() -> tuple[str, str]:
+    """The CUDA compiler and its version."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+    places = [f"{home}/bin/nvcc" for home in homes if home] + ["nvcc", "/usr/local/cuda/bin/nvcc"]
+    for place in places:
+        path = shutil.which(place)
+        found = re.search(r"release (\d+)\.(\d+)", output_of([path, "--version"]) or "") if path else None
+        if path and found:
+            major, minor = int(found[1]), int(found[2])
+            if (major, minor) < MIN_NVCC:
+                raise UnavailableError(f"nvcc {major}.{minor} is too old: {MIN_NVCC[0]}.{MIN_NVCC[1]} is needed")
+            return path, f"{major}.{minor}"
+    raise UnavailableError("no CUDA compiler (nvcc) was found when showface was installed")
+
+
+def cuda_archs() -> list[str]:
+    """The architectures to compile for, such as ["80", "90"], oldest first."""
+    text = os.environ.get("SHOWFACE_CUDA_ARCHS") or DEFAULT_ARCHS
+    archs = [arch.replace(".", "").removeprefix("sm_") for arch in re.split(r"[;,\s]+", text.strip())]
+    if not all(re.fullmatch(r"\d{2,3}[af]?", arch) for arch in archs):
+        raise SystemExit(f'SHOWFACE_CUDA_ARCHS must be like "80;90", got {text!r}')
+    return sorted(set(archs), key=lambda arch: int(arch.rstrip("af")))
+
+
+def quote(words: Sequence[object]) -> str:
+    """Words as one line of a shell, escaped for a ninja file."""
+    return shlex.join(str(word) for word in words).replace("$", "$$")
+
+
+def ninja_file(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> str:
+    """The ninja file that compiles csrc/ side by side and links `output`."""
+    import pybind11
+
+    cxx = find_compiler()
+    torch, torch_version = find_torch()
+    includes = [torch / "include", pybind11.get_include(), sysconfig.get_paths()["include"]]
+    flags: list[object] = [
+        "-std=c++20",
+        "-O3",
+        f"-DTORCH_TARGET_VERSION=0x{MIN_TORCH[0]:02x}{MIN_TORCH[1]:02x}000000000000",
+        f'-DSHOWFACE_TORCH_HEADERS="{torch_version}"',
+        *(word for include in includes for word in ("-isystem", include)),
+    ]
+    cxx_flags = [*flags, "-fPIC", "-fvisibility=hidden", "-fopenmp-simd", "-fno-math-errno", "-Wall"]
+    sources = sorted(ROOT.glob("csrc/*.cpp")) + sorted(ROOT.glob("csrc/cpu/*.cpp"))
+    libraries = ["-L" + str(torch / "lib"), "-ltorch_cpu", "-lc10"]
+    if nvcc is None:
+        link = [cxx, "-shared"]
+    else:
+        archs = cuda_archs()
+        codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+        codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")
+        names = " ".join([f"sm_{arch}" for arch in archs] + [f"compute_{archs[-1]}"])
+        cxx_flags += ["-DSHOWFACE_CUDA", f'-DSHOWFACE_CUDA_VERSION="{nvcc[1]}"', f'-DSHOWFACE_CUDA_ARCHS="{names}"']
+        nvcc_flags = [*flags, "-ccbin", cxx, *codes, "--threads=2", "--expt-relaxed-constexpr", "-lineinfo"]
+        nvcc_flags += ["-Xcompiler=-fPIC,-fvisibility=hidden,-Wall"]
+        sources += sorted(ROOT.glob("csrc/cuda/*.cu"))
+        # A CUDA runtime of its own: the extension loads beside a torch of any CUDA version, or of none.
+        link = [nvcc[0], "-ccbin", cxx, "-shared", "-cudart=static"]
+        libraries += ["-ldl"]
+
+    lines = [
+        f"rule cpp\n  command = {quote([cxx, *cxx_flags])} -MMD -MF $out.d -c $in -o $out",
+        "  depfile = $out.d\n  deps = gcc\n  description = C++ $in",
+        f"rule link\n  command = {quote(link)} $in {quote(libraries)} -o $out\n  description = link $out",
+    ]
+    if nvcc is not None:
+        lines += [
+            f"rule cu\n  command = {quote([nvcc[0], *nvcc_flags])} -MD -MF $out.d -c $in -o $out",
+            "  depfile = $out.d\n  deps = gcc\n  description = CUDA $in",
+        ]
+    built = []
+    for source in sources:
+        # Relative: __FILE__ ends up in error messages.
+        relative = source.relative_to(ROOT)
+        built.append(str(objects / relative).replace(" ", "$ ") + ".o")
+        lines.append(f"build {built[-1]}: {relative.suffix[1:]} {relative}")
+    lines.append(f"build {str(output).replace(' ', '$ ')}: link {' '.join(built)}")
+    return "\n".join(lines) + "\n"
+
+
+def compile_extension(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> None:
+    """Compile and link `output`. Raises UnavailableError with the first error of the compiler."""
+    text = ninja_file(output, objects, nvcc)
+    objects.mkdir(parents=True, exist_ok=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    (objects / "build.ninja").write_text(text)
+    command = [sys.executable, "-m", "ninja", "-f", str(objects / "build.ninja")]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(done.stdout, flush=True)
+    if done.returncode:
+        lines = [line.strip() for line in done.stdout.splitlines()]
+        first = next((line for line in lines if re.search(r"\berror\b|No module named", line)), "")
+        kind = "C++" if nvcc is None else "C++ or CUDA"
+        raise UnavailableError(f"the {kind} sources failed to compile or link" + (f" ({first})" if first else ""))
+
+
+def place(source: Path, target: Path) -> None:
+    """Copy a file so that a process that has the old one loaded keeps it whole."""
+    if source != target:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = target.with_name(f"{target.name}.{os.getpid()}")
+        shutil.copy2(source, fresh)
+        os.replace(fresh, target)
+
+
+class BuildExtension(build_ext):
+    """Builds `showface._C` as far as this machine can, and reports what it could not."""
+
+    def run(self) -> None:
+        package = Path(self.build_lib).resolve() / "showface"
+        extension = package / Path(self.get_ext_filename("_C")).name
+        checkout = ROOT / "showface"
+        extension.unlink(missing_ok=True)
+
+        report = self.build(extension)
+        report_file = package / REPORT
+        report_file.parent.mkdir(parents=True, exist_ok=True)
+        report_file.write_text(json.dumps(report, indent=2) + "\n")
+
+        # The checkout's folder gets the same, so that Python started there imports what was installed. A checkout
+        # that can't be written to does without.
+        try:
+            place(report_file, checkout / REPORT)
+            if extension.exists():
+                place(extension, checkout / extension.name)
+            else:
+                (checkout / extension.name).unlink(missing_ok=True)
+        except OSError as error:
+            print(f"showface: not copied into the checkout: {error}", file=sys.stderr)
+
+    def build(self, output: Path) -> dict[str, str | None]:
+        """Build what can be built. Returns why the rest is missing; None stands for "it is there"."""
+        want, want_cuda = switch("SHOWFACE_BUILD_EXTENSION"), switch("SHOWFACE_BUILD_CUDA")
+        objects = Path(self.build_temp).resolve() / "csrc-objects"
+        report: dict[str, str | None] = {"why_no_extension": None, "why_no_cuda": None}
+        try:
+            if want is False:
+                raise UnavailableError("SHOWFACE_BUILD_EXTENSION=0 was set when showface was installed")
+            nvcc = None
+            try:
+                if want_cuda is False:
+                    raise UnavailableError("SHOWFACE_BUILD_CUDA=0 was set when showface was installed")
+                find_compiler()
+                nvcc = find_nvcc()
+                compile_extension(output, objects / "cuda", nvcc)
+            except UnavailableError as why:
+                if want_cuda:
+                    raise SystemExit(f"SHOWFACE_BUILD_CUDA=1, but {why}") from why
+                report["why_no_cuda"] = str(why)
+                compile_extension(output, objects / "cpu", None)
+        except UnavailableError as why:
+            if want:
+                raise SystemExit(f"SHOWFACE_BUILD_EXTENSION=1, but {why}") from why
+            report = {"why_no_extension": str(why), "why_no_cuda": str(why)}
+        for part, why_not in report.items():
+            print(f"showface: {part.removeprefix('why_no_')}: {why_not or 'built'}", file=sys.stderr, flush=True)
+        return report
+
+    def get_outputs(self) -> list[str]:
+        package = Path(self.build_lib) / "showface"
+        return [str(path) for path in (*package.glob("_C*"), package / REPORT) if path.exists()]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {path: str(ROOT / "showface" / Path(path).name) for path in self.get_outputs()}
+
+
+class BuildPython(build_py):
+    """Starts from an empty folder, so that a file removed from the sources is not installed from an old build."""
+
+    def run(self) -> None:
+        shutil.rmtree(Path(self.build_lib) / "showface", ignore_errors=True)
+        super().run()
+
+
+setup(
+    packages=[*find_packages(include=["showface", "showface.*"]), "showface.kernels"],
+    # Marks the wheel as one for this platform and Python; BuildExtension finds its own sources.
+    ext_modules=[Extension("showface._C", sources=[])],
+    cmdclass={"build_ext": BuildExtension, "build_py": BuildPython},
+)

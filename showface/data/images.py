@@ -1,0 +1,250 @@
+"""Finding, reading and converting images and hole masks."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+POLARITIES = ("white", "black")
+
+# What Pillow raises on broken files: PNG chunks give SyntaxError, odd headers ValueError, and so on.
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
+
+Source = str | os.PathLike[str] | Image.Image
+
+
+class UnreadableImageError(OSError):
+    """A file exists but cannot be decoded as an image; the message names the file."""
+
+
+def find_images(*folders: Path | str) -> list[Path]:
+    """Image files under the folders, recursively, sorted, each once.
+
+    Extensions jpg, jpeg, png, webp, bmp, tif and tiff count, in any case; names that start with a dot do not,
+    and links to folders are not followed.
+
+    Raises:
+        FileNotFoundError: a folder does not exist.
+        NotADirectoryError: a path is not a folder.
+        ValueError: no folder is given, or one of them holds no image.
+    """
+    if not folders:
+        raise ValueError("find_images needs at least one folder")
+    found: set[Path] = set()
+    for folder in folders:
+        images = set(_walk_images(Path(folder)))
+        if not images:
+            raise ValueError(f"no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in folder {folder}")
+        found |= images
+    return sorted(found)
+
+
+def _walk_images(folder: Path) -> Iterable[Path]:
+    if not folder.exists():
+        raise FileNotFoundError(f"folder does not exist: {folder}")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"not a folder: {folder}")
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                yield Path(parent, name)
+
+
+def read_image(source: Source) -> Image.Image:
+    """An image as upright 8-bit RGB.
+
+    The EXIF orientation is applied; greyscale, palette, CMYK and 16-bit images are converted (16-bit values
+    are scaled, not clipped), and anything transparent is composited on white.
+
+    Args:
+        source: a path or a PIL image of any mode.
+
+    Returns:
+        A PIL image of mode RGB.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        UnreadableImageError: the file is no image, or is broken or truncated.
+    """
+    return _flatten(_load(source), background=255)
+
+
+def read_mask(
+    source: Source, size: tuple[int, int] | None = None, polarity: str = "white", threshold: float = 0.5
+) -> NDArray[np.bool_]:
+    """A hole mask as booleans, True where the image is to be filled in.
+
+    Soft edges are cut at the threshold. Transparent parts of a mask count as known whatever the polarity. An
+    8-bit mask whose largest value is 1 is taken as 0 and 1, with a warning.
+
+    Args:
+        source: a path or a PIL image of any mode.
+        size: `(height, width)` wanted, e.g. the image's; a mask of another size is resized with nearest
+            neighbours, with a warning. None keeps the mask's own size.
+        polarity: the colour of the holes, "white" or "black".
+        threshold: in (0, 1); a pixel is a hole when its closeness to the holes' colour is at least this.
+
+    Returns:
+        bool array `(H, W)`.
+
+    Raises:
+        ValueError: unknown polarity, or a threshold or size out of range.
+        FileNotFoundError, UnreadableImageError: as for `read_image`.
+    """
+    if polarity not in POLARITIES:
+        raise ValueError(f"polarity must be one of {POLARITIES}, got {polarity!r}")
+    if not 0.0 < threshold < 1.0:
+        raise ValueError(f"threshold must be in (0, 1), got {threshold}")
+    image = _load(source)
+    name = "the mask" if isinstance(source, Image.Image) else f"mask {os.fspath(source)}"
+    grey = np.asarray(_flatten(image, background=0 if polarity == "white" else 255).convert("L"))
+    if image.mode == "L" and grey.size and grey.max() == 1:
+        warnings.warn(f"{name} holds only the values 0 and 1: they are read as black and white", stacklevel=2)
+        grey = grey * np.uint8(255)
+    white = grey.astype(np.float32) / 255.0
+    hole = (white if polarity == "white" else 1.0 - white) >= threshold
+    if size is None or hole.shape == tuple(size):
+        return hole
+    height, width = size
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be positive, got {size}")
+    own = f"{hole.shape[0]}x{hole.shape[1]}"
+    warnings.warn(f"{name} is {own} (height x width), not {height}x{width}: resized with nearest", stacklevel=2)
+    resized = Image.fromarray(hole.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+    return np.asarray(resized) > 0
+
+
+def _load(source: Source) -> Image.Image:
+    """The decoded, upright image in its own mode."""
+    if isinstance(source, Image.Image):
+        return ImageOps.exif_transpose(source)
+    try:
+        with Image.open(source) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise
+    except DECODE_ERRORS as error:
+        raise UnreadableImageError(f"cannot read image {os.fspath(source)}: {error}") from error
+
+
+def _flatten(image: Image.Image, background: int) -> Image.Image:
+    """Any mode to 8-bit RGB, transparency composited on a grey level."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_8_bits(image)).convert("RGB")
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        # Pillow converts premultiplied alpha only to the plain mode of the same bands.
+        direct = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
+        rgba = (image.convert(direct) if direct else image).convert("RGBA")
+        below = Image.new("RGBA", rgba.size, (background, background, background, 255))
+        return Image.alpha_composite(below, rgba).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
+    """Integer or float greyscale to 8 bits; `convert` would clip at 255 instead of scaling."""
+    values = np.asarray(image).astype(np.float64)
+    values = np.nan_to_num(values, nan=0.0)
+    peak = float(values.max(initial=0.0))
+    if image.mode == "F":
+        full = 1.0 if peak <= 1.0 else 255.0 if peak <= 255.0 else 65535.0
+    elif image.mode.startswith("I;16"):
+        full = 65535.0
+    else:
+        # 32-bit integers carry 8-bit or 16-bit data; only the values tell which.
+        full = 255.0 if peak <= 255.0 else 65535.0
+    return np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
+
+
+def image_to_tensor(image: Image.Image) -> torch.Tensor:
+    """A PIL image (of any mode, taken through `read_image`) as float32 `(3, H, W)` in [-1, 1]."""
+    rgb = np.array(image if image.mode == "RGB" else read_image(image))
+    planes = torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
+    return planes.to(torch.float32) / 127.5 - 1.0
+
+
+def tensor_to_image(tensor: torch.Tensor) -> Image.Image:
+    """A float tensor `(3, H, W)` or `(1, 3, H, W)` in [-1, 1] as an RGB image, clipped and rounded to 8 bits.
+
+    Undoes `image_to_tensor` exactly.
+
+    Raises:
+        ValueError: another shape, or values that are not finite.
+    """
+    if tensor.ndim == 4 and tensor.shape[0] == 1:
+        tensor = tensor[0]
+    if tensor.ndim != 3 or tensor.shape[0] != 3:
+        raise ValueError(f"expected a tensor (3, H, W) or (1, 3, H, W), got {tuple(tensor.shape)}")
+    values = tensor.detach().to("cpu", torch.float32)
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError("the tensor holds NaN or infinite values")
+    rgb = ((values + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(rgb.permute(1, 2, 0).contiguous().numpy())
+
+
+def mask_to_tensor(hole: NDArray[np.bool_]) -> torch.Tensor:
+    """A bool mask `(H, W)`, True = hole, as float32 `(1, H, W)` of 0 and 1.
+
+    Raises:
+        ValueError: the array is not two-dimensional booleans.
+    """
+    if hole.ndim != 2 or hole.dtype != np.bool_:
+        raise ValueError(f"expected a bool array (H, W), got {hole.dtype} of shape {hole.shape}")
+    return torch.from_numpy(hole.astype(np.float32))[None]
+
+
+def square_crop(
+    width: int, height: int, scale: float = 1.0, rng: np.random.Generator | None = None
+) -> tuple[int, int, int, int]:
+    """A square `(left, top, right, bottom)` whose side is `scale` of the shorter side; random, or the centre.
+
+    Raises:
+        ValueError: `scale` is not in (0, 1].
+    """
+    if not 0.0 < scale <= 1.0:
+        raise ValueError(f"scale must be in (0, 1], got {scale}")
+    side = max(1, round(scale * min(width, height)))
+    if rng is None:
+        left, top = (width - side) // 2, (height - side) // 2
+    else:
+        left, top = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))
+    return left, top, left + side, top + side
+
+
+def resize_and_crop(
+    image: Image.Image, size: int, *, scale: float = 1.0, rng: np.random.Generator | None = None
+) -> Image.Image:
+    """A square crop of the image, antialiased (Lanczos), as a `size` x `size` image.
+
+    With `scale` 1 this is resizing the shorter side to `size` and cropping the longer one.
+
+    Args:
+        image: an RGB image.
+        size: the side wanted, in pixels.
+        scale: the crop's side as a fraction of the shorter side, in (0, 1].
+        rng: places the crop at random; without it the centre is taken.
+
+    Raises:
+        ValueError: `scale` or `size` out of range.
+    """
+    return resize_box(image, square_crop(image.width, image.height, scale, rng), size)
+
+
+def resize_box(image: Image.Image, box: tuple[int, int, int, int], size: int) -> Image.Image:
+    """The part of an RGB image in `box` (left, top, right, bottom), resized to `size` x `size` with Lanczos.
+
+    Raises:
+        ValueError: `size` is below 1, or the box leaves the image.
+    """
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+    return image.resize((size, size), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)

@@ -1,0 +1,146 @@
+"""From a photo and a mask to a restored photo."""
+
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from os import PathLike
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from showface.data import image_to_tensor, mask_to_tensor, read_image, read_mask, tensor_to_image
+from showface.models import MDRNets
+from showface.nn import channels_last
+
+Photo: TypeAlias = str | PathLike[str] | Image.Image
+Mask: TypeAlias = str | PathLike[str] | Image.Image | NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """What `restore` gives; all images are RGB in the photo's size.
+
+    Attributes:
+        photo: the input as it was read.
+        hole: (H, W) bool, True where it was filled.
+        coarse: the answer of the coarse network, known pixels from the photo.
+        image: the result; known pixels equal those of `photo` bit for bit.
+    """
+
+    photo: Image.Image
+    hole: NDArray[np.bool_]
+    coarse: Image.Image
+    image: Image.Image
+
+    @property
+    def coverage(self) -> float:
+        """The hole's share of the photo, 0 to 1."""
+        return float(self.hole.mean())
+
+    @property
+    def masked(self) -> Image.Image:
+        """The photo with the hole in white."""
+        return _paste(self.photo, self.hole, Image.new("RGB", self.photo.size, "white"))
+
+
+def inpaint(
+    image: Photo,
+    mask: Mask,
+    *,
+    model: MDRNets | None = None,
+    mask_polarity: str = "white",
+    size: int | None = None,
+) -> Image.Image:
+    """Fill the hole of a face photo.
+
+        result = showface.inpaint("photo.jpg", "mask.png")
+        result.save("restored.png")
+
+    Args:
+        image: a path or a PIL image of any mode; turned upright by its EXIF tag, transparency put on white.
+        mask: a path, a PIL image, or a bool array (H, W), True = hole. Grey edges are cut at one half; a mask of
+            another size than the image is resized, with a warning.
+        model: by default the bundled one, on the CPU. It is run on the device it is on.
+        mask_polarity: the colour of the hole, "white" or "black"; of no meaning for a bool array.
+        size: a photo whose shorter side is longer than this is filled at this size and the fill is enlarged; by
+            default the size that the model was trained at. Known pixels always keep their full resolution.
+
+    Returns:
+        An RGB image of the photo's size, its known pixels unchanged. With an empty mask it is the photo, with a
+        warning.
+
+    Raises:
+        FileNotFoundError, OSError: a file is missing or no image.
+        ValueError: an unknown polarity, or a size below 16.
+    """
+    return restore(image, mask, model=model, mask_polarity=mask_polarity, size=size).image
+
+
+def restore(
+    image: Photo,
+    mask: Mask,
+    *,
+    model: MDRNets | None = None,
+    mask_polarity: str = "white",
+    size: int | None = None,
+) -> Restoration:
+    """As `inpaint`, with the coarse image and the hole besides the result."""
+    if size is not None and size < 16:
+        raise ValueError(f"size must be at least 16 pixels, got {size}")
+    photo = read_image(image)
+    hole = _read_hole(mask, (photo.height, photo.width), mask_polarity)
+    if not hole.any():
+        warnings.warn("the mask is empty: nothing to fill, the photo is returned as it is", stacklevel=3)
+        return Restoration(photo, hole, photo, photo)
+    model = model if model is not None else default_model()
+    fill, coarse = _run(model, photo, hole, size or model.config.image_size)
+    return Restoration(photo, hole, coarse=_paste(photo, hole, coarse), image=_paste(photo, hole, fill))
+
+
+@lru_cache(maxsize=1)
+def default_model() -> MDRNets:
+    """The bundled model, on the CPU, loaded once."""
+    return channels_last(MDRNets.from_pretrained())
+
+
+def _read_hole(mask: Mask, size: tuple[int, int], polarity: str) -> NDArray[np.bool_]:
+    if not isinstance(mask, np.ndarray):
+        return read_mask(mask, size, polarity=polarity)
+    if mask.dtype != np.bool_ or mask.ndim != 2:
+        raise ValueError(f"a mask array must be bool (H, W), True = hole; got {mask.dtype} {mask.shape}")
+    return mask if mask.shape == size else read_mask(Image.fromarray(mask.astype(np.uint8) * 255), size)
+
+
+@torch.inference_mode()
+def _run(model: MDRNets, photo: Image.Image, hole: NDArray[np.bool_], size: int) -> tuple[Image.Image, Image.Image]:
+    """The result and the coarse image of a photo whose shorter side is brought down to `size`, in its full size."""
+    shrink = min(1.0, size / min(photo.size))
+    small_size = (max(1, round(shrink * photo.width)), max(1, round(shrink * photo.height)))
+    small, small_hole = photo, hole
+    if small_size != photo.size:
+        # Reduced known pixels must not take in what lies under the hole: it is blanked first, and a reduced pixel is
+        # hole where any part of it is.
+        blanked = _paste(photo, hole, Image.new("RGB", photo.size))
+        small = blanked.resize(small_size, Image.Resampling.BOX)
+        cover = Image.fromarray(hole.astype(np.uint8) * 255).resize(small_size, Image.Resampling.BOX)
+        small_hole = np.asarray(cover) > 0
+    device = next(model.parameters()).device
+    training = model.training
+    try:
+        output = model.eval()(
+            image_to_tensor(small)[None].to(device, memory_format=torch.channels_last),
+            mask_to_tensor(small_hole)[None].to(device),
+        )
+    finally:
+        model.train(training)
+    images = (tensor_to_image(x[0].float().cpu()) for x in (output.image, output.coarse))
+    result, coarse = (x.resize(photo.size, Image.Resampling.BICUBIC) if x.size != photo.size else x for x in images)
+    return result, coarse
+
+
+def _paste(photo: Image.Image, hole: NDArray[np.bool_], inside: Image.Image) -> Image.Image:
+    """The photo with its hole taken from another image of its size."""
+    return Image.fromarray(np.where(hole[..., None], np.asarray(inside), np.asarray(photo)))

@@ -1,0 +1,122 @@
+"""What this installation is made of, and which backend each operator takes on it: `showface info`."""
+
+import platform
+import sys
+from importlib import metadata
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import showface
+from showface import native
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> list[str]:
+    devices = [f"cpu: {torch.get_num_threads()} threads, {platform.machine()}"]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = properties.total_memory / 2**30
+        devices.append(f"cuda:{index}: {properties.name}, sm_{properties.major}{properties.minor}, {memory:.0f} GiB")
+    return devices
+
+
+def _operators() -> dict[str, dict[str, Any]]:
+    # Imported here: the operators' modules fill the table of backends.
+    from showface.ops import backends
+
+    return {
+        op: {
+            device: {
+                "auto": backends.choose(op, device),
+                "why_not": {
+                    backend: reason
+                    for backend in backends.BACKENDS
+                    if (reason := backends.why_not(op, backend, device)) is not None
+                },
+            }
+            for device in ("cpu", "cuda")
+        }
+        for op in backends.OPS
+    }
+
+
+def describe() -> dict[str, Any]:
+    """Everything about this installation that a bug report needs.
+
+    Returns a dict that json can write:
+
+    - "versions": showface, python, torch, triton and torch's CUDA version; None for what is missing.
+    - "devices": one line for the CPU and for each CUDA device.
+    - "extension": "built" (bool), "why_missing", "why_no_cuda" and, if built, the keys of `_C.build_info`.
+    - "operators": for each operator and device type, "auto" (the backend taken for float32) and "why_not" (a
+      reason for each backend that can't run).
+    """
+    extension = native.load()
+    return {
+        "versions": {
+            "showface": showface.__version__,
+            "python": platform.python_version(),
+            "platform": sys.platform,
+            "torch": torch.__version__,
+            "torch's CUDA": torch.version.cuda,
+            "triton": _version("triton"),
+        },
+        "devices": _devices(),
+        "extension": {
+            "built": extension is not None,
+            "why_missing": native.why_missing(),
+            "why_no_cuda": native.why_no_cuda(),
+            **(extension.build_info() if extension is not None else {}),
+        },
+        "operators": _operators(),
+    }
+
+
+def _pairs(title: str, rows: dict[str, str]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _extension_rows(extension: dict[str, Any]) -> dict[str, str]:
+    if not extension["built"]:
+        return {"compiled": f"no: {extension['why_missing']}"}
+    cuda = f"CUDA {extension['cuda_version']}: {extension['cuda_archs']}"
+    here = extension["instruction_sets_here"]
+    return {
+        "compiled": f"{extension['compiler']}, headers of torch {extension['torch_headers']}",
+        "C++ kernels": f"{', '.join(extension['instruction_sets'])} (this processor takes {here[-1]})",
+        "CUDA kernels": cuda if extension["cuda"] else f"no: {extension['why_no_cuda']}",
+    }
+
+
+def render(info: dict[str, Any], console: Console | None = None) -> None:
+    """Print what `describe` returned as tables."""
+    console = console or Console()
+    versions = {name: value or "not there" for name, value in info["versions"].items()}
+    devices = {name: text for name, text in (line.split(": ", 1) for line in info["devices"])}
+    console.print(_pairs("Versions", versions))
+    console.print(_pairs("Devices", devices))
+    console.print(_pairs("Extension", _extension_rows(info["extension"])))
+
+    table = Table(title="Operators", title_justify="left")
+    for column in ("operator", "on", "takes", "can't take"):
+        table.add_column(column)
+    for op, by_device in info["operators"].items():
+        for device, choice in by_device.items():
+            reasons = [f"{backend}: {reason}" for backend, reason in choice["why_not"].items()]
+            table.add_row(op, device, choice["auto"], "\n".join(reasons))
+        table.add_section()
+    console.print(table)

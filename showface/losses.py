@@ -1,0 +1,89 @@
+"""What MDRNets learn from."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from showface import ops
+from showface.models import MDRNetsOutput
+from showface.nn import hole_tokens, to_tokens
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What each loss weighs in the sum; 0 leaves it out.
+
+    Attributes:
+        hole, known: L1 of the result on hole and known pixels.
+        coarse: both of these again, for the coarse image.
+        parsing: cross-entropy of the parsing, on images that have labels.
+        coordination: InCo², inter + intra.
+    """
+
+    hole: float = 6.0
+    known: float = 0.1
+    coarse: float = 0.5
+    parsing: float = 0.1
+    coordination: float = 0.5
+
+
+def region_l1(result: Tensor, target: Tensor, region: Tensor) -> Tensor:
+    """The mean |result - target| over the pixels of a region of the whole batch, 0-d; 0 where the region is empty.
+
+    Args:
+        result, target: (B, 3, H, W).
+        region: (B, 1, H, W) of 0 and 1.
+    """
+    difference = (result.float() - target).abs() * region
+    return difference.sum() / (result.shape[1] * region.sum()).clamp_min(1)
+
+
+def parsing_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the parsing on labelled pixels, 0-d; 0 where there is none.
+
+    Args:
+        logits: (B, K, h, w).
+        labels: (B, H, W) int64 with H, W multiples of h, w; 0 to K-1, or -1 where unknown. The middle label of each
+            cell is compared.
+    """
+    step = labels.shape[1] // logits.shape[2], labels.shape[2] // logits.shape[3]
+    labels = labels[:, step[0] // 2 :: step[0], step[1] // 2 :: step[1]]
+    total = F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum")
+    return total / (labels >= 0).sum().clamp_min(1)
+
+
+def inpainting_losses(
+    output: MDRNetsOutput,
+    image: Tensor,
+    hole: Tensor,
+    labels: Tensor,
+    clean_features: Tensor | None,
+    weights: LossWeights,
+) -> dict[str, Tensor]:
+    """Every loss that has a weight, unweighted but for the coarse image's, and `total`, their weighted sum.
+
+    The poster *states* the InCo² pair; which features it takes (after the MREM, against the encoder's of the clean
+    image) and the other losses are *ours*.
+
+    Args:
+        output: of `MDRNets` for this image and hole.
+        image: (B, 3, H, W) in [-1, 1], uncorrupted; H, W multiples of 16.
+        hole: (B, 1, H, W), 1 = corrupted.
+        labels: (B, H, W) int64 parsing, -1 where unknown.
+        clean_features: (B, C, h, w) of `MDRNets.encode_clean`, or None to leave InCo² out.
+    """
+    losses = {
+        "hole": region_l1(output.raw_image, image, hole),
+        "known": region_l1(output.raw_image, image, 1 - hole),
+        "coarse": weights.hole * region_l1(output.raw_coarse, image, hole)
+        + weights.known * region_l1(output.raw_coarse, image, 1 - hole),
+    }
+    if weights.parsing:
+        losses["parsing"] = parsing_loss(output.parsing, labels)
+    if weights.coordination and clean_features is not None and output.enhanced is not None:
+        corrupted = hole_tokens(hole, output.enhanced)
+        inter, intra = ops.coordination_loss(to_tokens(output.enhanced), to_tokens(clean_features), corrupted)
+        losses["coordination"] = inter + intra
+    losses["total"] = sum(getattr(weights, name) * loss for name, loss in losses.items())
+    return losses

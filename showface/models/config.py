@@ -1,0 +1,62 @@
+"""The configuration of MDRNets: one dataclass, saved as JSON beside the weights."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class MDRNetsConfig:
+    """Sizes and switches of MDRNets.
+
+    Attributes:
+        regions: semantic parts of the face, the 19 classes of CelebAMask-HQ.
+        coarse_channels: width of the coarse network at stride 4; twice and three times that at strides 8 and 16.
+        coarse_blocks: gated blocks at stride 16 of the coarse network.
+        channels: width of the features at stride 4 that the DMM and the MREM work on.
+        encoder_blocks: residual blocks of the encoder.
+        slots: slots of a memory block.
+        memory_rate: the share by which one unit of written mass moves a slot, in (0, 1).
+        refinement_channels: width of the refinement network at stride 4; twice and four times that at 8 and 16.
+        refinement_blocks: modulated residual blocks at each of strides 4, 8 (both on the way down and up) and 16.
+        use_memory: build the DMM.
+        use_enhancement: build the MREM.
+        use_refinement: build the encoder and all that follows; without it the coarse image is the result.
+        image_size: side in pixels of the images that the weights were trained on; `showface.inpaint` works at it.
+    """
+
+    regions: int = 19
+    coarse_channels: int = 48
+    coarse_blocks: int = 4
+    channels: int = 64
+    encoder_blocks: int = 2
+    slots: int = 64
+    memory_rate: float = 0.05
+    refinement_channels: int = 64
+    refinement_blocks: tuple[int, int, int] = (1, 1, 4)
+    use_memory: bool = True
+    use_enhancement: bool = True
+    use_refinement: bool = True
+    image_size: int = 256
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and not (isinstance(value, int) and value > 0):
+                raise ValueError(f"{field.name} must be a positive integer, got {value!r}")
+        if not 0 < self.memory_rate < 1:
+            raise ValueError(f"memory_rate must lie in (0, 1), got {self.memory_rate}")
+        if len(self.refinement_blocks) != 3:
+            raise ValueError(f"refinement_blocks must be three numbers, got {self.refinement_blocks}")
+        object.__setattr__(self, "refinement_blocks", tuple(self.refinement_blocks))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "MDRNetsConfig":
+        """The configuration with these values. Raises ValueError for a name that it does not have."""
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown configuration of MDRNets: {', '.join(sorted(unknown))}")
+        return cls(**values)

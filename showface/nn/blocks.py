@@ -1,0 +1,91 @@
+"""The few blocks that the networks share."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class GatedConv2d(nn.Module):
+    """A 3x3 convolution that learns where to look: features times a sigmoid gate, both from one convolution.
+
+    Gated convolutions let a network treat hole and known pixels differently. Source: *ours* (the poster does not
+    say what its coarse network is made of).
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, 2 * outputs, 3, stride, padding=dilation, dilation=dilation)
+        # Gates start near one half, so the features start twice as large for the output to keep the input's scale.
+        # Without it the signal dies on the way down and the network is slow to start learning.
+        std = (9 * inputs) ** -0.5
+        nn.init.normal_(self.conv.weight[:outputs], std=2 * std)
+        nn.init.normal_(self.conv.weight[outputs:], std=0.5 * std)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, inputs, h, w) -> (B, outputs, h/stride, w/stride)
+        return F.glu(self.conv(x), dim=1)
+
+
+class GatedResidual(nn.Module):
+    """x + gated convolution of relu(x)."""
+
+    def __init__(self, channels: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.gated = GatedConv2d(channels, channels, dilation=dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gated(F.relu(x))
+
+
+class ResidualBlock(nn.Module):
+    """x + two 3x3 convolutions, each after a ReLU. The last one starts at zero, so that the block starts as x."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.relu(self.first(F.relu(x))))
+
+
+class ModulatedResidualBlock(ResidualBlock):
+    """A residual block whose input is scaled and shifted, position by position, by what guides it.
+
+    `guide_channels` = 0 makes it a plain residual block. Source: that the features of the MREM are injected is
+    *stated*, spatially-adaptive scale and shift is *ours*.
+    """
+
+    def __init__(self, channels: int, guide_channels: int) -> None:
+        super().__init__(channels)
+        self.modulation = nn.Conv2d(guide_channels, 2 * channels, 1) if guide_channels else None
+
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:  # guide: (B, guide_channels, h, w) as x
+        if self.modulation is None:
+            return super().forward(x)
+        scale, shift = self.modulation(guide).chunk(2, dim=1)
+        return x + self.second(F.relu(self.first(F.relu(x + x * scale + shift))))
+
+
+def zero_(convolution: nn.Conv2d) -> None:
+    """Let a network's last layer start at zero, so that what it corrects starts unchanged."""
+    nn.init.zeros_(convolution.weight)
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Twice the height and width, bilinear: unlike a transposed convolution it leaves no checkerboard."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column of (B, C, H, W) until both sizes are multiples of `multiple`."""
+    bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+
+def composite(image: Tensor, hole: Tensor, inside: Tensor) -> Tensor:
+    """`image` where known, bit for bit, and `inside` in the hole."""
+    return torch.where(hole > 0.5, inside.to(image.dtype), image)

@@ -1,0 +1,69 @@
+"""The Mask-Region Enhanced Module: correlations with the known tokens, mined into the corrupted ones."""
+
+import torch
+from torch import Tensor, nn
+
+from showface import ops
+from showface.nn.tokens import hole_tokens, to_map, to_tokens
+
+
+class MaskRegionEnhancement(nn.Module):
+    """Fuse features with what a memory recalled, and let the known tokens answer for the corrupted ones (the MREM).
+
+    Fusing and masked correlation mining are *stated*; cosine correlation with a temperature is *ours*.
+
+        enhance = MaskRegionEnhancement(channels=64, memory_channels=64)
+        enhanced = enhance(features, hole, recalled)     # (B, 64, h, w), (B, 1, H, W), (B, 64, h, w) -> (B, 64, h, w)
+
+    Args:
+        channels: width of the features and of the output.
+        memory_channels: width of the recalled features; 0 where there are none to fuse.
+        key_channels: width of queries and keys; `channels` by default.
+        temperature: how sharply a corrupted token picks known ones, positive.
+        learnable_temperature: train the temperature, else it is fixed.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        memory_channels: int = 0,
+        *,
+        key_channels: int | None = None,
+        temperature: float = 16.0,
+        learnable_temperature: bool = True,
+    ) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        key_channels = key_channels or channels
+        self.fuse = nn.Conv2d(channels + memory_channels, channels, 1)
+        self.query = nn.Conv2d(channels, key_channels, 1)
+        self.key = nn.Conv2d(channels, key_channels, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.log_temperature = nn.Parameter(torch.tensor(temperature).log(), requires_grad=learnable_temperature)
+
+    @property
+    def temperature(self) -> Tensor:
+        """The temperature, 0-d; it is learnt by its logarithm, so that it stays positive."""
+        return self.log_temperature.exp()
+
+    def forward(self, features: Tensor, hole: Tensor, recalled: Tensor | None = None) -> Tensor:
+        """Enhance the corrupted positions.
+
+        Args:
+            features: (B, channels, h, w).
+            hole: (B, 1, H, W) at any size, 1 = corrupted; a token is corrupted when any pixel under it is.
+            recalled: (B, memory_channels, h, w), or None where `memory_channels` is 0.
+
+        Returns:
+            (B, channels, h, w): the fused features, plus the answer of the known tokens in the corrupted ones.
+        """
+        fused = self.fuse(features if recalled is None else torch.cat([features, recalled], dim=1))
+        answer = ops.masked_correlation(
+            to_tokens(self.query(fused)),
+            to_tokens(self.key(fused)),
+            to_tokens(self.value(fused)),
+            hole_tokens(hole, fused),
+            temperature=self.temperature,
+        )
+        return fused + to_map(answer, fused)

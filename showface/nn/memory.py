@@ -1,0 +1,120 @@
+"""The Disentangled Memory Module: one block of memory per semantic part of the face."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from showface import ops
+
+
+class DisentangledMemory(nn.Module):
+    """Look up each semantic part of a feature map in a memory block of its own (the DMM).
+
+    Features are pooled over each region by a soft parsing; each region's latent reads its own block; the answers
+    are spread back over the regions. Memory blocks per part are *stated*; addressing and writing are *ours*.
+
+        memory = DisentangledMemory(channels=64, regions=19, slots=64)
+        recalled = memory(features, parsing)      # (B, 64, h, w), (B, 19, h, w) -> (B, 64, h, w)
+        memory.write(clean_features, parsing)     # while training: store parts of uncorrupted images
+
+    Args:
+        channels: width C of the features.
+        regions: number K of semantic parts, one block each.
+        slots: size S of a block.
+        temperature: how sharply a latent picks its slots: the factor on the cosine, positive.
+        learnable_temperature: train the temperature, else it is fixed.
+        rate: the share by which one unit of written mass moves a slot, in (0, 1).
+        patience: a slot that got less than `reseed_below` mass in each of this many writes is given to a latent of
+            the current batch, so that no slot stays unused.
+        reseed_below: mass, in units of tokens.
+
+    Buffers: `memory` (K, S, C) and `idle` (K, S), the number of writes since a slot last got its mass.
+    """
+
+    memory: Tensor
+    idle: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        regions: int = 19,
+        slots: int = 64,
+        *,
+        temperature: float = 16.0,
+        learnable_temperature: bool = True,
+        rate: float = 0.05,
+        patience: int = 200,
+        reseed_below: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        self.rate, self.patience, self.reseed_below = rate, patience, reseed_below
+        self.register_buffer("memory", F.normalize(torch.randn(regions, slots, channels), dim=-1))
+        # New slots hold noise: they count as idle, so that the first writes fill them with latents.
+        self.register_buffer("idle", torch.full((regions, slots), patience, dtype=torch.int32))
+        self.log_temperature = nn.Parameter(torch.tensor(temperature).log(), requires_grad=learnable_temperature)
+
+    @property
+    def temperature(self) -> Tensor:
+        """The temperature, 0-d; it is learnt by its logarithm, so that it stays positive."""
+        return self.log_temperature.exp()
+
+    def forward(self, features: Tensor, parsing: Tensor) -> Tensor:
+        """What the memory recalls for each position.
+
+        Args:
+            features: (B, C, h, w).
+            parsing: (B, K, h, w), the probability of each region at each position.
+
+        Returns:
+            (B, C, h, w), dtype of `features`.
+
+        Raises:
+            ValueError: the channels or regions are not those of this module.
+        """
+        latent, region = self.pool(features, parsing)
+        recalled = ops.memory_read(latent, self.memory.to(latent.dtype), region, temperature=self.temperature)
+        recalled = recalled.view(*parsing.shape[:2], -1)  # (B, K, C)
+        return torch.einsum("bkhw,bkc->bchw", parsing.to(recalled.dtype), recalled).to(features.dtype)
+
+    def pool(self, features: Tensor, parsing: Tensor) -> tuple[Tensor, Tensor]:
+        """One latent per image and region: the mean of the features, weighted by the parsing.
+
+        Returns:
+            latent (B*K, C) and region (B*K,) int64; the region is -1 where an image has less than half a position
+            of it.
+        """
+        regions, _, channels = self.memory.shape
+        if features.shape[1] != channels or parsing.shape[1] != regions or features.shape[2:] != parsing.shape[2:]:
+            raise ValueError(
+                f"features and parsing must be (B, {channels}, h, w) and (B, {regions}, h, w), "
+                f"got {tuple(features.shape)} and {tuple(parsing.shape)}"
+            )
+        parsing = parsing.to(features.dtype)
+        area = parsing.float().sum((2, 3))  # (B, K)
+        mean = torch.einsum("bchw,bkhw->bkc", features, parsing).float() / area.clamp_min(0.5)[..., None]
+        index = torch.arange(regions, device=features.device).expand_as(area)
+        region = torch.where(area >= 0.5, index, -1)
+        return mean.flatten(0, 1).to(features.dtype), region.flatten()
+
+    @torch.no_grad()
+    def write(self, features: Tensor, parsing: Tensor) -> None:
+        """Store the parts of uncorrupted images. Arguments as `forward`; changes the buffers, has no gradient."""
+        latent, region = self.pool(features, parsing)
+        latent = latent.to(self.memory.dtype)
+        rho, total = ops.memory_accumulate(latent, self.memory, region, temperature=self.temperature)
+        self.memory.copy_(ops.memory_blend(self.memory, rho, total, rate=self.rate))
+        self.idle.copy_(torch.where(rho < self.reseed_below, self.idle + 1, 0))
+        self._reseed(latent, region)
+
+    def _reseed(self, latent: Tensor, region: Tensor) -> None:
+        """Give at most one idle slot of each block to a random latent of that block's region in this batch."""
+        regions = self.memory.shape[0]
+        member = region == torch.arange(regions, device=region.device)[:, None]  # (K, T)
+        pick = (torch.rand_like(member, dtype=torch.float32) * member).argmax(1)
+        slot = self.idle.argmax(1)
+        every = torch.arange(regions, device=region.device)
+        replace = (self.idle[every, slot] >= self.patience) & member.any(1)
+        self.memory[every, slot] = torch.where(replace[:, None], latent[pick], self.memory[every, slot])
+        self.idle[every, slot] = torch.where(replace, 0, self.idle[every, slot])

@@ -1,0 +1,38 @@
+"""Feature maps as tokens: (B, C, h, w) in channels-last memory is (B, h*w, C) without a copy."""
+
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def channels_last(module: Module) -> Module:
+    """The module with its weights in channels-last memory, which keeps feature maps ready to be tokens."""
+    options: dict[str, Any] = {"memory_format": torch.channels_last}  # torch's own types don't know it
+    return module.to(**options)
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, h*w, C); a view where `x` is channels-last."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_map(tokens: Tensor, like: Tensor) -> Tensor:
+    """(B, h*w, C) -> (B, C, h, w) with the height and width of `like`, channels-last."""
+    return tokens.transpose(1, 2).unflatten(2, like.shape[-2:])
+
+
+def hole_tokens(hole: Tensor, like: Tensor) -> Tensor:
+    """Which tokens of the feature map `like` are corrupted: any pixel under them is.
+
+    Args:
+        hole: (B, 1, H, W), 1 = corrupted.
+        like: (B, C, h, w).
+
+    Returns:
+        (B, h*w) bool.
+    """
+    return F.adaptive_max_pool2d(hole.float(), like.shape[-2:]).flatten(1) > 0.5

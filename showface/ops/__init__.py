@@ -1,0 +1,27 @@
+"""The operators of MDRNets, as torch operators in the namespace `showface` with a choice of backends.
+
+| operator | what it does |
+|---|---|
+| `memory_read`, `memory_write` | address memory blocks by cosine (DMM) |
+| `memory_accumulate`, `memory_blend` | the two halves of a write, to sum over processes in between |
+| `masked_correlation` | known tokens answer for corrupted ones (MREM) |
+| `coordination_loss` | InCo² loss in linear cost |
+
+`showface.ops.definitions` holds the plain PyTorch meaning of each.
+"""
+
+from showface.ops.backends import choose, why_not
+from showface.ops.coordination import coordination_loss
+from showface.ops.correlation import masked_correlation
+from showface.ops.memory import memory_accumulate, memory_blend, memory_read, memory_write
+
+__all__ = [
+    "choose",
+    "coordination_loss",
+    "masked_correlation",
+    "memory_accumulate",
+    "memory_blend",
+    "memory_read",
+    "memory_write",
+    "why_not",
+]

@@ -1,0 +1,107 @@
+"""Which implementation of an operator runs: the choice, and the reasons against the others.
+
+An operator has up to four backends. "reference" is plain PyTorch and runs everywhere. "cpp" and "cuda" are the
+compiled extension on CPU and CUDA tensors, "triton" the Triton kernels. Each operator's module lists what it has
+with `register`; "auto" takes the first of `BACKENDS` that can run and so never fails.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from showface import native
+
+BACKENDS = ("triton", "cuda", "cpp", "reference")
+OPS = ("memory_read", "memory_write", "masked_correlation", "coordination_loss")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One implementation: its forward, its backward, and the dtypes it takes."""
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+    dtypes: frozenset[torch.dtype]
+
+
+FLOATS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+_kernels: dict[tuple[str, str], Kernel] = {}
+
+
+def register(
+    op: str,
+    backend: str,
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+    dtypes: frozenset[torch.dtype] = FLOATS,
+) -> None:
+    """Say that `op` has an implementation for `backend`; called by the operators' modules."""
+    _kernels[op, backend] = Kernel(forward, backward, dtypes)
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _interpreting() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def why_not(op: str, backend: str, device_type: str, dtype: torch.dtype = torch.float32) -> str | None:
+    """The reason why `backend` can't run `op` on such tensors, as a sentence's end, or None where it can.
+
+    Raises ValueError for an unknown operator or backend.
+    """
+    if op not in OPS:
+        raise ValueError(f"op must be one of {', '.join(OPS)}, got {op!r}")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
+    kernel = _kernels.get((op, backend))
+    if kernel is None:
+        return f"{op} has no {backend} kernel in this version"
+    if dtype not in kernel.dtypes:
+        return f"its {backend} kernel does not take {dtype}"
+    if backend == "cpp":
+        return native.why_missing() or (None if device_type == "cpu" else f"it runs on cpu, not {device_type}")
+    if backend == "cuda":
+        return native.why_no_cuda() or (None if device_type == "cuda" else f"it runs on cuda, not {device_type}")
+    if backend == "triton":
+        if not _has_triton():
+            return "triton is not installed"
+        if device_type == "cuda" or (device_type == "cpu" and _interpreting()):
+            return None
+        return f"it runs on cuda (or on cpu under TRITON_INTERPRET=1), not {device_type}"
+    return None
+
+
+def choose(op: str, device_type: str, dtype: torch.dtype = torch.float32) -> str:
+    """The backend that "auto" takes."""
+    return next(backend for backend in BACKENDS if why_not(op, backend, device_type, dtype) is None)
+
+
+@cache
+def _say_what_is_missing() -> None:
+    reason = native.why_missing()
+    if reason:
+        warnings.warn(f"showface runs without its compiled kernels: {reason}", stacklevel=2)
+
+
+def kernel(op: str, backend: str, example: torch.Tensor) -> Kernel:
+    """The implementation to run on tensors like `example`.
+
+    Raises RuntimeError with the reason if a named backend can't run.
+    """
+    if backend == "auto":
+        _say_what_is_missing()
+        backend = choose(op, example.device.type, example.dtype)
+    reason = why_not(op, backend, example.device.type, example.dtype)
+    if reason:
+        raise RuntimeError(f"showface.ops.{op}: backend {backend!r} can't run here: {reason}")
+    return _kernels[op, backend]

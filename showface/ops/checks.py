@@ -1,0 +1,91 @@
+"""Argument checks shared by the operators. Each error names the argument, what it got and what it needs."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from showface.ops.backends import BACKENDS, FLOATS
+
+
+def describe(x: object) -> str:
+    return f"{x.dtype} {tuple(x.shape)} on {x.device}" if isinstance(x, Tensor) else f"{type(x).__name__} {x!r}"
+
+
+def check_tensor(
+    name: str, x: Tensor, shape: str, *, dtype: torch.dtype | None = None, like: Tensor | None = None
+) -> None:
+    """Check that `x` is a tensor with the dimensions that `shape` names, such as "(T, C)".
+
+    `dtype` None means floating point. `like` asks for that tensor's device, and for its dtype where `dtype` is None.
+    """
+    wanted = str(dtype) if dtype else "a floating-point tensor"
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be {wanted} of shape {shape}, got {describe(x)}")
+    if (x.dtype != dtype) if dtype else (x.dtype not in FLOATS):
+        raise TypeError(f"{name} must be {wanted} of shape {shape}, got {describe(x)}")
+    if x.dim() != shape.count(",") + (not shape.endswith(",)")):
+        raise ValueError(f"{name} must have shape {shape}, got {describe(x)}")
+    if like is not None:
+        if x.device != like.device:
+            raise ValueError(f"{name} must be on {like.device} like the first argument, got {describe(x)}")
+        if dtype is None and x.dtype != like.dtype:
+            raise TypeError(f"{name} must be {like.dtype} like the first argument, got {describe(x)}")
+
+
+def check_size(name: str, x: Tensor, dim: int, size: int, meaning: str) -> None:
+    """Check one dimension against the size that another argument gave it."""
+    if x.shape[dim] != size:
+        raise ValueError(f"{name} must have {meaning} = {size} in dimension {dim}, got shape {tuple(x.shape)}")
+
+
+def check_temperature(temperature: float | Tensor, like: Tensor) -> tuple[Tensor | None, float]:
+    """Split a temperature into what the operators take: a 0-d tensor or None, and a factor.
+
+    A number stays a number: making a tensor of it would cost a launch, and reading a tensor on the host would wait
+    for the GPU. The value of a tensor is checked where the operator runs, by `check_positive`.
+    """
+    if isinstance(temperature, Tensor):
+        if temperature.dtype not in FLOATS:
+            raise TypeError(f"temperature must be a float or a floating-point tensor, got {describe(temperature)}")
+        if temperature.dim():
+            raise ValueError(f"temperature must be a float or a tensor of shape (), got {describe(temperature)}")
+        if temperature.device != like.device:
+            raise ValueError(f"temperature must be on {like.device}, got {describe(temperature)}")
+        return temperature, 1.0
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+        raise TypeError(f"temperature must be a float or a tensor of shape (), got {describe(temperature)}")
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    return None, float(temperature)
+
+
+def check_backend(backend: str) -> None:
+    if backend != "auto" and backend not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def check_values(ok: Tensor, message: str) -> None:
+    """Raise ValueError unless the 0-d bool `ok` holds.
+
+    On a GPU the check runs there, as an asynchronous assert: a look from the host would wait for the device.
+    """
+    if ok.device.type == "cpu":
+        if not ok.item():
+            raise ValueError(message)
+    elif ok.device.type == "cuda":
+        torch._assert_async(ok, message)
+
+
+def check_regions(region: Tensor, regions: int) -> None:
+    """Check the values of `region` where the operator runs: -1 or 0 to K-1."""
+    ok = ((region >= -1) & (region < regions)).all()
+    low, high = (region.min(), region.max()) if region.device.type == "cpu" and region.numel() else ("?", "?")
+    check_values(ok, f"region must hold -1 or 0 to {regions - 1}, got values from {low} to {high}")
+
+
+def check_positive(temperature: Tensor | None) -> None:
+    """Check the value of a tensor temperature where the operator runs."""
+    if temperature is not None:
+        seen = temperature.item() if temperature.device.type == "cpu" else "?"
+        check_values((temperature > 0) & temperature.isfinite(), f"temperature must be positive and finite, got {seen}")

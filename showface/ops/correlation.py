@@ -1,0 +1,197 @@
+"""Masked correlation mining, the operator of the Mask-Region Enhanced Module: known tokens answer for corrupted."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from showface.ops import backends, checks
+from showface.ops.definitions import unit
+from showface.ops.library import autocast, declare, differentiate
+from showface.ops.reference import accumulation_dtype, softmax_backward, unit_backward, wide
+
+
+def masked_correlation(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    hole: Tensor,
+    *,
+    temperature: float | Tensor,
+    keys: str = "valid",
+    backend: str = "auto",
+) -> Tensor:
+    """Answer each corrupted token with a mean of values, weighted by its correlation with the keys.
+
+    `out[b,i] = sum over j of softmax_j(temperature * <unit(query[b,i]), unit(key[b,j])>) * value[b,j]` for
+    corrupted i; zeros for known i, and for an image without keys. The work is |corrupted| x |keys|.
+    Source: the mining of correlations into the corrupted region is *stated*, this form of it is *ours*.
+
+    Args:
+        query, key: (B, N, C) floating point. Differentiable.
+        value: (B, N, Cv), dtype of `query`; Cv may differ from C. Differentiable.
+        hole: (B, N) bool, True = corrupted.
+        temperature: positive, multiplies the cosine; a float, or a 0-d tensor, which is differentiable.
+        keys: "valid" for the known tokens only, "all" for every token.
+        backend: "auto", "reference", "cpp", "cuda" or "triton".
+
+    Returns:
+        (B, N, Cv), dtype of `value`.
+
+    Raises:
+        TypeError, ValueError: a wrong dtype, shape, device or value. On a GPU, values inside tensors are checked
+            by an asynchronous assert.
+        RuntimeError: the backend was named and can't run; the message says why.
+    """
+    checks.check_tensor("query", query, "(B, N, C)")
+    same_dtype = None if torch.is_autocast_enabled(query.device.type) else query
+    checks.check_tensor("key", key, "(B, N, C)", like=same_dtype)
+    checks.check_tensor("value", value, "(B, N, Cv)", like=same_dtype)
+    checks.check_tensor("hole", hole, "(B, N)", dtype=torch.bool, like=query)
+    for name, x in (("key", key), ("value", value), ("hole", hole)):
+        checks.check_size(name, x, 0, query.shape[0], "the batch of query")
+        checks.check_size(name, x, 1, query.shape[1], "the tokens of query")
+    checks.check_size("key", key, 2, query.shape[2], "the channels of query")
+    if keys not in ("valid", "all"):
+        raise ValueError(f"keys must be 'valid' or 'all', got {keys!r}")
+    checks.check_backend(backend)
+    tensor, scale = checks.check_temperature(temperature, query)
+    return torch.ops.showface.masked_correlation(query, key, value, hole, tensor, scale, keys, backend)
+
+
+# The reference backend: the definition, and its gradient written out, a few rows of correlations at a time. The
+# rows are independent, so memory stays linear in the tokens, and the few rows stay in the cache.
+
+_CHUNK = 2**19  # correlations, of 4 or 8 bytes each
+
+
+def _row_chunks(corrupted: Tensor, source: Tensor) -> tuple[Tensor, ...]:
+    """Indices of the corrupted tokens, in chunks that each make about `_CHUNK` correlations."""
+    keys = max(int(source.sum()), 1)
+    return corrupted.nonzero().squeeze(1).split(max(_CHUNK // keys, 1))
+
+
+def _sources(hole: Tensor, keys: str) -> Tensor:
+    return ~hole if keys == "valid" else torch.ones_like(hole)
+
+
+def _forward_reference(
+    query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
+) -> Tensor:
+    q_all, k_all, v_all, tau = wide(temperature, scale, query, key, value)
+    q_unit, k_unit, sources = tau * unit(q_all), unit(k_all), _sources(hole, keys)
+    out = torch.zeros_like(v_all, memory_format=torch.contiguous_format)
+    for b, source in enumerate(sources):
+        k, v = k_unit[b, source].T, v_all[b, source]
+        if len(v):
+            for rows in _row_chunks(hole[b], source):
+                out[b, rows] = torch.softmax(q_unit[b, rows] @ k, dim=-1) @ v
+    return out.to(value.dtype)
+
+
+def _backward_reference(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    hole: Tensor,
+    temperature: Tensor | None,
+    scale: float,
+    keys: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    g_all, q_all, k_all, v_all, tau = wide(temperature, scale, grad, query, key, value)
+    q_unit, k_unit, sources = unit(q_all), unit(k_all), _sources(hole, keys)
+    grad_q, grad_k, grad_v = torch.zeros_like(q_all), torch.zeros_like(k_all), torch.zeros_like(v_all)
+    grad_tau = q_all.new_zeros(())
+    for b, source in enumerate(sources):
+        k, v = k_unit[b, source], v_all[b, source]
+        if not len(v):
+            continue
+        grad_key, grad_value = torch.zeros_like(k), torch.zeros_like(v)
+        for rows in _row_chunks(hole[b], source):
+            q, g = q_unit[b, rows], g_all[b, rows]
+            correlation = torch.softmax((tau * q) @ k.T, dim=-1)
+            grad_logit = softmax_backward(g @ v.T, correlation)
+            grad_row = grad_logit @ k
+            grad_tau += (grad_row * q).sum()
+            grad_q[b, rows] = grad_row * tau
+            grad_key.addmm_(grad_logit.T, tau * q)
+            grad_value.addmm_(correlation.T, g)
+        grad_k[b, source], grad_v[b, source] = grad_key, grad_value
+    return (
+        unit_backward(grad_q, q_all).to(query.dtype),
+        unit_backward(grad_k, k_all).to(key.dtype),
+        grad_v.to(value.dtype),
+        grad_tau * scale,
+    )
+
+
+backends.register("masked_correlation", "reference", _forward_reference, _backward_reference)
+
+
+# The torch operators.
+
+_ARGS = "Tensor query, Tensor key, Tensor value, Tensor hole, Tensor? temperature, float scale, str keys"
+
+
+def _forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    hole: Tensor,
+    temperature: Tensor | None,
+    scale: float,
+    keys: str,
+    backend: str = "auto",
+) -> Tensor:
+    kernel = backends.kernel("masked_correlation", backend, query)
+    checks.check_positive(temperature)
+    return kernel.forward(query, key, value, hole, temperature, scale, keys)
+
+
+def _backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    hole: Tensor,
+    temperature: Tensor | None,
+    scale: float,
+    keys: str,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    kernel = backends.kernel("masked_correlation", backend, query)
+    return kernel.backward(grad, query, key, value, hole, temperature, scale, keys)
+
+
+def _fake_gradients(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad_temperature = query.new_empty((), dtype=accumulation_dtype(query.dtype))
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), grad_temperature
+
+
+declare(
+    f"masked_correlation({_ARGS}, str backend='auto') -> Tensor",
+    _forward,
+    lambda query, key, value, *_: value.new_empty(value.shape),
+)
+declare(
+    f"masked_correlation_backward(Tensor grad, {_ARGS}, str backend='auto') -> (Tensor, Tensor, Tensor, Tensor)",
+    _backward,
+    lambda grad, query, key, value, *_: _fake_gradients(query, key, value),
+)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    query, key, value, hole, temperature, *ctx.rest = inputs
+    ctx.save_for_backward(query, key, value, hole, temperature)
+
+
+def _gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    temperature = ctx.saved_tensors[4]
+    *grads, grad_temperature = torch.ops.showface.masked_correlation_backward(grad, *ctx.saved_tensors, *ctx.rest)
+    grad_temperature = None if temperature is None else grad_temperature.to(temperature.dtype)
+    return *grads, None, grad_temperature, None, None, None
+
+
+differentiate("masked_correlation", _gradient, _setup)
+autocast("masked_correlation", cast=(0, 1, 2))

@@ -1,0 +1,6 @@
+"""Training MDRNets: configuration and trainer. Needs the extra `train`."""
+
+from showface.training.config import DataConfig, TrainingConfig, load_config
+from showface.training.trainer import Trainer
+
+__all__ = ["DataConfig", "Trainer", "TrainingConfig", "load_config"]

@@ -1,0 +1,110 @@
+"""The configuration of a training run: one dataclass, from defaults, a YAML file and dotted overrides."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from showface.losses import LossWeights
+from showface.models import MDRNetsConfig
+
+
+@dataclass
+class DataConfig:
+    """The training images.
+
+    Attributes:
+        folders: searched recursively; labels lie in `<folder>_parsing` beside a folder.
+        size: side of the training images in pixels, a multiple of 16.
+        min_side: images whose shorter side is below this are left out.
+        crop: range of the random crop's side as a fraction of the shorter side.
+        colour: strength of random brightness, contrast and saturation, in [0, 1).
+        ratio: range of the holes' share of the image.
+        kind: "strokes", "blocks" or "both".
+        workers: processes that load images; 0 loads in the main one.
+    """
+
+    folders: list[str] = field(default_factory=list)
+    size: int = 256
+    min_side: int = 0
+    crop: tuple[float, float] = (0.9, 1.0)
+    colour: float = 0.05
+    ratio: tuple[float, float] = (0.01, 0.6)
+    kind: str = "both"
+    workers: int = 1
+
+
+@dataclass
+class TrainingConfig:
+    """A training run.
+
+    Attributes:
+        steps: optimiser steps; the learning rate falls to 0 over them.
+        batch: images a step.
+        rate: AdamW's learning rate at its peak.
+        warmup: steps over which the rate rises.
+        weight_decay: AdamW's.
+        clip: the largest norm of the gradient.
+        average: decay of the weights' exponential average, which is what is saved as the model.
+        precision: "fp32", or "bf16" for autocast.
+        device: "auto", "cpu", "cuda", ...
+        seed: of weights, data order and holes.
+        log_every, sample_every, save_every: steps between scalars, sample grids and checkpoints.
+        keep: checkpoints that are kept.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: MDRNetsConfig = field(default_factory=MDRNetsConfig)
+    loss: LossWeights = field(default_factory=LossWeights)
+    steps: int = 100_000
+    batch: int = 16
+    rate: float = 1e-3
+    warmup: int = 200
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    average: float = 0.999
+    precision: str = "fp32"
+    device: str = "auto"
+    seed: int = 0
+    log_every: int = 20
+    sample_every: int = 500
+    save_every: int = 500
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "log_every", "sample_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision must be 'fp32' or 'bf16', got {self.precision!r}")
+        if not self.rate > 0:
+            raise ValueError(f"rate must be positive, got {self.rate}")
+        if self.data.size < 16 or self.data.size % 16:
+            raise ValueError(f"data.size must be a multiple of 16, got {self.data.size}")
+
+
+def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """Defaults, then the YAML file, then overrides such as `data.size=128`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: an unknown name, or a value of the wrong kind or range.
+    """
+    config = OmegaConf.structured(TrainingConfig)
+    for part in (config.model, config.loss):  # frozen dataclasses, which would refuse the file's values
+        OmegaConf.set_readonly(part, False)
+    try:
+        if file is not None:
+            config.merge_with(OmegaConf.load(file))
+        config.merge_with_dotlist(list(overrides))
+        return cast(TrainingConfig, OmegaConf.to_object(config))
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise ValueError(f"bad training configuration: {str(error).splitlines()[0]}") from error
+
+
+def save_config(config: TrainingConfig, path: Path) -> None:
+    """Write the whole configuration as YAML, so that the run can be repeated from it."""
+    OmegaConf.save(OmegaConf.structured(config), path)
