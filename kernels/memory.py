@@ -29,7 +29,8 @@ def memory_read_fwd_kernel(
 ):
     token = tl.program_id(0).to(tl.int64)
     region = tl.load(region_ptr + token)
-    reads = (region >= 0) & (region < regions)
+    # A token without a region reads a block of no slots, that is zeros.
+    stored = tl.where((region >= 0) & (region < regions), slots, 0)
 
     c = tl.arange(0, BLOCK_C)
     in_row = c < channels
@@ -50,7 +51,7 @@ def memory_read_fwd_kernel(
         in_block = s < slots
         tile = tl.load(
             block_ptr + s[:, None].to(tl.int64) * channels + c[None, :],
-            mask=in_block[:, None] & in_row[None, :] & reads,
+            mask=(s < stored)[:, None] & in_row[None, :],
             other=0.0,
         ).to(ACCUMULATE)
         slot_norm = tl.maximum(tl.sqrt(tl.sum(tile * tile, axis=1)), MIN_NORM)

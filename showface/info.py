@@ -106,7 +106,7 @@ def render(info: dict[str, Any], console: Console | None = None) -> None:
     """Print what `describe` returned as tables."""
     console = console or Console()
     versions = {name: value or "not there" for name, value in info["versions"].items()}
-    devices = {name: text for name, text in (line.split(": ", 1) for line in info["devices"])}
+    devices = dict(line.split(": ", 1) for line in info["devices"])
     console.print(_pairs("Versions", versions))
     console.print(_pairs("Devices", devices))
     console.print(_pairs("Extension", _extension_rows(info["extension"])))

@@ -25,7 +25,7 @@ class LossWeights:
     known: float = 0.1
     coarse: float = 0.5
     parsing: float = 0.1
-    coordination: float = 0.5
+    coordination: float = 0.2
 
 
 def region_l1(result: Tensor, target: Tensor, region: Tensor) -> Tensor:
@@ -58,20 +58,19 @@ def inpainting_losses(
     image: Tensor,
     hole: Tensor,
     labels: Tensor,
-    clean_features: Tensor | None,
     weights: LossWeights,
+    features: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Every loss that has a weight, unweighted but for the coarse image's, and `total`, their weighted sum.
+    """Every loss that has a weight, itself unweighted, and `total`, their weighted sum.
 
-    The poster *states* the InCo² pair; which features it takes (after the MREM, against the encoder's of the clean
-    image) and the other losses are *ours*.
+    The poster *states* the InCo² pair; the features that it compares and the other losses are *ours*.
 
     Args:
         output: of `MDRNets` for this image and hole.
         image: (B, 3, H, W) in [-1, 1], uncorrupted; H, W multiples of 16.
         hole: (B, 1, H, W), 1 = corrupted.
         labels: (B, H, W) int64 parsing, -1 where unknown.
-        clean_features: (B, C, h, w) of `MDRNets.encode_clean`, or None to leave InCo² out.
+        features: of `MDRNets.encode`, for the result and for the target, each (B, C, h, w); None leaves InCo² out.
     """
     losses = {
         "hole": region_l1(output.raw_image, image, hole),
@@ -81,9 +80,9 @@ def inpainting_losses(
     }
     if weights.parsing:
         losses["parsing"] = parsing_loss(output.parsing, labels)
-    if weights.coordination and clean_features is not None and output.enhanced is not None:
-        corrupted = hole_tokens(hole, output.enhanced)
-        inter, intra = ops.coordination_loss(to_tokens(output.enhanced), to_tokens(clean_features), corrupted)
+    if weights.coordination and features is not None:
+        result, target = features
+        inter, intra = ops.coordination_loss(to_tokens(result), to_tokens(target), hole_tokens(hole, result))
         losses["coordination"] = inter + intra
-    losses["total"] = sum(getattr(weights, name) * loss for name, loss in losses.items())
+    losses["total"] = sum((getattr(weights, name) * loss for name, loss in losses.items()), image.new_zeros(()))
     return losses

@@ -29,7 +29,6 @@ class MDRNetsOutput:
         coarse: (B, 3, H, W), the same of the coarse network.
         raw_image, raw_coarse: (B, 3, H, W), both before known pixels are put back; losses look at these.
         parsing: (B, K, h, w), logits at stride 4.
-        enhanced: (B, C, h, w), the features after the MREM, or None for a coarse-only network.
     """
 
     image: Tensor
@@ -37,7 +36,6 @@ class MDRNetsOutput:
     raw_image: Tensor
     raw_coarse: Tensor
     parsing: Tensor
-    enhanced: Tensor | None
 
 
 class MDRNets(nn.Module):
@@ -89,7 +87,7 @@ class MDRNets(nn.Module):
         fill = push_pull_fill(padded, padded_hole)
         raw_coarse, parsing = self.coarse(fill, padded_hole)
         coarse = composite(padded, padded_hole, raw_coarse)
-        raw_image, enhanced = raw_coarse, None
+        raw_image = raw_coarse
         if self.encoder is not None and self.refinement is not None:
             # The parsing is what its own loss makes it: the memory must not bend the meaning of a region.
             enhanced = self._enhance(self.encoder(coarse, padded_hole), parsing.detach().softmax(1), padded_hole)
@@ -105,7 +103,6 @@ class MDRNets(nn.Module):
             raw_image=raw_image,
             raw_coarse=raw_coarse,
             parsing=parsing,
-            enhanced=enhanced,
         )
 
     def _enhance(self, features: Tensor, parsing: Tensor, hole: Tensor) -> Tensor:
@@ -114,13 +111,20 @@ class MDRNets(nn.Module):
             return self.enhancement(features, hole, recalled)
         return features if recalled is None else self.fuse(torch.cat([features, recalled], dim=1))
 
-    @torch.no_grad()
-    def encode_clean(self, image: Tensor) -> Tensor:
-        """Features of uncorrupted images, the target of the InCo² loss and what the memory stores: (B, C, h, w)."""
+    def encode(self, image: Tensor) -> Tensor:
+        """Features of whole images, (B, C, h, w): what the InCo² loss compares and what the memory stores.
+
+        The encoder's weights take no gradient from here, only the image does: a loss between such features could
+        otherwise be met by an encoder that makes all features alike.
+
+        Raises:
+            RuntimeError: a coarse-only network, which has no encoder.
+        """
         if self.encoder is None:
             raise RuntimeError("a coarse-only network has no encoder")
-        padded = pad_to_multiple(image, self.stride)
-        return self.encoder(padded, torch.zeros_like(padded[:, :1]))
+        weights = {name: weight.detach() for name, weight in self.encoder.named_parameters()}
+        image = pad_to_multiple(image, self.stride)
+        return torch.func.functional_call(self.encoder, weights, (image, torch.zeros_like(image[:, :1])))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write `config.json` and `model.safetensors` into a folder, made if needed, each file atomically.

@@ -1,5 +1,6 @@
 """Memory addressing, the operator of the Disentangled Memory Module: read and write blocks of slots by cosine."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -246,13 +247,16 @@ backends.register("memory_write", "reference", _accumulate_reference, _accumulat
 _ARGS = "Tensor latent, Tensor memory, Tensor region, Tensor? temperature, float scale"
 
 
-def _read(
-    latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, backend: str = "auto"
-) -> Tensor:
-    kernel = backends.kernel("memory_read", backend, latent)
-    checks.check_regions(region, memory.shape[0])
-    checks.check_positive(temperature)
-    return kernel.forward(latent, memory, region, temperature, scale)
+def _forward(op: str) -> Callable[..., Any]:
+    def forward(
+        latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, backend: str = "auto"
+    ) -> Any:
+        kernel = backends.kernel(op, backend, latent)
+        checks.check_regions(region, memory.shape[0])
+        checks.check_positive(temperature)
+        return kernel.forward(latent, memory, region, temperature, scale)
+
+    return forward
 
 
 def _read_backward(
@@ -266,15 +270,6 @@ def _read_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     kernel = backends.kernel("memory_read", backend, latent)
     return kernel.backward(grad, latent, memory, region, temperature, scale)
-
-
-def _accumulate(
-    latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, backend: str = "auto"
-) -> tuple[Tensor, Tensor]:
-    kernel = backends.kernel("memory_write", backend, latent)
-    checks.check_regions(region, memory.shape[0])
-    checks.check_positive(temperature)
-    return kernel.forward(latent, memory, region, temperature, scale)
 
 
 def _accumulate_backward(
@@ -314,13 +309,21 @@ def _fake_sums(latent: Tensor, memory: Tensor, *_: Any) -> tuple[Tensor, Tensor]
     return memory.new_empty(memory.shape[:2], dtype=dtype), memory.new_empty(memory.shape, dtype=dtype)
 
 
-declare(f"memory_read({_ARGS}, str backend='auto') -> Tensor", _read, lambda latent, *_: torch.empty_like(latent))
+declare(
+    f"memory_read({_ARGS}, str backend='auto') -> Tensor",
+    _forward("memory_read"),
+    lambda latent, *_: torch.empty_like(latent),
+)
 declare(
     f"memory_read_backward(Tensor grad, {_ARGS}, str backend='auto') -> (Tensor, Tensor, Tensor)",
     _read_backward,
     lambda grad, latent, memory, *_: _fake_gradients(latent, memory),
 )
-declare(f"memory_accumulate({_ARGS}, str backend='auto') -> (Tensor, Tensor)", _accumulate, _fake_sums)
+declare(
+    f"memory_accumulate({_ARGS}, str backend='auto') -> (Tensor, Tensor)",
+    _forward("memory_write"),
+    _fake_sums,
+)
 declare(
     f"memory_accumulate_backward(Tensor grad_rho, Tensor grad_total, {_ARGS}, str backend='auto')"
     " -> (Tensor, Tensor, Tensor)",

@@ -116,9 +116,13 @@ class Trainer:
         model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             output = model(image, hole)
-            needs_clean = model.memory is not None or (config.loss.coordination and output.enhanced is not None)
-            clean = model.encode_clean(image) if needs_clean else None
-            losses = inpainting_losses(output, image, hole, labels, clean, config.loss)
+            clean = features = None
+            if model.encoder is not None:
+                with torch.no_grad():
+                    clean = model.encode(image)
+                if config.loss.coordination:
+                    features = model.encode(output.image), clean
+            losses = inpainting_losses(output, image, hole, labels, config.loss, features)
         if not losses["total"].isfinite():
             raise FloatingPointError(f"the loss became {float(losses['total'])} at step {self.step}")
         self.optimiser.zero_grad(set_to_none=True)

@@ -1,0 +1,129 @@
+"""Devices and backends that the tests run on, and the tiny networks that they share."""
+
+import importlib
+import os
+import pkgutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import showface.ops  # noqa: F401  (its modules fill the table of backends)
+from showface import MDRNets, MDRNetsConfig
+from showface.ops import backends, why_not
+
+# Triton decides when a kernel is defined whether it is compiled or interpreted. Without a CUDA device the kernels are
+# defined as interpreted ones; `backend` turns them on for the tests that ask for them, and only for these.
+if find_spec("triton") is not None and not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+    import showface.kernels
+
+    for _module in pkgutil.iter_modules(showface.kernels.__path__):
+        importlib.import_module(f"showface.kernels.{_module.name}")
+    del os.environ["TRITON_INTERPRET"]
+
+# These can't run on the other device by design, which is no news.
+IMPOSSIBLE = {("cpu", "cuda"), ("cuda", "cpp")}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes `device` on each of them.
+
+    One that takes `backend` too runs on every backend of its class's `op` there, and one that takes `dtype`, in every
+    dtype of these.
+    """
+    if "backend" not in metafunc.fixturenames:
+        if "device" in metafunc.fixturenames:
+            metafunc.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+        return
+    op = metafunc.cls.op
+    cases = []
+    for device in ("cpu", "cuda"):
+        for name in backends.BACKENDS:
+            kernel = backends._kernels.get((op, name))
+            if kernel is None or (device, name) in IMPOSSIBLE:
+                continue
+            marks = [pytest.mark.gpu] if device == "cuda" else []
+            if "dtype" in metafunc.fixturenames:
+                dtypes = sorted(kernel.dtypes, key=str)
+                cases += [pytest.param(device, (op, name), dtype, marks=marks) for dtype in dtypes]
+            else:
+                cases.append(pytest.param(device, (op, name), marks=marks))
+    names = ["device", "backend"] + ["dtype"] * ("dtype" in metafunc.fixturenames)
+    ids = ["-".join(str(value[1] if isinstance(value, tuple) else value) for value in case.values) for case in cases]
+    metafunc.parametrize(names, cases, ids=ids, indirect=["backend"])
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest, device: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a backend that runs here; the test is skipped, with the reason, where it can't."""
+    op, name = request.param
+    if name == "triton" and device == "cpu" and not torch.cuda.is_available():
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+    reason = why_not(op, name, device)
+    if reason:
+        pytest.skip(f"{op} on {name}: {reason}")
+    return name
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+TINY = MDRNetsConfig(
+    coarse_channels=8,
+    coarse_blocks=1,
+    channels=8,
+    encoder_blocks=1,
+    slots=4,
+    refinement_channels=8,
+    refinement_blocks=(1, 1, 1),
+    image_size=32,
+)
+
+
+@pytest.fixture
+def tiny() -> MDRNetsConfig:
+    """The smallest sizes that have every part."""
+    return TINY
+
+
+def wake(model: torch.nn.Module) -> torch.nn.Module:
+    """Add noise to all weights: layers that start at zero would hide what comes before them."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture
+def model(tiny: MDRNetsConfig) -> MDRNets:
+    """A tiny random network in eval mode, no layer of it zero."""
+    return wake(MDRNets(tiny)).eval()
+
+
+def save_faces(folder: Path, count: int = 3, side: int = 40) -> Path:
+    """Smooth random pictures as PNGs: something that a network can learn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        small.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    """A folder of three small pictures."""
+    return save_faces(tmp_path / "faces")

@@ -1,0 +1,348 @@
+"""memory_read, memory_write and its two halves, against their definitions in float64."""
+
+import pytest
+import torch
+from tolerances import assert_close
+from torch import Tensor
+
+from showface import ops
+from showface.ops import definitions
+
+Case = tuple[Tensor, Tensor, Tensor]
+# tokens, blocks, slots, channels
+SIZES = [(1, 1, 1, 1), (7, 3, 5, 3), (63, 19, 7, 17), (64, 2, 64, 64), (100, 4, 33, 31), (129, 3, 129, 65)]
+
+
+def make(tokens: int, blocks: int, slots: int, channels: int, dtype: torch.dtype = torch.float64) -> Case:
+    latent, memory = torch.randn(tokens, channels), torch.randn(blocks, slots, channels)
+    return latent.to(dtype), memory.to(dtype), torch.randint(-1, blocks, (tokens,))
+
+
+def on(device: str, case: Case) -> Case:
+    return tuple(x.to(device) for x in case)
+
+
+def wide(case: Case) -> Case:
+    return case[0].double(), case[1].double(), case[2]
+
+
+def gradients(function, inputs, weights) -> list[Tensor]:
+    """The gradients of a weighted sum of a function's outputs; inputs that take none are left out."""
+    inputs = [x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs]
+    outputs = function(*inputs)
+    outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+    total = sum((x.double() * w.to(x.device)).sum() for x, w in zip(outputs, weights, strict=True))
+    return list(torch.autograd.grad(total, [x for x in inputs if x.requires_grad]))
+
+
+def extremes(dtype: torch.dtype) -> list[Case]:
+    """Zero vectors, huge and tiny magnitudes, each beside ordinary ones."""
+    cases = []
+    for factor in (0.0, 1e4, 1e-8):
+        latent, memory, region = make(30, 3, 6, 5, dtype)
+        latent[::2] *= factor
+        memory[:, ::3] *= factor
+        cases.append((latent, memory, region))
+    return cases
+
+
+class TestRead:
+    op = "memory_read"
+
+    @pytest.mark.parametrize("size", SIZES, ids=str)
+    def test_definition(self, device, backend, dtype, size):
+        case = make(*size, dtype)
+        out = ops.memory_read(*on(device, case), temperature=8.0, backend=backend)
+        assert out.dtype == dtype
+        assert out.device.type == device
+        assert_close(out, definitions.memory_read(*wide(case), 8.0))
+
+    def test_gradient(self, device, backend, dtype):
+        case, weight = make(31, 3, 7, 17, dtype), torch.randn(31, 17).double()
+        tau = torch.tensor(4.0, dtype=torch.float64)
+
+        def run(latent, memory, region, tau):
+            return ops.memory_read(latent, memory, region, temperature=tau, backend=backend)
+
+        got = gradients(run, (*on(device, case), tau.to(device, torch.float32)), [weight])
+        expected = gradients(definitions.memory_read, (*wide(case), tau), [weight])
+        assert [x.dtype for x in got] == [dtype, dtype, torch.float32]
+        for x, y in zip(got, expected, strict=True):
+            # The temperature's gradient is one float32 number: it carries the errors of what went into it.
+            assert_close(x, y, dtype if dtype != torch.float64 or x.dim() else torch.float32, gradient=True)
+
+    def test_extremes(self, device, backend, dtype):
+        for case in extremes(dtype):
+            out = ops.memory_read(*on(device, case), temperature=16.0, backend=backend)
+            assert_close(out, definitions.memory_read(*wide(case), 16.0))
+
+    def test_extreme_gradients(self, device, backend):
+        for case in extremes(torch.float64):
+            weight = torch.randn(30, 5).double()
+            got = gradients(
+                lambda *x: ops.memory_read(*x, temperature=16.0, backend=backend), on(device, case), [weight]
+            )
+            expected = gradients(lambda *x: definitions.memory_read(*x, 16.0), case, [weight])
+            for x, y in zip(got, expected, strict=True):
+                assert_close(x, y, gradient=True)
+
+    def test_views(self, device, backend):
+        latent, memory, region = on(device, make(20, 4, 6, 10, torch.float32))
+        expected = ops.memory_read(latent, memory, region, temperature=8.0, backend="reference")
+        views = (
+            latent.T.contiguous().T,
+            memory.permute(2, 1, 0).contiguous().permute(2, 1, 0),
+            torch.stack([region, region], 1)[:, 0],
+        )
+        assert_close(ops.memory_read(*views, temperature=8.0, backend=backend), expected)
+        strided = torch.stack([latent, latent], 1).flatten(0, 1)[::2], memory.repeat(1, 1, 2)[..., :10], region
+        assert_close(ops.memory_read(*strided, temperature=8.0, backend=backend), expected)
+        one_block = memory[:1].expand_as(memory)
+        assert_close(
+            ops.memory_read(latent, one_block, region, temperature=8.0, backend=backend),
+            definitions.memory_read(latent.double(), one_block.double(), region, 8.0),
+        )
+
+    def test_no_region_reads_zeros(self, device, backend):
+        latent, memory, _ = on(device, make(9, 2, 3, 4, torch.float32))
+        memory[0, 0] = float("nan")  # must not come through a token that reads nothing
+        region = torch.full((9,), -1, device=device)
+        assert (ops.memory_read(latent, memory, region, temperature=8.0, backend=backend) == 0).all()
+
+    def test_no_tokens(self, device, backend):
+        latent, memory, region = on(device, make(0, 2, 3, 4, torch.float32))
+        latent.requires_grad_()
+        out = ops.memory_read(latent, memory.requires_grad_(), region, temperature=8.0, backend=backend)
+        assert out.shape == (0, 4)
+        out.sum().backward()
+        assert latent.grad.shape == (0, 4)
+        assert (memory.grad == 0).all()
+
+    def test_runs_are_equal(self, device, backend):
+        case = on(device, make(100, 5, 33, 17, torch.float32))
+        first, second = (ops.memory_read(*case, temperature=8.0, backend=backend) for _ in range(2))
+        assert torch.equal(first, second)
+
+    def test_temperature_kinds(self, device, backend):
+        latent, memory, region = on(device, make(9, 2, 3, 4, torch.float32))
+        expected = ops.memory_read(latent, memory, region, temperature=3.0, backend=backend)
+        kinds = (3, *(torch.tensor(3.0, device=device, dtype=d) for d in (torch.float64, torch.float32, torch.float16)))
+        for tau in kinds:
+            assert_close(ops.memory_read(latent, memory, region, temperature=tau, backend=backend), expected)
+
+
+class TestWrite:
+    op = "memory_write"
+
+    @pytest.mark.parametrize("size", SIZES, ids=str)
+    def test_definition(self, device, backend, dtype, size):
+        case = make(*size, dtype)
+        memory, rho = ops.memory_write(*on(device, case), temperature=8.0, rate=0.1, backend=backend)
+        expected_memory, expected_rho = definitions.memory_write(*wide(case), 8.0, 0.1)
+        assert memory.dtype == dtype
+        assert rho.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert_close(memory, expected_memory)
+        assert_close(rho, expected_rho, torch.float64 if dtype == torch.float64 else torch.float32)
+
+    def test_extremes(self, device, backend, dtype):
+        for case in extremes(dtype):
+            memory, _ = ops.memory_write(*on(device, case), temperature=16.0, rate=0.1, backend=backend)
+            assert_close(memory, definitions.memory_write(*wide(case), 16.0, 0.1)[0])
+
+    def test_gradient(self, device, backend, dtype):
+        case = make(31, 3, 7, 17, dtype)
+        weights = [torch.randn(3, 7, 17).double(), torch.randn(3, 7).double()]
+        tau = torch.tensor(4.0, dtype=torch.float64)
+
+        def run(latent, memory, region, tau):
+            return ops.memory_write(latent, memory, region, temperature=tau, rate=0.1, backend=backend)
+
+        got = gradients(run, (*on(device, case), tau.to(device)), weights)
+        expected = gradients(lambda *x: definitions.memory_write(*x, 0.1), (*wide(case), tau), weights)
+        assert [x.dtype for x in got] == [dtype, dtype, torch.float64]
+        for x, y in zip(got, expected, strict=True):
+            assert_close(x, y, dtype, gradient=True)
+
+    def test_untouched_slots_keep_their_bits(self, device, backend, dtype):
+        latent, memory, region = on(device, make(20, 4, 5, 7, dtype))
+        region[region == 2] = 1
+        after, rho = ops.memory_write(latent, memory, region, temperature=8.0, rate=0.3, backend=backend)
+        assert (rho[2] == 0).all()
+        assert torch.equal(after[2], memory[2])
+        assert not torch.equal(after[1], memory[1])
+        nothing = torch.full_like(region, -1)
+        after, rho = ops.memory_write(latent, memory, nothing, temperature=8.0, rate=0.3, backend=backend)
+        assert torch.equal(after, memory)
+        assert (rho == 0).all()
+
+    def test_no_tokens(self, device, backend):
+        latent, memory, region = on(device, make(0, 2, 3, 4, torch.float32))
+        after, rho = ops.memory_write(latent, memory, region, temperature=8.0, rate=0.3, backend=backend)
+        assert torch.equal(after, memory)
+        assert (rho == 0).all()
+
+    def test_halves_make_the_whole(self, device, backend):
+        latent, memory, region = on(device, make(40, 3, 5, 7, torch.float32))
+        options = {"temperature": 8.0, "backend": backend}
+        rho, total = ops.memory_accumulate(latent, memory, region, **options)
+        whole, whole_rho = ops.memory_write(latent, memory, region, rate=0.1, **options)
+        assert torch.equal(ops.memory_blend(memory, rho, total, rate=0.1), whole)
+        assert torch.equal(rho, whole_rho)
+
+    def test_sums_over_parts_of_a_batch(self, device, backend):
+        latent, memory, region = on(device, make(40, 3, 5, 7, torch.float32))
+        parts = [
+            ops.memory_accumulate(latent[s], memory, region[s], temperature=8.0, backend=backend)
+            for s in (slice(0, 13), slice(13, 40))
+        ]
+        whole = ops.memory_accumulate(latent, memory, region, temperature=8.0, backend=backend)
+        for left, right, both in zip(*parts, whole, strict=True):
+            assert_close(left + right, both)
+
+    def test_views(self, device, backend):
+        latent, memory, region = on(device, make(20, 4, 6, 10, torch.float32))
+        expected = ops.memory_write(latent, memory, region, temperature=8.0, rate=0.1, backend="reference")
+        views = latent.T.contiguous().T, memory.transpose(0, 2).contiguous().transpose(0, 2), region
+        got = ops.memory_write(*views, temperature=8.0, rate=0.1, backend=backend)
+        for x, y in zip(got, expected, strict=True):
+            assert_close(x, y)
+
+    def test_runs_are_equal(self, device, backend):
+        case = on(device, make(100, 5, 33, 17, torch.float32))
+        runs = [ops.memory_write(*case, temperature=8.0, rate=0.1, backend=backend) for _ in range(2)]
+        for first, second in zip(*runs, strict=True):
+            assert torch.equal(first, second)
+
+
+def test_write_is_an_average_of_rate_per_unit_of_mass():
+    memory, latent = torch.zeros(1, 1, 2, dtype=torch.float64), torch.ones(3, 2, dtype=torch.float64)
+    region = torch.zeros(3, dtype=torch.int64)
+    after, rho = ops.memory_write(latent, memory, region, temperature=8.0, rate=0.5)
+    # One slot takes all: three units of mass, each of which halves the way that is left.
+    torch.testing.assert_close(rho, torch.full((1, 1), 3.0, dtype=torch.float64))
+    torch.testing.assert_close(after, torch.full((1, 1, 2), 1 - 0.5**3, dtype=torch.float64))
+
+
+def test_one_write_is_as_strong_as_two_of_half_the_batch():
+    latent, region = torch.ones(8, 2), torch.zeros(8, dtype=torch.int64)
+    memory = torch.zeros(1, 1, 2)
+    once, _ = ops.memory_write(latent, memory, region, temperature=8.0, rate=0.05)
+    for half in (slice(0, 4), slice(4, 8)):
+        memory, _ = ops.memory_write(latent[half], memory, region[half], temperature=8.0, rate=0.05)
+    torch.testing.assert_close(once, memory)
+
+
+def test_write_leaves_its_arguments_alone():
+    case = make(12, 2, 3, 4)
+    before = [x.clone() for x in case]
+    ops.memory_write(*case, temperature=8.0, rate=0.1)
+    for x, y in zip(case, before, strict=True):
+        assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("tensor_temperature", [False, True])
+@pytest.mark.parametrize("name", ["read", "write", "accumulate"])
+def test_gradcheck(device, name, tensor_temperature):
+    latent, memory, region = on(device, make(9, 3, 4, 5))
+    inputs = [latent.requires_grad_(), memory.requires_grad_()]
+    if tensor_temperature:
+        inputs.append(torch.tensor(3.0, dtype=torch.float64, device=device, requires_grad=True))
+    rate = {"rate": 0.2} if name == "write" else {}
+
+    def run(latent, memory, temperature=3.0):
+        return getattr(ops, f"memory_{name}")(latent, memory, region, temperature=temperature, **rate)
+
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+def test_blend_gradcheck():
+    _, memory, _ = make(1, 2, 3, 4)
+    rho = torch.rand(2, 3, dtype=torch.float64) + 0.5
+    inputs = [x.requires_grad_() for x in (memory, rho, torch.randn_like(memory))]
+    assert torch.autograd.gradcheck(lambda *x: ops.memory_blend(*x, rate=0.2), inputs)
+
+
+GOOD = make(4, 3, 2, 5, torch.float32)
+
+
+def bad(**changes):
+    return {**dict(zip(("latent", "memory", "region"), GOOD, strict=True)), "temperature": 8.0, **changes}
+
+
+ERRORS = {
+    "latent is no tensor": (bad(latent=[1.0]), TypeError, r"latent must be .*got list"),
+    "latent is int": (bad(latent=torch.ones(4, 5, dtype=torch.int64)), TypeError, r"latent .*got torch.int64"),
+    "latent shape": (bad(latent=torch.ones(4)), ValueError, r"latent must have shape \(T, C\), got .*\(4,\)"),
+    "memory dtype": (bad(memory=GOOD[1].double()), TypeError, r"memory must be torch.float32 .*got torch.float64"),
+    "memory shape": (bad(memory=GOOD[1][0]), ValueError, r"memory must have shape \(K, S, C\), got .*\(2, 5\)"),
+    "memory device": (bad(memory=GOOD[1].to("meta")), ValueError, r"memory must be on cpu .*on meta"),
+    "memory channels": (bad(memory=torch.ones(3, 2, 4)), ValueError, r"memory .*channels.* = 5 .*\(3, 2, 4\)"),
+    "memory empty": (bad(memory=torch.ones(3, 0, 5)), ValueError, r"memory must have at least .*\(3, 0, 5\)"),
+    "region dtype": (bad(region=GOOD[2].int()), TypeError, r"region must be torch.int64 .*got torch.int32"),
+    "region shape": (bad(region=GOOD[2][None]), ValueError, r"region must have shape \(T,\), got .*\(1, 4\)"),
+    "region length": (bad(region=GOOD[2][:3]), ValueError, r"region .*tokens.* = 4 .*\(3,\)"),
+    "region device": (bad(region=GOOD[2].to("meta")), ValueError, r"region must be on cpu .*on meta"),
+    "region high": (bad(region=torch.tensor([0, 1, 2, 3])), ValueError, r"region .*0 to 2, got values from 0 to 3"),
+    "region low": (bad(region=torch.tensor([0, 1, 2, -2])), ValueError, r"region .*got values from -2 to 2"),
+    "temperature 0": (bad(temperature=0.0), ValueError, r"temperature must be positive and finite, got 0.0"),
+    "temperature -1": (bad(temperature=-1), ValueError, r"temperature .*got -1"),
+    "temperature nan": (bad(temperature=float("nan")), ValueError, r"temperature .*got nan"),
+    "temperature inf": (bad(temperature=float("inf")), ValueError, r"temperature .*got inf"),
+    "temperature bool": (bad(temperature=True), TypeError, r"temperature .*got bool True"),
+    "temperature text": (bad(temperature="8"), TypeError, r"temperature .*got str '8'"),
+    "temperature (1,)": (bad(temperature=torch.ones(1)), ValueError, r"temperature .*shape \(\), got .*\(1,\)"),
+    "temperature int": (bad(temperature=torch.tensor(8)), TypeError, r"temperature .*got torch.int64"),
+    "temperature meta": (bad(temperature=torch.ones((), device="meta")), ValueError, r"temperature must be on cpu"),
+    "temperature tensor 0": (bad(temperature=torch.zeros(())), ValueError, r"temperature .*positive.* got 0.0"),
+    "temperature tensor nan": (bad(temperature=torch.tensor(torch.nan)), ValueError, r"temperature .*got nan"),
+    "backend": (bad(backend="fast"), ValueError, r"backend must be 'auto' or one of .*got 'fast'"),
+    "backend absent": (bad(backend="cuda"), RuntimeError, r"backend 'cuda' can't run here: "),
+}
+
+
+@pytest.mark.parametrize("name", ["memory_read", "memory_write", "memory_accumulate"])
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors(name, case):
+    arguments, error, message = ERRORS[case]
+    rate = {"rate": 0.1} if name == "memory_write" else {}
+    with pytest.raises(error, match=message):
+        getattr(ops, name)(**arguments, **rate)
+
+
+@pytest.mark.parametrize(
+    ("rate", "error"), [(0.0, ValueError), (1, ValueError), (torch.nan, ValueError), (True, TypeError), ("1", TypeError)]
+)
+def test_rate_errors(rate, error):
+    with pytest.raises(error, match=f"rate must .*{rate}"):
+        ops.memory_write(**bad(), rate=rate)
+    with pytest.raises(error, match=f"rate must .*{rate}"):
+        ops.memory_blend(GOOD[1], torch.ones(3, 2), torch.ones(3, 2, 5), rate=rate)
+
+
+def test_blend_errors():
+    memory = GOOD[1]
+    with pytest.raises(ValueError, match=r"rho and total .*\(3, 2, 5\), got \(2, 3\)"):
+        ops.memory_blend(memory, torch.ones(2, 3), torch.ones_like(memory), rate=0.1)
+    with pytest.raises(TypeError, match=r"total must be a floating-point tensor .*int64"):
+        ops.memory_blend(memory, torch.ones(3, 2), torch.ones_like(memory, dtype=torch.int64), rate=0.1)
+    with pytest.raises(ValueError, match=r"rho must have shape \(K, S\)"):
+        ops.memory_blend(memory, torch.ones(3), torch.ones_like(memory), rate=0.1)
+
+
+@pytest.mark.parametrize("to_tensor", [False, True])
+@pytest.mark.parametrize("name", ["read", "accumulate"])
+def test_second_derivative_says_that_there_is_none(name, to_tensor):
+    latent, memory, region = make(5, 2, 3, 4)
+    tau = torch.tensor(3.0, dtype=torch.float64) if to_tensor else 3.0
+    out = getattr(ops, f"memory_{name}")(latent.requires_grad_(), memory, region, temperature=tau)
+    out = out if name == "read" else out[1]
+    (grad,) = torch.autograd.grad(out.square().sum(), latent, create_graph=True)
+    with pytest.raises(RuntimeError, match=f"memory_{name} is differentiable once"):
+        grad.sum().backward()
+
+
+def test_meta_tensors_give_shapes():
+    latent, memory, region = (x.to("meta") for x in GOOD)
+    after, rho = ops.memory_write(latent, memory, region, temperature=8.0, rate=0.1)
+    assert (after.shape, rho.shape, after.device.type) == ((3, 2, 5), (3, 2), "meta")
+    assert ops.memory_read(latent, memory, region, temperature=8.0).shape == (4, 5)
