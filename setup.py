@@ -140,7 +140,9 @@ def ninja_file(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> str
         link = [nvcc[0], "-ccbin", cxx, "-shared", "-cudart=static"]
         libraries += ["-ldl"]
 
+    escaped = str(objects).replace(" ", "$ ")
     lines = [
+        f"builddir = {escaped}",  # ninja's own log goes there too
         f"rule cpp\n  command = {quote([cxx, *cxx_flags])} -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d\n  deps = gcc\n  description = C++ $in",
         f"rule link\n  command = {quote(link)} $in {quote(libraries)} -o $out\n  description = link $out",
@@ -154,7 +156,7 @@ def ninja_file(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> str
     for source in sources:
         # Relative: __FILE__ ends up in error messages.
         relative = source.relative_to(ROOT)
-        built.append(str(objects / relative).replace(" ", "$ ") + ".o")
+        built.append(f"{escaped}/{relative}.o")
         lines.append(f"build {built[-1]}: {relative.suffix[1:]} {relative}")
     lines.append(f"build {str(output).replace(' ', '$ ')}: link {' '.join(built)}")
     return "\n".join(lines) + "\n"
@@ -171,7 +173,7 @@ def compile_extension(output: Path, objects: Path, nvcc: tuple[str, str] | None)
     print(done.stdout, flush=True)
     if done.returncode:
         lines = [line.strip() for line in done.stdout.splitlines()]
-        first = next((line for line in lines if re.search(r"\berror\b|No module named", line)), "")
+        first = next((line for line in lines if re.search(r"\b(error|fatal)\b|No module named", line)), "")
         kind = "C++" if nvcc is None else "C++ or CUDA"
         raise UnavailableError(f"the {kind} sources failed to compile or link" + (f" ({first})" if first else ""))
 

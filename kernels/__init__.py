@@ -1,1 +1,1 @@
-"""The Triton kernels, one module for each operator's file in `showface.ops`. Importing the package imports no Triton."""
+"""The Triton kernels, one module for each operator's file in `showface.ops`. Importing this imports no Triton."""

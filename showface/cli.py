@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,7 +51,7 @@ def demo(
         sheet.paste(panel, (left, 0))
         left += panel.width + gap
     _save(sheet, out)
-    console.print(f"input | mask | coarse | result, a hole of {result.coverage:.1%}: {out.resolve()}")
+    console.print(f"input | mask | coarse | result, a hole of {result.coverage:.1%}: {escape(str(out.resolve()))}")
 
 
 @app.command()
@@ -72,7 +73,7 @@ def inpaint(
     result = restore(photo, mask, model=_load(model, device), mask_polarity=mask_polarity, size=size)
     _save(result.image, out)
     console.print(f"hole: {result.coverage:.1%} of {result.image.width}x{result.image.height}")
-    console.print(f"result: {out.resolve()}")
+    console.print(f"result: {escape(str(out.resolve()))}")
 
 
 @app.command()
@@ -102,7 +103,7 @@ def train(
     )
     if trainer.step:
         console.print(f"resumed after step {trainer.step}")
-    console.print(f"model: {trainer.run().resolve()}")
+    console.print(f"model: {escape(str(trainer.run().resolve()))}")
 
 
 @app.command()
@@ -116,12 +117,12 @@ def info() -> None:
 def main() -> None:
     """Run the command; what a user can put right is told in one line, other errors keep their traceback."""
     warnings.showwarning = lambda message, *_, **__: Console(stderr=True, soft_wrap=True).print(
-        f"[yellow]note:[/] {message}", highlight=False
+        f"[yellow]note:[/] {escape(str(message))}", highlight=False
     )
     try:
         app()
     except (OSError, ValueError, FloatingPointError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {error}", highlight=False)
+        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-import showface.ops  # noqa: F401  (its modules fill the table of backends)
 from showface import MDRNets, MDRNetsConfig
 from showface.ops import backends, why_not
 

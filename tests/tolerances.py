@@ -1,4 +1,6 @@
-"""How close a result in each dtype must come to the definition in float64, and the comparison that applies it."""
+"""How close a result in each dtype must come to the definition in float64, and the helpers that compare."""
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,3 +24,14 @@ def assert_close(got: Tensor, expected: Tensor, dtype: torch.dtype | None = None
         scale = expected.abs().max().item()
         error = (got - expected).abs().max().item()
         assert error <= tolerance * scale, f"off by {error:.3g} where values reach {scale:.3g}"
+
+
+def gradients(
+    function: Callable[..., Tensor | tuple[Tensor, ...]], inputs: Sequence[Tensor], weights: Sequence[Tensor]
+) -> list[Tensor]:
+    """The gradients of a weighted sum of a function's outputs; inputs that take none are left out."""
+    inputs = [x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs]
+    outputs = function(*inputs)
+    outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+    total = sum((x.double() * w.to(x.device)).sum() for x, w in zip(outputs, weights, strict=True))
+    return list(torch.autograd.grad(total, [x for x in inputs if x.requires_grad]))

@@ -17,7 +17,8 @@ def check_tensor(
 ) -> None:
     """Check that `x` is a tensor with the dimensions that `shape` names, such as "(T, C)".
 
-    `dtype` None means floating point. `like` asks for that tensor's device, and for its dtype where `dtype` is None.
+    `dtype` None means floating point. `like` asks for that tensor's device, and for its dtype where `dtype` is None and
+    autocast won't convert both to one.
     """
     wanted = str(dtype) if dtype else "a floating-point tensor"
     if not isinstance(x, Tensor):
@@ -29,8 +30,18 @@ def check_tensor(
     if like is not None:
         if x.device != like.device:
             raise ValueError(f"{name} must be on {like.device} like the first argument, got {describe(x)}")
-        if dtype is None and x.dtype != like.dtype:
+        if dtype is None and x.dtype != like.dtype and not _autocast_joins(x, like):
             raise TypeError(f"{name} must be {like.dtype} like the first argument, got {describe(x)}")
+
+
+def _autocast_joins(x: Tensor, other: Tensor) -> bool:
+    """Whether the operators' autocast, which leaves float64 alone, gives both tensors one dtype."""
+    device = x.device.type
+    return (
+        device in ("cpu", "cuda")
+        and torch.is_autocast_enabled(device)
+        and torch.float64 not in (x.dtype, other.dtype)
+    )
 
 
 def check_size(name: str, x: Tensor, dim: int, size: int, meaning: str) -> None:
@@ -55,7 +66,7 @@ def check_temperature(temperature: float | Tensor, like: Tensor) -> tuple[Tensor
         return temperature, 1.0
     if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
         raise TypeError(f"temperature must be a float or a tensor of shape (), got {describe(temperature)}")
-    if not (temperature > 0 and math.isfinite(temperature)):
+    if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     return None, float(temperature)
 

@@ -34,8 +34,7 @@ def coordination_loss(
         RuntimeError: the backend was named and can't run; the message says why.
     """
     checks.check_tensor("features", features, "(B, N, C)")
-    same_dtype = None if torch.is_autocast_enabled(features.device.type) else features
-    checks.check_tensor("target", target, "(B, N, C)", like=same_dtype)
+    checks.check_tensor("target", target, "(B, N, C)", like=features)
     checks.check_tensor("hole", hole, "(B, N)", dtype=torch.bool, like=features)
     for dim, meaning in enumerate(("the batch of features", "the tokens of features", "the channels of features")):
         checks.check_size("target", target, dim, features.shape[dim], meaning)
@@ -142,7 +141,7 @@ declare(
     f"coordination_loss_backward(Tensor grad_inter, Tensor grad_intra, {_ARGS}, str backend='auto')"
     " -> (Tensor, Tensor)",
     _backward,
-    lambda grad_inter, grad_intra, features, target, *_: (torch.empty_like(features), torch.empty_like(target)),
+    lambda grad_inter, grad_intra, *inputs: tuple(x.new_empty(x.shape) for x in inputs[:2]),
 )
 
 

@@ -44,9 +44,8 @@ def masked_correlation(
         RuntimeError: the backend was named and can't run; the message says why.
     """
     checks.check_tensor("query", query, "(B, N, C)")
-    same_dtype = None if torch.is_autocast_enabled(query.device.type) else query
-    checks.check_tensor("key", key, "(B, N, C)", like=same_dtype)
-    checks.check_tensor("value", value, "(B, N, Cv)", like=same_dtype)
+    checks.check_tensor("key", key, "(B, N, C)", like=query)
+    checks.check_tensor("value", value, "(B, N, Cv)", like=query)
     checks.check_tensor("hole", hole, "(B, N)", dtype=torch.bool, like=query)
     for name, x in (("key", key), ("value", value), ("hole", hole)):
         checks.check_size(name, x, 0, query.shape[0], "the batch of query")
@@ -166,7 +165,7 @@ def _backward(
 
 def _fake_gradients(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grad_temperature = query.new_empty((), dtype=accumulation_dtype(query.dtype))
-    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), grad_temperature
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape), grad_temperature
 
 
 declare(

@@ -15,10 +15,18 @@ LIBRARY = torch.library.Library("showface", "DEF")
 
 
 def declare(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Define the operator `schema` with one implementation for all devices and one for fake tensors."""
+    """Define the operator `schema` with one implementation for all devices and one for fake tensors.
+
+    What it returns is made contiguous, since that is what `fake` promises whatever the layout of the arguments.
+    """
     name = schema[: schema.index("(")]
+
+    def run(*args: Any) -> Any:
+        result = implementation(*args)
+        return result.contiguous() if isinstance(result, Tensor) else tuple(x.contiguous() for x in result)
+
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+    LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"showface::{name}", fake, lib=LIBRARY)
 
 

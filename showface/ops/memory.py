@@ -122,9 +122,7 @@ def memory_blend(memory: Tensor, rho: Tensor, total: Tensor, *, rate: float) -> 
 
 def _check(latent: Tensor, memory: Tensor, region: Tensor, backend: str) -> None:
     checks.check_tensor("latent", latent, "(T, C)")
-    # Autocast converts the arguments to one dtype later.
-    same_dtype = None if torch.is_autocast_enabled(latent.device.type) else latent
-    checks.check_tensor("memory", memory, "(K, S, C)", like=same_dtype)
+    checks.check_tensor("memory", memory, "(K, S, C)", like=latent)
     checks.check_tensor("region", region, "(T,)", dtype=torch.int64, like=latent)
     checks.check_size("memory", memory, 2, latent.shape[1], "the channels of latent")
     checks.check_size("region", region, 0, latent.shape[0], "the tokens of latent")
@@ -301,7 +299,7 @@ def _write(
 
 def _fake_gradients(latent: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     grad_temperature = latent.new_empty((), dtype=accumulation_dtype(latent.dtype))
-    return torch.empty_like(latent), torch.empty_like(memory), grad_temperature
+    return latent.new_empty(latent.shape), memory.new_empty(memory.shape), grad_temperature
 
 
 def _fake_sums(latent: Tensor, memory: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -312,7 +310,7 @@ def _fake_sums(latent: Tensor, memory: Tensor, *_: Any) -> tuple[Tensor, Tensor]
 declare(
     f"memory_read({_ARGS}, str backend='auto') -> Tensor",
     _forward("memory_read"),
-    lambda latent, *_: torch.empty_like(latent),
+    lambda latent, *_: latent.new_empty(latent.shape),
 )
 declare(
     f"memory_read_backward(Tensor grad, {_ARGS}, str backend='auto') -> (Tensor, Tensor, Tensor)",

@@ -7,6 +7,7 @@ from typing import cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from showface.losses import LossWeights
 from showface.models import MDRNetsConfig
@@ -101,8 +102,13 @@ def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -
             config.merge_with(OmegaConf.load(file))
         config.merge_with_dotlist(list(overrides))
         return cast(TrainingConfig, OmegaConf.to_object(config))
+    except YAMLError as error:
+        raise ValueError(f"bad training configuration: {file} is no YAML: {' '.join(str(error).split())}") from error
     except (OmegaConfBaseException, TypeError, ValueError) as error:
-        raise ValueError(f"bad training configuration: {str(error).splitlines()[0]}") from error
+        # OmegaConf names the setting on a line of its own.
+        name = getattr(error, "full_key", None)
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"bad training configuration: {f'{name}: ' if name else ''}{reason}") from error
 
 
 def save_config(config: TrainingConfig, path: Path) -> None:

@@ -34,7 +34,7 @@ class Trainer:
     Raises:
         FileExistsError: `out` holds a run already and `resume` is not set.
         FileNotFoundError: nothing to resume, or a data folder that doesn't exist.
-        ValueError: no data folder is named.
+        ValueError: no data folder is named, or the device can't be used.
     """
 
     def __init__(self, config: TrainingConfig, out: str | Path, resume: bool = False) -> None:
@@ -59,8 +59,11 @@ class Trainer:
         device = config.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
-        self.model = channels_last(MDRNets(config.model).to(self.device))
+        try:
+            self.device = torch.device(device)
+            self.model = channels_last(MDRNets(config.model).to(self.device))
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device {device} can't be used: {str(error).splitlines()[0]}") from error
         self.average = AveragedModel(self.model, avg_fn=self._average)
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=config.rate, weight_decay=config.weight_decay, fused=True
@@ -124,7 +127,7 @@ class Trainer:
                     features = model.encode(output.image), clean
             losses = inpainting_losses(output, image, hole, labels, config.loss, features)
         if not losses["total"].isfinite():
-            raise FloatingPointError(f"the loss became {float(losses['total'])} at step {self.step}")
+            raise FloatingPointError(f"the loss became {losses['total'].item()} at step {self.step}")
         self.optimiser.zero_grad(set_to_none=True)
         losses["total"].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)

@@ -1,0 +1,240 @@
+"""The choice of backends, and the operators as torch sees them: opcheck, compile, export, autocast."""
+
+import warnings
+
+import pytest
+import torch
+from tolerances import assert_close
+
+from showface import native, ops
+from showface.ops import backends
+
+TOKENS, BLOCKS, SLOTS, CHANNELS = 20, 3, 4, 6
+
+
+def memory_case(device: str = "cpu", dtype: torch.dtype = torch.float32):
+    latent, memory = torch.randn(TOKENS, CHANNELS), torch.randn(BLOCKS, SLOTS, CHANNELS)
+    region = torch.randint(-1, BLOCKS, (TOKENS,))
+    return latent.to(device, dtype), memory.to(device, dtype), region.to(device)
+
+
+def image_case(tensors: int, device: str = "cpu", dtype: torch.dtype = torch.float32):
+    features = (torch.randn(2, TOKENS, CHANNELS).to(device, dtype) for _ in range(tensors))
+    return *features, (torch.rand(2, TOKENS) < 0.4).to(device)
+
+
+def read(latent, memory, region, temperature=8.0):
+    return ops.memory_read(latent, memory, region, temperature=temperature)
+
+
+def write(latent, memory, region, temperature=8.0):
+    return ops.memory_write(latent, memory, region, temperature=temperature, rate=0.1)
+
+
+def correlate(query, key, value, hole, temperature=8.0):
+    return ops.masked_correlation(query, key, value, hole, temperature=temperature)
+
+
+CALLS = {
+    "memory_read": (read, memory_case),
+    "memory_write": (write, memory_case),
+    "masked_correlation": (correlate, lambda *where: image_case(3, *where)),
+    "coordination_loss": (ops.coordination_loss, lambda *where: image_case(2, *where)),
+}
+
+
+def flat(result):
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+# The choice.
+
+
+@pytest.mark.parametrize("op", backends.OPS)
+def test_auto_always_finds_a_backend(op):
+    for device_type in ("cpu", "cuda", "meta", "mps"):
+        for dtype in backends.FLOATS:
+            assert ops.why_not(op, ops.choose(op, device_type, dtype), device_type, dtype) is None
+    assert ops.why_not(op, "reference", "cpu") is None
+
+
+def test_reasons():
+    assert "has no cuda kernel" in ops.why_not("coordination_loss", "cuda", "cpu")
+    assert "does not take torch.int32" in ops.why_not("memory_read", "reference", "cpu", torch.int32)
+    assert "runs on cuda" in ops.why_not("memory_read", "triton", "mps") or not backends._has_triton()
+    with pytest.raises(ValueError, match=r"op must be one of .*got 'memory'"):
+        ops.why_not("memory", "cpp", "cpu")
+    with pytest.raises(ValueError, match=r"backend must be .*got 'auto'"):
+        ops.why_not("memory_read", "auto", "cpu")
+
+
+@pytest.mark.parametrize(("missing", "reason"), [(None, None), ("it was not built", "it was not built")])
+def test_cpp_runs_on_the_cpu_only_and_if_built(monkeypatch, missing, reason):
+    monkeypatch.setattr(native, "why_missing", lambda: missing)
+    assert ops.why_not("memory_read", "cpp", "cpu") == reason
+    assert ops.why_not("memory_read", "cpp", "cuda") == (reason or "it runs on cpu, not cuda")
+
+
+def test_triton_on_the_cpu_needs_its_interpreter(monkeypatch):
+    monkeypatch.setattr(backends, "_has_triton", lambda: True)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert "TRITON_INTERPRET=1" in ops.why_not("memory_read", "triton", "cpu")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert ops.why_not("memory_read", "triton", "cpu") is None
+    monkeypatch.setattr(backends, "_has_triton", lambda: False)
+    assert ops.why_not("memory_read", "triton", "cpu") == "triton is not installed"
+
+
+def test_missing_extension_is_told_once(monkeypatch):
+    monkeypatch.setattr(native, "why_missing", lambda: "it was not built")
+    backends._say_what_is_missing.cache_clear()
+    with pytest.warns(UserWarning, match="without its compiled kernels: it was not built"):
+        read(*memory_case())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(*memory_case())
+
+
+def test_a_named_backend_that_cannot_run_says_why(monkeypatch):
+    monkeypatch.setattr(native, "why_missing", lambda: "it was not built")
+    with pytest.raises(RuntimeError, match=r"memory_read: backend 'cpp' can't run here: it was not built"):
+        ops.memory_read(*memory_case(), temperature=8.0, backend="cpp")
+
+
+# The operators as torch sees them.
+
+
+def laid_out(case, views: bool):
+    """The arguments with gradients, contiguous or with their dimensions in another order in memory."""
+    case = [x.transpose(0, -1).contiguous().transpose(0, -1) if views else x for x in case]
+    return [x.requires_grad_() if x.is_floating_point() else x for x in case]
+
+
+@pytest.mark.parametrize("views", [False, True])
+@pytest.mark.parametrize("with_temperature", [False, True])
+@pytest.mark.parametrize("name", ["memory_read", "memory_accumulate", "memory_write", "masked_correlation"])
+def test_opcheck(device, name, with_temperature, views):
+    case = laid_out(memory_case(device) if name.startswith("memory") else image_case(3, device), views)
+    case += [torch.tensor(3.0, device=device, requires_grad=True) if with_temperature else None, 1.0]
+    case += {"memory_write": [0.1], "masked_correlation": ["valid"]}.get(name, [])
+    torch.library.opcheck(getattr(torch.ops.showface, name).default, case)
+
+
+@pytest.mark.parametrize("views", [False, True])
+def test_opcheck_of_the_loss(device, views):
+    torch.library.opcheck(torch.ops.showface.coordination_loss.default, laid_out(image_case(2, device), views))
+
+
+@pytest.mark.parametrize("name", ["memory_read", "memory_accumulate", "masked_correlation", "coordination_loss"])
+def test_opcheck_of_backwards(device, name):
+    operator = getattr(torch.ops.showface, f"{name}_backward").default
+    tau = torch.tensor(3.0, device=device)
+    if name == "memory_read":
+        case = (torch.randn(TOKENS, CHANNELS, device=device), *memory_case(device), tau, 1.0)
+    elif name == "memory_accumulate":
+        grads = torch.randn(BLOCKS, SLOTS, device=device), torch.randn(BLOCKS, SLOTS, CHANNELS, device=device)
+        case = (*grads, *memory_case(device), tau, 1.0)
+    elif name == "masked_correlation":
+        case = (torch.randn(2, TOKENS, CHANNELS, device=device), *image_case(3, device), tau, 1.0, "all")
+    else:
+        case = (torch.ones((), device=device), torch.ones((), device=device), *image_case(2, device))
+    torch.library.opcheck(operator, case)
+
+
+def results_and_gradients(function, case):
+    case = [x.detach().requires_grad_() if x.is_floating_point() else x for x in case]
+    outputs = flat(function(*case))
+    return outputs + list(torch.autograd.grad(sum(x.square().sum() for x in outputs), case[:2]))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("op", CALLS)
+def test_compile_traces_without_breaks(device, op, dynamic):
+    function, make = CALLS[op]
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    case = make(device)
+    temperature = () if op == "coordination_loss" else (torch.tensor(5.0, device=device),)
+    for arguments in ((*case,), (*case, *temperature)):
+        expected, got = results_and_gradients(function, arguments), results_and_gradients(compiled, arguments)
+        for x, y in zip(got, expected, strict=True):
+            assert_close(x, y, gradient=True)
+
+
+def test_compile_takes_new_sizes_without_compiling_again():
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(correlate, fullgraph=True, dynamic=True, backend=counter)
+    for tokens in (20, 31, 40):
+        q, k, v = torch.randn(3, 2, tokens, 6)
+        hole = torch.rand(2, tokens) < 0.4
+        assert_close(compiled(q, k, v, hole), correlate(q, k, v, hole))
+    assert counter.frame_count == 1
+
+
+def test_inductor(device):
+    torch._dynamo.reset()
+
+    def whole(latent, memory, region, query, hole):
+        recalled = read(latent * 2, memory, region).relu()
+        return recalled, correlate(query.sin(), query, query * 2, hole) + 1
+
+    case = *memory_case(device), *image_case(1, device)
+    for got, expected in zip(torch.compile(whole, fullgraph=True)(*case), whole(*case), strict=True):
+        assert_close(got, expected)
+
+
+class Operators(torch.nn.Module):
+    def forward(self, latent, memory, region, query, hole):
+        return read(latent, memory, region), correlate(query, query, query, hole)
+
+
+def test_export():
+    case = *memory_case(), *image_case(1)
+    tokens = torch.export.Dim("tokens", min=2)
+    shapes = {"latent": {0: tokens}, "memory": None, "region": {0: tokens}, "query": None, "hole": None}
+    program = torch.export.export(Operators(), case, dynamic_shapes=shapes)
+    assert "showface.masked_correlation" in str(program.graph)
+    case = case[0][:7], case[1], case[2][:7], *case[3:]
+    for got, expected in zip(program.module()(*case), Operators()(*case), strict=True):
+        assert_close(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("op", CALLS)
+def test_autocast(device, op, dtype):
+    """Results come in the autocast dtype, but for what is summed up: the memory and the loss stay in float32."""
+    function, make = CALLS[op]
+    case = make(device)
+    half_first = (case[0].to(dtype), *case[1:])  # as a layer before would give it
+    with torch.autocast(device, dtype):
+        results = flat(function(*case)) + flat(function(*half_first))
+    expected = flat(function(*case)) * 2
+    wanted = dtype if op in ("memory_read", "masked_correlation") else torch.float32
+    for got, exact in zip(results, expected, strict=True):
+        assert got.dtype == wanted
+        torch.testing.assert_close(got.float(), exact, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("op", CALLS)
+def test_autocast_leaves_float64_alone(device, op):
+    function, make = CALLS[op]
+    with torch.autocast(device, torch.bfloat16):
+        assert {x.dtype for x in flat(function(*make(device, torch.float64)))} == {torch.float64}
+
+
+def test_autocast_gives_gradients_in_the_inputs_dtype(device):
+    latent, memory, region = memory_case(device)
+    with torch.autocast(device, torch.bfloat16):
+        out = read(latent.requires_grad_(), memory.requires_grad_(), region)
+    out.float().sum().backward()
+    assert latent.grad.dtype == memory.grad.dtype == torch.float32
+
+
+def test_autocast_still_checks_devices_and_float64():
+    latent, memory, region = memory_case()
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(ValueError, match="memory must be on cpu"):
+            read(latent, memory.to("meta"), region)
+        with pytest.raises(TypeError, match=r"memory must be torch.float32 .*got torch.float64"):
+            read(latent, memory.double(), region)

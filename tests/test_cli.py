@@ -1,0 +1,203 @@
+"""The command `showface`: what it prints, what it writes, and how it fails."""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import save_faces
+from PIL import Image
+from test_training import SMALL, entries
+
+from showface import MDRNets, cli
+
+
+@pytest.fixture
+def showface(monkeypatch, capsys, tmp_path):
+    """Run the command in an empty folder; returns the exit code, stdout and stderr."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["showface", *map(str, arguments)])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="showface runs without its compiled kernels")
+            with pytest.raises(SystemExit) as stop:
+                cli.main()
+        return stop.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def folder(model: MDRNets, tmp_path: Path) -> Path:
+    """A saved model."""
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    return next(save_faces(tmp_path / "photo", count=1, side=50).iterdir())
+
+
+@pytest.fixture
+def mask(tmp_path: Path) -> Path:
+    hole = np.zeros((50, 50), dtype=np.uint8)
+    hole[10:30, 5:30] = 255
+    Image.fromarray(hole).save(tmp_path / "mask.png")
+    return tmp_path / "mask.png"
+
+
+def assert_fails(result: tuple[int, str, str], message: str) -> None:
+    """One line that says what is wrong, nothing else, and nothing written."""
+    code, out, err = result
+    assert (code, out) == (1, "")
+    lines = [line for line in err.splitlines() if not line.startswith("note:")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert not list(Path.cwd().iterdir())
+
+
+class TestInpaint:
+    @pytest.mark.parametrize("name", ["result.png", "result.jpg", "result.webp", "RESULT.TIF"])
+    def test_writes_the_result(self, showface, folder, photo, mask, name):
+        code, out, err = showface("inpaint", photo, mask, "--out", name, "--model", folder)
+        assert (code, err) == (0, "")
+        assert "hole: 20.0% of 50x50" in out
+        assert f"result: {Path(name).resolve()}" in out
+        assert [path.name for path in Path.cwd().iterdir()] == [name]
+        result, before = (np.asarray(Image.open(path)) for path in (name, photo))
+        assert result.shape == (50, 50, 3)
+        if name == "result.png":
+            known = np.asarray(Image.open(mask)) == 0
+            assert np.array_equal(result[known], before[known])
+
+    def test_options(self, showface, folder, photo, mask):
+        black = Image.eval(Image.open(mask), lambda value: 255 - value)
+        black.save(mask.with_name("black.png"))
+        common = ("--model", folder, "--size", 16)
+        showface("inpaint", photo, mask, "-o", "white.png", *common)
+        showface("inpaint", photo, mask.with_name("black.png"), "-o", "black.png", "--mask-polarity", "black", *common)
+        assert np.array_equal(*(np.asarray(Image.open(name)) for name in ("white.png", "black.png")))
+
+    def test_names_with_brackets(self, showface, folder, photo, mask):
+        """Brackets in names are names, not markup."""
+        _, out, _ = showface("inpaint", photo, mask, "-o", "face[copy].png", "--model", folder)
+        assert "face[copy].png" in out
+        Path("face[copy].png").unlink()
+        for name in ("no[bold]face.png", "no[/x]face.png"):
+            assert_fails(showface("inpaint", name, mask, "-o", "x.png", "--model", folder), name)
+
+    def test_warnings_become_notes(self, showface, folder, photo, mask):
+        Image.new("L", (50, 50)).save(mask)
+        code, _, err = showface("inpaint", photo, mask, "-o", "result.png", "--model", folder)
+        assert code == 0
+        assert err.splitlines() == ["note: the mask is empty: nothing to fill, the photo is returned as it is"]
+        assert np.array_equal(np.asarray(Image.open("result.png")), np.asarray(Image.open(photo)))
+
+    def test_failures(self, showface, folder, photo, mask):
+        def run(image=photo, out="result.png", **options):
+            options = {"model": folder, **options}
+            extra = [x for name, value in options.items() for x in (f"--{name.replace('_', '-')}", value)]
+            return showface("inpaint", image, mask, "-o", out, *extra)
+
+        assert_fails(run(image="nowhere.png"), "nowhere.png")
+        assert_fails(run(image=folder / "config.json"), "cannot read image")
+        assert_fails(run(out="result.xyz"), "can't tell an image format from 'result.xyz'")
+        assert_fails(run(out="missing/result.png"), "there is no folder missing")
+        assert_fails(run(model="nowhere"), "no config.json in nowhere")
+        assert_fails(run(size=3), "size must be at least 16 pixels, got 3")
+        assert_fails(run(mask_polarity="blue"), "got 'blue'")
+        assert_fails(run(device="nonsense"), "--device nonsense can't be used")
+        assert_fails(run(device="cuda:99"), "--device cuda:99 can't be used")
+
+    def test_a_failing_run_leaves_the_old_result(self, showface, folder, photo, mask, monkeypatch):
+        Path("result.png").write_bytes(b"old")
+
+        def fail(self, file, **options):
+            Path(file).write_bytes(b"half of it")
+            raise OSError("no space left on device")
+
+        monkeypatch.setattr(Image.Image, "save", fail)
+        code, _, err = showface("inpaint", photo, mask, "-o", "result.png", "--model", folder)
+        assert (code, err) == (1, "error: no space left on device\n")
+        assert [path.name for path in Path.cwd().iterdir()] == ["result.png"]
+        assert Path("result.png").read_bytes() == b"old"
+
+
+class TestDemo:
+    def test_writes_a_sheet(self, showface, folder):
+        code, out, err = showface("demo", "--model", folder)
+        assert (code, err) == (0, "")
+        assert "input | mask | coarse | result, a hole of 2" in out
+        assert Image.open("showface-demo.png").size == (4 * 256 + 3 * 8, 256)
+
+    def test_failure(self, showface, folder):
+        assert_fails(showface("demo", "--model", folder, "--out", "sheet"), "can't tell an image format from 'sheet'")
+
+
+class TestTrain:
+    def test_trains_resumes_and_inpaints(self, showface, faces, photo, mask):
+        code, out, err = showface("train", "--out", "run", "--data", faces, *SMALL, "steps=2", "save_every=1")
+        assert (code, err) == (0, "")
+        assert "3 images on cpu: 0 with parsing labels; left out: 0 too small, 0 unreadable" in out
+        assert f"model: {Path('run/model').resolve()}" in out
+
+        again = ("train", "--out", "run", "--config", "run/config.yaml")
+        code, out, err = showface(*again)
+        assert (code, len(err.splitlines())) == (1, 1)
+        assert err.startswith("error: run holds a training run already")
+        code, out, _ = showface(*again, "--resume", "steps=3")
+        assert code == 0
+        assert "resumed after step 2" in out
+        assert [entry["step"] for entry in entries(Path("run"))] == [2, 3]
+        assert showface("inpaint", photo, mask, "-o", "result.png", "--model", "run/model")[0] == 0
+
+    def test_failures(self, showface, faces):
+        def run(*arguments):
+            return showface("train", "--out", "run", *arguments)
+
+        assert_fails(run(*SMALL), "no training images: name a folder with --data or data.folders")
+        assert_fails(run("--data", "nowhere"), "nowhere")
+        assert_fails(run("--data", faces, "bach=3"), "bach")
+        assert_fails(run("--data", faces, "batch=some"), "batch")
+        assert_fails(run("--data", faces, "--config", "nowhere.yaml"), "nowhere.yaml")
+        assert_fails(run("--data", faces, "--resume", *SMALL), "nothing to resume")
+        assert_fails(run("--data", faces, *SMALL, "device=nonsense"), "nonsense")
+
+
+def test_info(showface):
+    code, out, err = showface("info")
+    assert (code, err) == (0, "")
+    for word in ("Versions", "Devices", "Extension", "memory_read", "masked_correlation", "reference"):
+        assert word in out
+
+
+def test_help_lists_the_commands(showface):
+    code, out, _ = showface("--help")
+    assert code == 0
+    for command in ("demo", "inpaint", "train", "info"):
+        assert command in out
+
+
+def test_usage_errors_are_told_by_the_parser(showface):
+    code, _, err = showface("inpaint", "photo.png")
+    assert code == 2
+    assert "Missing argument" in err
+
+
+def test_as_a_process(folder, photo, tmp_path):
+    """What a shell sees: exit codes, and no traceback."""
+    arguments = [photo, "nowhere.png", "-o", tmp_path / "x.png", "--model", folder]
+    command = [sys.executable, "-m", "showface.cli", "inpaint", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "nowhere.png" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "x.png").exists()

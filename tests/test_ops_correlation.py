@@ -1,0 +1,226 @@
+"""masked_correlation against its definition in float64."""
+
+import pytest
+import torch
+from tolerances import assert_close, gradients
+from torch import Tensor
+
+from showface import ops
+from showface.ops import definitions
+
+Case = tuple[Tensor, Tensor, Tensor, Tensor]
+# images, tokens, channels of keys, channels of values
+SIZES = [(1, 1, 1, 1), (2, 7, 3, 5), (2, 63, 17, 1), (1, 64, 64, 64), (3, 100, 31, 33), (1, 129, 65, 7)]
+KEYS = ("valid", "all")
+
+
+def make(batch: int, tokens: int, channels: int, values: int, dtype: torch.dtype = torch.float64) -> Case:
+    q, k, v = (torch.randn(batch, tokens, width).to(dtype) for width in (channels, channels, values))
+    return q, k, v, torch.rand(batch, tokens) < torch.linspace(0.2, 0.8, batch)[:, None]
+
+
+def on(device: str, case: Case) -> Case:
+    return tuple(x.to(device) for x in case)
+
+
+def wide(case: Case) -> Case:
+    return *(x.double() for x in case[:3]), case[3]
+
+
+class TestMaskedCorrelation:
+    op = "masked_correlation"
+
+    @pytest.mark.parametrize("keys", KEYS)
+    @pytest.mark.parametrize("size", SIZES, ids=str)
+    def test_definition(self, device, backend, dtype, size, keys):
+        case = make(*size, dtype)
+        out = ops.masked_correlation(*on(device, case), temperature=8.0, keys=keys, backend=backend)
+        assert (out.dtype, out.device.type) == (dtype, device)
+        assert_close(out, definitions.masked_correlation(*wide(case), 8.0, keys))
+        assert (out[~case[3].to(device)] == 0).all()
+
+    @pytest.mark.parametrize("keys", KEYS)
+    def test_gradient(self, device, backend, dtype, keys):
+        case, weight = make(2, 40, 17, 9, dtype), torch.randn(2, 40, 9).double()
+        tau = torch.tensor(4.0, dtype=torch.float64)
+
+        def run(query, key, value, hole, tau):
+            return ops.masked_correlation(query, key, value, hole, temperature=tau, keys=keys, backend=backend)
+
+        got = gradients(run, (*on(device, case), tau.to(device)), [weight])
+        expected = gradients(lambda *x: definitions.masked_correlation(*x, keys), (*wide(case), tau), [weight])
+        assert [x.dtype for x in got] == [dtype] * 3 + [torch.float64]
+        for x, y in zip(got, expected, strict=True):
+            assert_close(x, y, dtype, gradient=True)
+
+    @pytest.mark.parametrize("factor", [0.0, 1e4, 1e-8])
+    def test_extremes(self, device, backend, dtype, factor):
+        case = make(2, 30, 5, 6, dtype)
+        for x in case[:3]:
+            x[:, ::3] *= factor
+        out = ops.masked_correlation(*on(device, case), temperature=16.0, backend=backend)
+        assert_close(out, definitions.masked_correlation(*wide(case), 16.0))
+
+    @pytest.mark.parametrize("factor", [0.0, 1e4, 1e-8])
+    def test_extreme_gradients(self, device, backend, factor):
+        case, weight = make(2, 30, 5, 6), torch.randn(2, 30, 6).double()
+        for x in case[:3]:
+            x[:, ::3] *= factor
+        got = gradients(
+            lambda *x: ops.masked_correlation(*x, temperature=16.0, backend=backend), on(device, case), [weight]
+        )
+        expected = gradients(lambda *x: definitions.masked_correlation(*x, 16.0), case, [weight])
+        for x, y in zip(got, expected, strict=True):
+            assert_close(x, y, gradient=True)
+
+    @pytest.mark.parametrize("keys", KEYS)
+    @pytest.mark.parametrize("corrupted", [[False, False], [True, True], [True, False]], ids=str)
+    def test_full_and_empty_holes(self, device, backend, dtype, corrupted, keys):
+        case = (*make(2, 9, 5, 6, dtype)[:3], torch.tensor(corrupted)[:, None].expand(2, 9))
+        inputs = [x.requires_grad_() if x.is_floating_point() else x for x in on(device, case)]
+        out = ops.masked_correlation(*inputs, temperature=8.0, keys=keys, backend=backend)
+        assert_close(out, definitions.masked_correlation(*wide(case), 8.0, keys))
+        for grad in torch.autograd.grad(out.float().square().sum(), inputs[:3]):
+            assert grad.isfinite().all()
+        if keys == "valid":
+            assert (out == 0).all()
+
+    @pytest.mark.parametrize("shape", [(0, 9), (2, 0), (0, 0)], ids=str)
+    def test_nothing(self, device, backend, shape):
+        query, key, value, hole = on(device, make(*shape, 5, 6, torch.float32))
+        query.requires_grad_()
+        out = ops.masked_correlation(query, key, value, hole, temperature=8.0, backend=backend)
+        assert out.shape == (*shape, 6)
+        out.sum().backward()
+        assert query.grad.shape == query.shape
+
+    def test_views(self, device, backend):
+        query, key, value, hole = on(device, make(2, 24, 10, 6, torch.float32))
+        expected = ops.masked_correlation(query, key, value, hole, temperature=8.0, backend="reference")
+        views = (
+            query.mT.contiguous().mT,  # the tokens of a feature map that is not channels-last
+            torch.cat([key, key], dim=2)[..., :10],
+            value.repeat_interleave(2, dim=1)[:, ::2],
+            hole.T.contiguous().T,
+        )
+        out = ops.masked_correlation(*views, temperature=8.0, backend=backend)
+        assert_close(out, expected)
+
+    def test_what_is_not_asked_does_not_matter(self, device, backend):
+        query, key, value, hole = on(device, make(2, 40, 5, 6, torch.float32))
+        expected = ops.masked_correlation(query, key, value, hole, temperature=8.0, backend=backend)
+        nan = torch.full((), torch.nan, device=device)
+        known, corrupted = ~hole[..., None], hole[..., None]
+        out = ops.masked_correlation(
+            torch.where(known, nan, query),
+            torch.where(corrupted, nan, key),
+            torch.where(corrupted, nan, value),
+            hole,
+            temperature=8.0,
+            backend=backend,
+        )
+        assert torch.equal(out, expected)
+
+    def test_runs_are_equal(self, device, backend):
+        case = on(device, make(2, 129, 17, 9, torch.float32))
+        inputs = [x.requires_grad_() if x.is_floating_point() else x for x in case]
+        runs = []
+        for _ in range(2):
+            out = ops.masked_correlation(*inputs, temperature=8.0, backend=backend)
+            runs.append((out, *torch.autograd.grad(out.square().sum(), inputs[:3])))
+        for first, second in zip(*runs, strict=True):
+            assert torch.equal(first, second)
+
+
+def test_rows_by_hand():
+    """Each row of a small case, written out without the definition."""
+    query, key, value, hole = make(1, 6, 3, 2)
+    hole[0] = torch.tensor([True, False, True, False, False, True])
+    out = ops.masked_correlation(query, key, value, hole, temperature=5.0)[0]
+    for i in range(6):
+        if not hole[0, i]:
+            assert (out[i] == 0).all()
+            continue
+        known = [j for j in range(6) if not hole[0, j]]
+        cosines = [torch.cosine_similarity(query[0, i], key[0, j], dim=0) for j in known]
+        weights = torch.tensor([(5 * c).exp() for c in cosines], dtype=torch.float64)
+        expected = sum(w * value[0, j] for w, j in zip(weights / weights.sum(), known, strict=True))
+        torch.testing.assert_close(out[i], expected)
+
+
+@pytest.mark.parametrize("keys", KEYS)
+def test_chunks_do_not_change_results(monkeypatch, keys):
+    case = make(2, 50, 5, 6)
+    weight = torch.randn(2, 50, 6).double()
+
+    def run():
+        def correlate(*x):
+            return ops.masked_correlation(*x, temperature=8.0, keys=keys, backend="reference")
+
+        return [correlate(*case), *gradients(correlate, case, [weight])]
+
+    whole = run()
+    for chunk in (1, 77):  # one row at a time, and rows that don't divide evenly
+        monkeypatch.setattr("showface.ops.correlation._CHUNK", chunk)
+        for x, y in zip(run(), whole, strict=True):
+            assert_close(x, y)
+
+
+@pytest.mark.parametrize("tensor_temperature", [False, True])
+@pytest.mark.parametrize("keys", KEYS)
+def test_gradcheck(device, keys, tensor_temperature):
+    *inputs, hole = on(device, make(2, 7, 4, 3))
+    if tensor_temperature:
+        inputs.append(torch.tensor(3.0, dtype=torch.float64, device=device))
+
+    def run(query, key, value, temperature=3.0):
+        return ops.masked_correlation(query, key, value, hole, temperature=temperature, keys=keys)
+
+    assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in inputs])
+
+
+GOOD = make(2, 4, 5, 3, torch.float32)
+NAMES = ("query", "key", "value", "hole")
+ERRORS = {
+    "query is no tensor": ({"query": None}, TypeError, r"query must be .*got NoneType"),
+    "query is bool": ({"query": GOOD[3]}, TypeError, r"query .*got torch.bool"),
+    "query shape": ({"query": GOOD[0][0]}, ValueError, r"query must have shape \(B, N, C\), got .*\(4, 5\)"),
+    "key dtype": ({"key": GOOD[1].half()}, TypeError, r"key must be torch.float32 .*got torch.float16"),
+    "key device": ({"key": GOOD[1].to("meta")}, ValueError, r"key must be on cpu .*on meta"),
+    "key batch": ({"key": GOOD[1][:1]}, ValueError, r"key must have the batch of query = 2 .*\(1, 4, 5\)"),
+    "key tokens": ({"key": GOOD[1][:, :3]}, ValueError, r"key must have the tokens of query = 4 .*\(2, 3, 5\)"),
+    "key channels": ({"key": GOOD[1][..., :4]}, ValueError, r"key must have the channels of query = 5 .*\(2, 4, 4\)"),
+    "value dtype": ({"value": GOOD[2].double()}, TypeError, r"value must be torch.float32 .*got torch.float64"),
+    "value tokens": ({"value": GOOD[2][:, :3]}, ValueError, r"value must have the tokens of query = 4"),
+    "value shape": ({"value": GOOD[2][0]}, ValueError, r"value must have shape \(B, N, Cv\)"),
+    "hole dtype": ({"hole": GOOD[3].float()}, TypeError, r"hole must be torch.bool .*got torch.float32"),
+    "hole shape": ({"hole": GOOD[3][..., None]}, ValueError, r"hole must have shape \(B, N\), got .*\(2, 4, 1\)"),
+    "hole tokens": ({"hole": GOOD[3][:, :3]}, ValueError, r"hole must have the tokens of query = 4"),
+    "hole device": ({"hole": GOOD[3].to("meta")}, ValueError, r"hole must be on cpu .*on meta"),
+    "keys": ({"keys": "known"}, ValueError, r"keys must be 'valid' or 'all', got 'known'"),
+    "temperature": ({"temperature": 0}, ValueError, r"temperature must be positive and finite, got 0"),
+    "temperature tensor": ({"temperature": torch.tensor(-1.0)}, ValueError, r"temperature .*got -1.0"),
+    "temperature bool": ({"temperature": True}, TypeError, r"temperature .*got bool True"),
+    "backend": ({"backend": "gpu"}, ValueError, r"backend must be 'auto' or one of .*got 'gpu'"),
+    "backend absent": ({"backend": "cuda"}, RuntimeError, r"masked_correlation: backend 'cuda' can't run here: "),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors(case):
+    changes, error, message = ERRORS[case]
+    with pytest.raises(error, match=message):
+        ops.masked_correlation(**{**dict(zip(NAMES, GOOD, strict=True)), "temperature": 8.0, **changes})
+
+
+def test_second_derivative_says_that_there_is_none():
+    query, key, value, hole = make(1, 6, 3, 2)
+    out = ops.masked_correlation(query.requires_grad_(), key, value, hole, temperature=8.0)
+    (grad,) = torch.autograd.grad(out.square().sum(), query, create_graph=True)
+    with pytest.raises(RuntimeError, match="masked_correlation is differentiable once"):
+        grad.sum().backward()
+
+
+def test_meta_tensors_give_shapes():
+    out = ops.masked_correlation(*(x.to("meta") for x in GOOD), temperature=8.0)
+    assert (out.shape, out.device.type) == ((2, 4, 3), "meta")

@@ -1,0 +1,234 @@
+"""Training on small pictures: configuration, the loop, checkpoints, going on after a stop."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, save_faces
+from PIL import Image
+
+from showface import MDRNets
+from showface.training import Trainer, TrainingConfig, load_config
+from showface.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+
+SMALL = [
+    *(f"model.{name}={list(value) if isinstance(value, tuple) else value}" for name, value in TINY.to_dict().items()),
+    "data.size=32",
+    "data.workers=0",
+    "batch=2",
+    "warmup=2",
+    "device=cpu",
+]
+
+
+def small(faces: Path, *overrides: str) -> TrainingConfig:
+    return load_config(overrides=[*SMALL, f"data.folders=[{faces}]", *overrides])
+
+
+def entries(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(out / "checkpoints")["model"]
+
+
+class TestConfig:
+    def test_defaults(self):
+        assert load_config() == TrainingConfig()
+
+    def test_overrides(self):
+        config = load_config(overrides=["data.size=64", "batch=3", "model.use_memory=false", "loss.coordination=0"])
+        assert (config.data.size, config.batch, config.model.use_memory) == (64, 3, False)
+        assert config.loss.coordination == 0
+
+    def test_file_and_overrides(self, tmp_path):
+        file = tmp_path / "run.yaml"
+        file.write_text("batch: 5\nsteps: 7\nmodel:\n  channels: 16\n  refinement_blocks: [1, 2, 3]\n")
+        config = load_config(file, ["batch=6"])
+        assert (config.batch, config.steps, config.model.channels) == (6, 7, 16)
+        assert config.model.refinement_blocks == (1, 2, 3)
+
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            ("data.sise=64", "sise"),
+            ("bach=3", "bach"),
+            ("model.depth=3", "depth"),
+            ("batch=many", "batch: Value 'many'"),
+            ("data.size=large", r"data\.size: Value 'large'"),
+            ("batch=0", "batch must be at least 1, got 0"),
+            ("steps=-1", "steps must be at least 1"),
+            ("keep=0", "keep must be at least 1"),
+            ("data.size=40", "data.size must be a multiple of 16, got 40"),
+            ("precision=fp8", "precision must be 'fp32' or 'bf16', got 'fp8'"),
+            ("rate=0", "rate must be positive"),
+            ("model.channels=0", "channels must be a positive integer"),
+            ("model.memory_rate=2", "memory_rate must lie in"),
+        ],
+    )
+    def test_bad_overrides_are_named(self, override, message):
+        with pytest.raises(ValueError, match=message):
+            load_config(overrides=[override])
+
+    def test_missing_and_broken_files(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
+            load_config(tmp_path / "nowhere.yaml")
+        (tmp_path / "run.yaml").write_text("batch: [")
+        with pytest.raises(ValueError, match=r"bad training configuration: .*run\.yaml is no YAML"):
+            load_config(tmp_path / "run.yaml")
+
+    def test_written_configuration_gives_the_same_run(self, faces, tmp_path):
+        config = small(faces, "steps=1")
+        Trainer(config, tmp_path / "run")
+        assert load_config(tmp_path / "run" / "config.yaml") == config
+
+
+class TestCheckpoints:
+    def test_named_pruned_and_newest_first(self, tmp_path):
+        for step in (1, 20, 300):
+            save_checkpoint(tmp_path, step, {"step": step}, keep=2)
+        (tmp_path / "step-9.pt.tmp").touch()
+        assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000020.pt", "step-00000300.pt"]
+        assert load_checkpoint(tmp_path) == {"step": 300}
+
+    def test_nothing_to_resume(self, faces, tmp_path):
+        with pytest.raises(FileNotFoundError, match="nothing to resume: no checkpoint in"):
+            Trainer(small(faces), tmp_path / "run", resume=True)
+
+
+class TestTrainer:
+    def test_a_run_leaves_all_its_files(self, faces, tmp_path):
+        out = tmp_path / "run"
+        folder = Trainer(small(faces, "steps=5", "save_every=2", "log_every=2", "sample_every=4"), out).run()
+        assert folder == out / "model"
+        assert sorted(path.name for path in out.iterdir()) == sorted(
+            ["checkpoints", "config.yaml", "events", "log.jsonl", "model"]
+        )
+        assert [path.name for path in list_checkpoints(out / "checkpoints")] == ["step-00000004.pt", "step-00000005.pt"]
+        assert any((out / "events").iterdir())
+        log = entries(out)
+        assert [entry["step"] for entry in log] == [2, 4, 5]
+        for entry in log:
+            assert {"hole", "known", "coarse", "parsing", "coordination", "total", "rate"} <= set(entry)
+            assert all(math.isfinite(value) for value in entry.values())
+        model = MDRNets.from_pretrained(folder)
+        assert model.config == TINY
+
+    def test_loss_falls_on_one_picture(self, tmp_path):
+        faces = save_faces(tmp_path / "one", count=1)
+        same = ["data.crop=[1.0,1.0]", "data.colour=0", "data.ratio=[0.3,0.3]"]
+        Trainer(small(faces, "steps=30", "log_every=5", "rate=3e-3", "batch=4", *same), tmp_path / "run").run()
+        losses = [entry["total"] for entry in entries(tmp_path / "run")]
+        assert losses[-1] < 0.85 * losses[0]
+
+    @pytest.mark.parametrize("switch", ["use_memory", "use_enhancement", "use_refinement"])
+    def test_parts_can_be_left_out(self, faces, tmp_path, switch):
+        folder = Trainer(small(faces, "steps=2", f"model.{switch}=false"), tmp_path / "run").run()
+        assert not getattr(MDRNets.from_pretrained(folder).config, switch)
+
+    def test_bf16(self, faces, tmp_path):
+        Trainer(small(faces, "steps=2", "precision=bf16"), tmp_path / "run").run()
+        state = weights(tmp_path / "run")
+        assert {x.dtype for x in state.values()} == {torch.float32, torch.int32}
+
+    def test_labels_are_learnt_from(self, faces, tmp_path):
+        labels = faces.with_name("faces_parsing")
+        labels.mkdir()
+        for path in faces.iterdir():
+            Image.new("L", (40, 40), 3).save(labels / path.name)
+        trainer = Trainer(small(faces, "steps=2", "log_every=1"), tmp_path / "run")
+        assert trainer.dataset.labelled == 3
+        trainer.run()
+        assert entries(tmp_path / "run")[0]["parsing"] > 0
+        # All of the picture is region 3, so no other block of the memory was given latents.
+        assert (trainer.model.memory.idle[3] == 0).any()
+        assert (trainer.model.memory.idle[:3] > 0).all()
+
+    def test_resuming_is_as_if_never_stopped(self, faces, tmp_path, monkeypatch):
+        # With so many slots all steps re-seed one, so all depend on the random state.
+        config = small(faces, "steps=8", "save_every=4", "log_every=1", "model.slots=16")
+        Trainer(config, tmp_path / "whole").run()
+
+        stopped = Trainer(config, tmp_path / "stopped")
+        step = stopped.train_step
+
+        def stop_at_six(batch):
+            if stopped.step == 6:
+                raise KeyboardInterrupt
+            return step(batch)
+
+        monkeypatch.setattr(stopped, "train_step", stop_at_six)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.run()
+        torch.rand(7)  # another process starts with another random state
+        resumed = Trainer(config, tmp_path / "stopped", resume=True)
+        assert resumed.step == 4
+        resumed.run()
+
+        whole, parts = (load_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "stopped"))
+        assert whole["step"] == parts["step"] == 8
+        for kind in ("model", "average"):
+            for name, value in whole[kind].items():
+                assert torch.equal(value, parts[kind][name]), name
+        for out in ("whole", "stopped"):
+            assert entries(tmp_path / out)[-1]["total"] == entries(tmp_path / "whole")[-1]["total"]
+        models = [MDRNets.from_pretrained(tmp_path / name / "model").state_dict() for name in ("whole", "stopped")]
+        for name, value in models[0].items():
+            assert torch.equal(value, models[1][name]), name
+
+    def test_the_same_seed_gives_the_same_run(self, faces, tmp_path):
+        for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+            Trainer(small(faces, "steps=2", f"seed={seed}"), tmp_path / name).run()
+        a, b, c = (weights(tmp_path / name)["coarse.up8.weight"] for name in "abc")
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
+
+    def test_refuses_to_overwrite_a_run(self, faces, tmp_path):
+        config = small(faces, "steps=1")
+        Trainer(config, tmp_path / "run").run()
+        before = (tmp_path / "run" / "log.jsonl").read_bytes()
+        with pytest.raises(FileExistsError, match="holds a training run already: add --resume"):
+            Trainer(config, tmp_path / "run")
+        assert (tmp_path / "run" / "log.jsonl").read_bytes() == before
+
+    def test_a_finished_run_stays_as_it_is(self, faces, tmp_path):
+        config = small(faces, "steps=2")
+        Trainer(config, tmp_path / "run").run()
+        before = weights(tmp_path / "run")
+        Trainer(config, tmp_path / "run", resume=True).run()
+        for name, value in weights(tmp_path / "run").items():
+            assert torch.equal(value, before[name])
+
+    def test_a_loss_that_is_not_finite_stops_the_run(self, faces, tmp_path):
+        trainer = Trainer(small(faces, "steps=2"), tmp_path / "run")
+        torch.nn.init.constant_(trainer.model.coarse.to_image.bias, torch.nan)
+        with pytest.raises(FloatingPointError, match="the loss became nan at step 0"):
+            trainer.run()
+        assert not list_checkpoints(tmp_path / "run" / "checkpoints")
+        assert not (tmp_path / "run" / "model").exists()
+
+    def test_pictures_are_asked_for(self, tmp_path):
+        with pytest.raises(ValueError, match="no training images: name a folder with --data"):
+            Trainer(load_config(overrides=SMALL), tmp_path / "run")
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            Trainer(small(tmp_path / "nowhere"), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("name", ["nonsense", "cuda:99"])
+    def test_device_that_is_not_there(self, faces, tmp_path, name):
+        with pytest.raises(ValueError, match=f"device {name} can't be used: "):
+            Trainer(small(faces, f"device={name}"), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_rate_rises_and_falls(self, faces, tmp_path):
+        trainer = Trainer(small(faces, "steps=100", "warmup=10", "rate=0.5"), tmp_path / "run")
+        rates = []
+        for trainer.step in range(100):
+            rates.append(trainer._rate())
+        assert rates[0] == pytest.approx(0.05)
+        assert max(rates) == rates[9] == pytest.approx(0.5, rel=0.03)
+        assert rates[9:] == sorted(rates[9:], reverse=True)
+        assert rates[-1] < 1e-3
