@@ -223,9 +223,7 @@ def test_means_per_set_and_over_all(folders) -> None:
     images, masks = folders
     pairs = ev.plan(images[:2], masks, SIZE, image_set="a") + ev.plan(images, masks, SIZE, image_set="b")
     seen: list[tuple[int, int]] = []
-    scores = ev.evaluate(
-        {"fill": mean_fill, "copy": lambda i, h: i}, pairs, progress=lambda *n: seen.append(n)
-    )
+    scores = ev.evaluate({"fill": mean_fill, "copy": lambda i, h: i}, pairs, progress=lambda *n: seen.append(n))
     rows = ev.summarise(scores)
     assert seen[-1] == (len(pairs), len(pairs))
     assert [row.image_set for row in rows] == ["a"] * 6 + ["b"] * 6 + [ev.ALL_SETS] * 6

@@ -17,9 +17,7 @@ def a_case():
     image, raw, coarse = torch.rand(3, 2, 3, 32, 32)
     hole = torch.zeros(2, 1, 32, 32)
     hole[:, :, 8:20, 4:16] = 1
-    output = MDRNetsOutput(
-        image=raw, coarse=coarse, raw_image=raw, raw_coarse=coarse, parsing=torch.randn(2, 19, 8, 8)
-    )
+    output = MDRNetsOutput(image=raw, coarse=coarse, raw_image=raw, raw_coarse=coarse, parsing=torch.randn(2, 19, 8, 8))
     features = torch.randn(2, 6, 8, 8), torch.randn(2, 6, 8, 8)
     return output, image, hole, torch.randint(-1, 19, (2, 32, 32)), features
 

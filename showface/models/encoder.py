@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from showface.nn.blocks import ResidualBlock, upsample
+from showface.nn.blocks import ResidualBlock, activate, upsample
 
 
 class Encoder(nn.Module):
@@ -30,5 +30,5 @@ class Encoder(nn.Module):
         The hole tells which pixels are a guess; zeros mark an uncorrupted image.
         """
         x4 = self.block4(self.enter(F.pixel_unshuffle(torch.cat([image, hole], dim=1), 4)))
-        x8 = self.blocks8(self.down8(F.relu(x4)))
+        x8 = self.blocks8(self.down8(activate(x4)))
         return self.norm(x4 + upsample(self.up4(x8)))

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from showface.nn.blocks import ModulatedResidualBlock, upsample, zero_
+from showface.nn.blocks import ModulatedResidualBlock, activate, upsample, zero_
 
 
 class RefinementNetwork(nn.Module):
@@ -62,4 +62,4 @@ class RefinementNetwork(nn.Module):
         x16 = run(self.encode16, self.down16(x8), guide16)
         y8 = run(self.decode8, x8 + upsample(self.up8(x16)), guide8)
         y4 = run(self.decode4, x4 + upsample(self.up4(y8)), guide)
-        return image + F.pixel_shuffle(self.to_image(F.relu(y4)), 4)
+        return image + F.pixel_shuffle(self.to_image(activate(y4)), 4)

@@ -36,8 +36,13 @@ class GatedResidual(nn.Module):
         return x + self.gated(F.relu(x))
 
 
+def activate(x: Tensor) -> Tensor:
+    """A leaky ReLU. With a plain one, the pull to correct nothing where pixels are known killed whole layers."""
+    return F.leaky_relu(x, 0.2)
+
+
 class ResidualBlock(nn.Module):
-    """x + two 3x3 convolutions, each after a ReLU. The last one starts at zero, so that the block starts as x."""
+    """x + two 3x3 convolutions, each after a leaky ReLU. The last one starts at zero, so that the block starts as x."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -47,11 +52,11 @@ class ResidualBlock(nn.Module):
         zero_(self.second)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.relu(self.first(F.relu(x))))
+        return x + self.second(activate(self.first(activate(x))))
 
 
 class ModulatedResidualBlock(ResidualBlock):
-    """A residual block whose input is scaled and shifted, position by position, by what guides it.
+    """A residual block whose input is normalised, then scaled and shifted, position by position, by what guides it.
 
     `guide_channels` = 0 makes it a plain residual block. Source: that the features of the MREM are injected is
     *stated*, spatially-adaptive scale and shift is *ours*.
@@ -60,12 +65,14 @@ class ModulatedResidualBlock(ResidualBlock):
     def __init__(self, channels: int, guide_channels: int) -> None:
         super().__init__(channels)
         self.modulation = nn.Conv2d(guide_channels, 2 * channels, 1) if guide_channels else None
+        # Without it, features and scales that grow together run away: training blew up.
+        self.norm = nn.GroupNorm(1, channels, affine=False)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:  # guide: (B, guide_channels, h, w) as x
         if self.modulation is None:
             return super().forward(x)
         scale, shift = self.modulation(guide).chunk(2, dim=1)
-        return x + self.second(F.relu(self.first(F.relu(x + x * scale + shift))))
+        return x + self.second(activate(self.first(activate(self.norm(x) * (1 + scale) + shift))))
 
 
 def zero_(convolution: nn.Conv2d) -> None:

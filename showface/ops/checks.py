@@ -38,9 +38,7 @@ def _autocast_joins(x: Tensor, other: Tensor) -> bool:
     """Whether the operators' autocast, which leaves float64 alone, gives both tensors one dtype."""
     device = x.device.type
     return (
-        device in ("cpu", "cuda")
-        and torch.is_autocast_enabled(device)
-        and torch.float64 not in (x.dtype, other.dtype)
+        device in ("cpu", "cuda") and torch.is_autocast_enabled(device) and torch.float64 not in (x.dtype, other.dtype)
     )
 
 

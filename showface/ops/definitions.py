@@ -8,6 +8,8 @@ Shapes: T tokens, K regions (one memory block each), S slots a block, C channels
 A *temperature* multiplies a cosine: larger is sharper.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -37,7 +39,9 @@ def memory_address(
 def memory_read(latent: Tensor, memory: Tensor, region: Tensor, temperature: float | Tensor) -> Tensor:
     """out[t] = sum over s of a[t,s] * memory[region[t], s]: (T, C)."""
     address = memory_address(latent, memory, region, temperature)
-    return torch.einsum("ts,tsc->tc", address, memory[region.clamp_min(0)])
+    out = torch.einsum("ts,tsc->tc", address, memory[region.clamp_min(0)])
+    # Not left to the zero address: 0 times what block 0 holds could be NaN.
+    return out.masked_fill((region < 0)[:, None], 0)
 
 
 def memory_accumulate(
@@ -63,7 +67,7 @@ def memory_blend(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Ten
     applied once per unit of mass. A slot without mass keeps its exact bits.
     """
     written = (rho > 0)[..., None]
-    gain = 1 - (1 - rate) ** rho[..., None]
+    gain = -torch.expm1(rho[..., None] * math.log1p(-rate))  # 1 - (1 - rate) ** rho, exact for a small rho too
     # Divide by 1 where there is no mass: 0 / 0 would put a NaN into the gradient even though `where` drops it.
     mean = total / torch.where(written, rho[..., None], 1)
     return torch.where(written, memory + gain * (mean - memory), memory)

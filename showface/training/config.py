@@ -43,6 +43,8 @@ class TrainingConfig:
     """A training run.
 
     Attributes:
+        init: folder of a saved model to start from, say to fine-tune it; what it lacks (a coarse-only model has no
+            refinement) starts fresh.
         steps: optimiser steps; the learning rate falls to 0 over them.
         batch: images a step.
         rate: AdamW's learning rate at its peak.
@@ -60,6 +62,7 @@ class TrainingConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: MDRNetsConfig = field(default_factory=MDRNetsConfig)
     loss: LossWeights = field(default_factory=LossWeights)
+    init: str = ""
     steps: int = 100_000
     batch: int = 16
     rate: float = 1e-3

@@ -64,6 +64,8 @@ class Trainer:
             self.model = channels_last(MDRNets(config.model).to(self.device))
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {device} can't be used: {str(error).splitlines()[0]}") from error
+        if config.init:
+            _start_from(self.model, config.init)
         self.average = AveragedModel(self.model, avg_fn=self._average)
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=config.rate, weight_decay=config.weight_decay, fused=True
@@ -71,6 +73,8 @@ class Trainer:
         self.step = 0
         if resume:
             self._restore(load_checkpoint(self.checkpoints))
+            if self.step >= config.steps:
+                raise ValueError(f"nothing left to train: steps is {config.steps}, the run is after step {self.step}")
         self.out.mkdir(parents=True, exist_ok=True)
         save_config(config, self.out / "config.yaml")
 
@@ -204,6 +208,16 @@ class Trainer:
         masked = torch.where(hole > 0.5, torch.ones_like(image), image)
         rows = torch.cat([masked, output.coarse, output.image, image], dim=3)  # (B, 3, H, 4 W)
         return torch.cat(list(rows), dim=1).float().clamp(-1, 1).add(1).div(2).cpu()
+
+
+def _start_from(model: MDRNets, folder: str) -> None:
+    """Copy the weights of a saved model; parts that it doesn't have keep their own."""
+    state = MDRNets.from_pretrained(folder).state_dict()
+    own = model.state_dict()
+    unfit = [name for name, x in state.items() if name not in own or own[name].shape != x.shape]
+    if unfit:
+        raise ValueError(f"init={folder} does not fit this model's configuration: {', '.join(unfit[:3])}, ...")
+    model.load_state_dict(state, strict=False)
 
 
 def _known_parsing(logits: Tensor, labels: Tensor) -> Tensor:
