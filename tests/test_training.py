@@ -202,6 +202,23 @@ class TestTrainer:
         for name, value in weights(tmp_path / "run").items():
             assert torch.equal(value, before[name])
 
+    def test_fewer_steps_than_were_run_are_refused(self, faces, tmp_path):
+        Trainer(small(faces, "steps=2"), tmp_path / "run").run()
+        with pytest.raises(ValueError, match="steps is 1, but the run is after step 2"):
+            Trainer(small(faces, "steps=1"), tmp_path / "run", resume=True)
+
+    def test_starts_from_a_saved_model(self, faces, tmp_path):
+        config = small(faces, "model.use_refinement=false")
+        coarse_only = MDRNets(config.model)
+        coarse_only.save_pretrained(tmp_path / "coarse")
+        trainer = Trainer(small(faces, f"init={tmp_path / 'coarse'}"), tmp_path / "run")
+        for name, weight in coarse_only.state_dict().items():
+            assert torch.equal(trainer.model.state_dict()[name], weight)
+            assert torch.equal(trainer.average.module.state_dict()[name], weight)
+        assert trainer.model.refinement is not None
+        with pytest.raises(ValueError, match="does not fit this model's configuration"):
+            Trainer(small(faces, f"init={tmp_path / 'coarse'}", "model.coarse_channels=12"), tmp_path / "other")
+
     def test_a_loss_that_is_not_finite_stops_the_run(self, faces, tmp_path):
         trainer = Trainer(small(faces, "steps=2"), tmp_path / "run")
         torch.nn.init.constant_(trainer.model.coarse.to_image.bias, torch.nan)

@@ -73,8 +73,8 @@ class Trainer:
         self.step = 0
         if resume:
             self._restore(load_checkpoint(self.checkpoints))
-            if self.step >= config.steps:
-                raise ValueError(f"nothing left to train: steps is {config.steps}, the run is after step {self.step}")
+            if self.step > config.steps:
+                raise ValueError(f"steps is {config.steps}, but the run is after step {self.step} already")
         self.out.mkdir(parents=True, exist_ok=True)
         save_config(config, self.out / "config.yaml")
 
