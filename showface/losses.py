@@ -39,6 +39,12 @@ def region_l1(result: Tensor, target: Tensor, region: Tensor) -> Tensor:
     return difference.sum() / (result.shape[1] * region.sum()).clamp_min(1)
 
 
+def labels_at(labels: Tensor, like: Tensor) -> Tensor:
+    """Labels (B, H, W) at the positions of the map `like` (B, K, h, w): the middle one of each cell, (B, h, w)."""
+    down, across = labels.shape[1] // like.shape[2], labels.shape[2] // like.shape[3]
+    return labels[:, down // 2 :: down, across // 2 :: across]
+
+
 def parsing_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the parsing on labelled pixels, 0-d; 0 where there is none.
 
@@ -47,8 +53,7 @@ def parsing_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: (B, H, W) int64 with H, W multiples of h, w; 0 to K-1, or -1 where unknown. The middle label of each
             cell is compared.
     """
-    step = labels.shape[1] // logits.shape[2], labels.shape[2] // logits.shape[3]
-    labels = labels[:, step[0] // 2 :: step[0], step[1] // 2 :: step[1]]
+    labels = labels_at(labels, logits)
     total = F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum")
     return total / (labels >= 0).sum().clamp_min(1)
 

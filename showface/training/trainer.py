@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from showface.data import EpochSampler, FaceFolder
-from showface.losses import inpainting_losses
+from showface.losses import inpainting_losses, labels_at
 from showface.models import MDRNets
 from showface.nn import channels_last
 from showface.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
@@ -223,7 +223,6 @@ def _start_from(model: MDRNets, folder: str) -> None:
 def _known_parsing(logits: Tensor, labels: Tensor) -> Tensor:
     """The labels as probabilities where there are any, the predicted parsing elsewhere: (B, K, h, w)."""
     predicted = logits.detach().softmax(1)
-    step = labels.shape[1] // logits.shape[2]
-    labels = labels[:, step // 2 :: step, step // 2 :: step]
+    labels = labels_at(labels, logits)
     known = F.one_hot(labels.clamp_min(0), logits.shape[1]).movedim(-1, 1).to(predicted.dtype)
     return torch.where((labels >= 0)[:, None], known, predicted)
