@@ -22,10 +22,10 @@ class LossWeights:
     """
 
     hole: float = 6.0
-    known: float = 0.1
+    known: float = 0.05
     coarse: float = 0.5
     parsing: float = 0.1
-    coordination: float = 0.2
+    coordination: float = 0.1
 
 
 def region_l1(result: Tensor, target: Tensor, region: Tensor) -> Tensor:

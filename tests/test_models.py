@@ -106,6 +106,14 @@ def test_train_and_eval_modes_agree(model):
         assert torch.equal(model.train()(image, hole).image, model.eval()(image, hole).image)
 
 
+def test_features_tell_positions_apart(model):
+    """A mean that all positions share would make them alike for the memory and the correlations."""
+    features = model.encode(photo(64, 64)[0]).flatten(2)
+    torch.testing.assert_close(features.mean(2), torch.zeros(features.shape[:2]), rtol=0, atol=1e-4)
+    directions = torch.nn.functional.normalize(features, dim=1)
+    assert (directions.mT @ directions).mean() < 0.2
+
+
 def test_a_pass_does_not_write_to_the_memory(model):
     before = model.memory.memory.clone()
     model.train()(*photo())

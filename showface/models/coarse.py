@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from showface.nn.blocks import GatedConv2d, GatedResidual, upsample, zero_
+from showface.nn.blocks import GatedConv2d, GatedResidual, ImageHead, activate, upsample
 
 
 class CoarseNetwork(nn.Module):
@@ -31,9 +31,8 @@ class CoarseNetwork(nn.Module):
         self.merge8 = nn.Sequential(GatedResidual(c2), GatedResidual(c2))
         self.up4 = nn.Conv2d(c2, c1, 1)
         self.merge4 = nn.Sequential(GatedResidual(c1), GatedResidual(c1))
-        self.to_image = nn.Conv2d(c1, 3 * 16, 3, padding=1)
+        self.to_image = ImageHead(c1)
         self.to_parsing = nn.Conv2d(c1, regions, 1)
-        zero_(self.to_image)
 
     def forward(self, fill: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
         """The coarse image and the parsing logits.
@@ -49,5 +48,5 @@ class CoarseNetwork(nn.Module):
         x8 = self.down8(x4)
         x16 = self.down16(x8)
         y8 = self.merge8(x8 + upsample(self.up8(x16)))
-        y4 = F.relu(self.merge4(x4 + upsample(self.up4(y8))))
-        return fill + F.pixel_shuffle(self.to_image(y4), 4), self.to_parsing(y4)
+        y4 = self.merge4(x4 + upsample(self.up4(y8)))
+        return fill + self.to_image(y4), self.to_parsing(activate(y4))

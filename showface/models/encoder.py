@@ -22,7 +22,9 @@ class Encoder(nn.Module):
         self.down8 = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1)
         self.blocks8 = nn.Sequential(*(ResidualBlock(2 * channels) for _ in range(blocks)))
         self.up4 = nn.Conv2d(2 * channels, channels, 1)
-        self.norm = nn.GroupNorm(1, channels)
+        # Channel by channel: normalised together, the channels grew one large common mean, all features became alike,
+        # and neither the memory nor the correlations could tell a position from another.
+        self.norm = nn.InstanceNorm2d(channels)
 
     def forward(self, image: Tensor, hole: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] and its hole (B, 1, H, W) -> (B, C, H/4, W/4).

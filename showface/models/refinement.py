@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from showface.nn.blocks import ModulatedResidualBlock, activate, upsample, zero_
+from showface.nn.blocks import ImageHead, ModulatedResidualBlock, upsample
 
 
 class RefinementNetwork(nn.Module):
@@ -35,8 +35,7 @@ class RefinementNetwork(nn.Module):
         self.decode8 = stage(c2, blocks[1])
         self.up4 = nn.Conv2d(c2, c1, 1)
         self.decode4 = stage(c1, blocks[0])
-        self.to_image = nn.Conv2d(c1, 3 * 16, 3, padding=1)
-        zero_(self.to_image)
+        self.to_image = ImageHead(c1)
 
     def forward(self, image: Tensor, hole: Tensor, guide: Tensor) -> Tensor:
         """The refined image.
@@ -62,4 +61,4 @@ class RefinementNetwork(nn.Module):
         x16 = run(self.encode16, self.down16(x8), guide16)
         y8 = run(self.decode8, x8 + upsample(self.up8(x16)), guide8)
         y4 = run(self.decode4, x4 + upsample(self.up4(y8)), guide)
-        return image + F.pixel_shuffle(self.to_image(activate(y4)), 4)
+        return image + self.to_image(y4)

@@ -5,6 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def activate(x: Tensor) -> Tensor:
+    """A leaky ReLU. With a plain one, the pull to correct nothing where pixels are known killed whole layers."""
+    return F.leaky_relu(x, 0.2)
+
+
 class GatedConv2d(nn.Module):
     """A 3x3 convolution that learns where to look: features times a sigmoid gate, both from one convolution.
 
@@ -26,19 +31,14 @@ class GatedConv2d(nn.Module):
 
 
 class GatedResidual(nn.Module):
-    """x + gated convolution of relu(x)."""
+    """x + gated convolution of leaky_relu(x)."""
 
     def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
         self.gated = GatedConv2d(channels, channels, dilation=dilation)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.gated(F.relu(x))
-
-
-def activate(x: Tensor) -> Tensor:
-    """A leaky ReLU. With a plain one, the pull to correct nothing where pixels are known killed whole layers."""
-    return F.leaky_relu(x, 0.2)
+        return x + self.gated(activate(x))
 
 
 class ResidualBlock(nn.Module):
@@ -49,7 +49,8 @@ class ResidualBlock(nn.Module):
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
-        zero_(self.second)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(activate(self.first(activate(x))))
@@ -75,11 +76,20 @@ class ModulatedResidualBlock(ResidualBlock):
         return x + self.second(activate(self.first(activate(self.norm(x) * (1 + scale) + shift))))
 
 
-def zero_(convolution: nn.Conv2d) -> None:
-    """Let a network's last layer start at zero, so that what it corrects starts unchanged."""
-    nn.init.zeros_(convolution.weight)
-    if convolution.bias is not None:
-        nn.init.zeros_(convolution.bias)
+class ImageHead(nn.Module):
+    """From features at stride 4 to a small correction of the image at full size, by pixel-shuffle."""
+
+    # Adam moves every weight by the learning rate, however small its gradient. Unscaled, one step moved the sum of
+    # hundreds of them by more than there is to correct, and the correction drowned in that noise.
+    scale = 0.1
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 3 * 16, 3, padding=1)
+        nn.init.normal_(self.conv.weight, std=0.3 * (9 * channels) ** -0.5)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, channels, h, w) -> (B, 3, 4h, 4w)
+        return F.pixel_shuffle(self.scale * self.conv(activate(x)), 4)
 
 
 def upsample(x: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class TrainingConfig:
     init: str = ""
     steps: int = 100_000
     batch: int = 16
-    rate: float = 1e-3
+    rate: float = 5e-4
     warmup: int = 200
     weight_decay: float = 0.01
     clip: float = 1.0
