@@ -68,6 +68,12 @@ def memory_read_fwd_kernel(
     tl.store(out_ptr + token * channels + c, (mixed / total).to(out_ptr.dtype.element_ty), mask=in_row)
 
 
+def read_blocks(slots: int, channels: int) -> dict[str, int]:
+    """The sizes that `memory_read_fwd_kernel` is compiled for, to read blocks of this shape."""
+    block_c = triton.next_power_of_2(channels)
+    return {"BLOCK_S": min(triton.next_power_of_2(slots), max(1, TILE // block_c)), "BLOCK_C": block_c}
+
+
 def memory_read(latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float) -> Tensor:
     """Read the memory: out[t] = sum over s of a[t,s] * memory[region[t],s], see `showface.ops.definitions`.
 
@@ -90,8 +96,6 @@ def memory_read(latent: Tensor, memory: Tensor, region: Tensor, temperature: Ten
         # A Python number reaches a kernel as float32; a tensor keeps all of it.
         factor = torch.full((), scale, dtype=latent.dtype, device=latent.device)
         temperature, scale = factor if temperature is None else factor * temperature, 1.0
-    block_c = triton.next_power_of_2(channels)
-    block_s = min(triton.next_power_of_2(slots), max(1, TILE // block_c))
     with torch.cuda.device(latent.device) if latent.is_cuda else nullcontext():
         memory_read_fwd_kernel[(latent.shape[0],)](
             latent.contiguous(),
@@ -104,7 +108,6 @@ def memory_read(latent: Tensor, memory: Tensor, region: Tensor, temperature: Ten
             slots,
             channels,
             ACCUMULATE=tl.float64 if double else tl.float32,
-            BLOCK_S=block_s,
-            BLOCK_C=block_c,
+            **read_blocks(slots, channels),
         )
     return out

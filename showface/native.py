@@ -10,6 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 _FOLDER = Path(__file__).parent
+# Where the CUDA kernels are for tensors of a device: the namespace of their operators. The tests add the CPU, with a
+# library that holds the same kernels compiled for it.
+CUDA_LIBRARIES = {"cuda": "showface_C"}
 _INSTALL = "run `pip install .` in the checkout of showface"
 
 

@@ -1,18 +1,25 @@
 """Devices and backends that the tests run on, and the tiny networks that they share."""
 
+import ctypes
 import importlib
 import os
 import pkgutil
+import zlib
+from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from cuda_on_cpu import build
 from PIL import Image
 
-from showface import MDRNets, MDRNetsConfig
+from showface import MDRNets, MDRNetsConfig, native
 from showface.ops import backends, why_not
+
+pytest.register_assert_rewrite("operator_tests", "tolerances")
 
 # Triton decides when a kernel is defined whether it is compiled or interpreted. Without a CUDA device the kernels are
 # defined as interpreted ones; `backend` turns them on for the tests that ask for them, and only for these.
@@ -24,8 +31,8 @@ if find_spec("triton") is not None and not torch.cuda.is_available():
         importlib.import_module(f"showface.kernels.{_module.name}")
     del os.environ["TRITON_INTERPRET"]
 
-# These can't run on the other device by design, which is no news.
-IMPOSSIBLE = {("cpu", "cuda"), ("cuda", "cpp")}
+# It can't run there by design, which is no news.
+IMPOSSIBLE = {("cuda", "cpp")}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,7 +54,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     op = metafunc.cls.op
     cases = []
-    for device in ("cpu", "cuda"):
+    # What is marked as a test for GPUs has nothing to say on a CPU.
+    only_gpu = metafunc.definition.get_closest_marker("gpu")
+    for device in ("cuda",) if only_gpu else ("cpu", "cuda"):
         for name in backends.BACKENDS:
             kernel = backends._kernels.get((op, name))
             if kernel is None or (device, name) in IMPOSSIBLE:
@@ -63,16 +72,36 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(names, cases, ids=ids, indirect=["backend"])
 
 
+@cache
+def cuda_on_cpu() -> ctypes.CDLL:
+    """The CUDA kernels, compiled for the CPU: torch.ops.showface_cuda_on_cpu."""
+    path = build.build("kernels", build.KERNELS)
+    torch.ops.load_library(path)
+    return ctypes.CDLL(str(path))
+
+
 @pytest.fixture
-def backend(request: pytest.FixtureRequest, device: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a backend that runs here; the test is skipped, with the reason, where it can't."""
+def backend(request: pytest.FixtureRequest, device: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a backend that runs here; the test is skipped, with the reason, where it can't.
+
+    On a CPU, Triton kernels are interpreted, and CUDA kernels run compiled for it, their threads in a random order
+    that is another one at each launch. Fresh memory holds NaN.
+    """
     op, name = request.param
+    reason = None
     if name == "triton" and device == "cpu" and not torch.cuda.is_available():
         monkeypatch.setenv("TRITON_INTERPRET", "1")
-    reason = why_not(op, name, device)
+    if name == "cuda" and device == "cpu":
+        reason = build.why_not()
+        if not reason:
+            cuda_on_cpu().cuda_on_cpu_order(ctypes.c_uint64(zlib.crc32(request.node.name.encode()) | 1))
+            monkeypatch.setitem(native.CUDA_LIBRARIES, "cpu", build.LIBRARY)
+    reason = reason or why_not(op, name, device)
     if reason:
         pytest.skip(f"{op} on {name}: {reason}")
-    return name
+    torch.use_deterministic_algorithms(True, warn_only=True)  # which fills what torch.empty gives
+    yield name
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(autouse=True)

@@ -2,14 +2,11 @@
 
 import pytest
 import torch
+from operator_tests import Case, OperatorTests, on, wide
 from tolerances import assert_close, gradients
-from torch import Tensor
 
 from showface import ops
 from showface.ops import definitions
-
-Case = tuple[Tensor, Tensor, Tensor]
-SIZES = [(1, 1, 1), (2, 7, 3), (2, 63, 17), (1, 64, 64), (3, 100, 31), (2, 129, 5)]  # images, tokens, channels
 
 
 def make(batch: int, tokens: int, channels: int, dtype: torch.dtype = torch.float64) -> Case:
@@ -17,47 +14,24 @@ def make(batch: int, tokens: int, channels: int, dtype: torch.dtype = torch.floa
     return features, target, torch.rand(batch, tokens) < torch.linspace(0.2, 0.8, batch)[:, None]
 
 
-def on(device: str, case: Case) -> Case:
-    return tuple(x.to(device) for x in case)
-
-
-def wide(case: Case) -> Case:
-    return case[0].double(), case[1].double(), case[2]
-
-
-def summing(dtype: torch.dtype) -> torch.dtype:
-    """Half precision is summed, and returned, in float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-class TestCoordinationLoss:
+class TestCoordinationLoss(OperatorTests):
     op = "coordination_loss"
+    has_temperature = False
 
-    @pytest.mark.parametrize("size", SIZES, ids=str)
-    def test_definition(self, device, backend, dtype, size):
-        case = make(*size, dtype)
-        losses = ops.coordination_loss(*on(device, case), backend=backend)
-        for loss, expected in zip(losses, definitions.coordination_loss(*wide(case)), strict=True):
-            assert loss.dtype == summing(dtype)
-            assert_close(loss, expected)
+    def make(self, tokens, channels, dtype=torch.float64):
+        return make(1 if tokens > 500 else 2, tokens, channels, dtype)
 
-    def test_gradient(self, device, backend, dtype):
-        case = make(3, 40, 17, dtype)
-        weights = [torch.tensor(2.0), torch.tensor(-3.0)]
-        got = gradients(lambda *x: ops.coordination_loss(*x, backend=backend), on(device, case), weights)
-        expected = gradients(definitions.coordination_loss, wide(case), weights)
-        for x, y in zip(got, expected, strict=True):
-            assert x.dtype == dtype
-            assert_close(x, y, gradient=True)
+    def call(self, *case, temperature=None, backend="auto"):
+        return ops.coordination_loss(*case, backend=backend)
 
-    @pytest.mark.parametrize("factor", [0.0, 1e4, 1e-8])
-    def test_extremes(self, device, backend, dtype, factor):
-        case = make(2, 30, 5, dtype)
-        case[0][:, ::3] *= factor
-        case[1][:, ::2] *= factor
-        losses = ops.coordination_loss(*on(device, case), backend=backend)
-        for loss, expected in zip(losses, definitions.coordination_loss(*wide(case)), strict=True):
-            assert_close(loss, expected)
+    def define(self, *case, temperature=None):
+        return definitions.coordination_loss(*case)
+
+    def schema_arguments(self, case, temperature, backend):
+        return *case, backend
+
+    def autocast_dtype(self, dtype):
+        return torch.float32
 
     @pytest.mark.parametrize("share", [0.0, 1.0])
     def test_images_without_pairs(self, device, backend, share):
@@ -95,24 +69,6 @@ class TestCoordinationLoss:
         assert (inter.item(), intra.item()) == (0.0, 0.0)
         (inter + intra).backward()
         assert (features.grad == 0).all()
-
-    def test_views(self, device, backend):
-        features, target, hole = on(device, make(2, 24, 10))
-        expected = ops.coordination_loss(features, target, hole, backend="reference")
-        views = features.mT.contiguous().mT, torch.stack([target, target], 3)[..., 0], hole.T.contiguous().T
-        for loss, same in zip(ops.coordination_loss(*views, backend=backend), expected, strict=True):
-            assert_close(loss, same)
-
-    def test_runs_are_equal(self, device, backend):
-        case = on(device, make(2, 129, 17, torch.float32))
-        first, second = (ops.coordination_loss(*case, backend=backend) for _ in range(2))
-        assert torch.equal(torch.stack(first), torch.stack(second))
-
-
-def test_gradcheck(device):
-    features, target, hole = on(device, make(2, 6, 4))
-    inputs = [x.requires_grad_() for x in (features, target)]
-    assert torch.autograd.gradcheck(lambda *x: ops.coordination_loss(*x, hole), inputs)
 
 
 def test_one_of_two_losses_can_be_left_out_of_the_gradient():

@@ -2,15 +2,12 @@
 
 import pytest
 import torch
+from operator_tests import TEMPERATURE, Case, OperatorTests, on
 from tolerances import assert_close, gradients
-from torch import Tensor
 
 from showface import ops
 from showface.ops import definitions
 
-Case = tuple[Tensor, Tensor, Tensor, Tensor]
-# images, tokens, channels of keys, channels of values
-SIZES = [(1, 1, 1, 1), (2, 7, 3, 5), (2, 63, 17, 1), (1, 64, 64, 64), (3, 100, 31, 33), (1, 129, 65, 7)]
 KEYS = ("valid", "all")
 
 
@@ -19,117 +16,60 @@ def make(batch: int, tokens: int, channels: int, values: int, dtype: torch.dtype
     return q, k, v, torch.rand(batch, tokens) < torch.linspace(0.2, 0.8, batch)[:, None]
 
 
-def on(device: str, case: Case) -> Case:
-    return tuple(x.to(device) for x in case)
-
-
-def wide(case: Case) -> Case:
-    return *(x.double() for x in case[:3]), case[3]
-
-
-class TestMaskedCorrelation:
+class CorrelationTests(OperatorTests):
     op = "masked_correlation"
+    keys = "valid"
 
-    @pytest.mark.parametrize("keys", KEYS)
-    @pytest.mark.parametrize("size", SIZES, ids=str)
-    def test_definition(self, device, backend, dtype, size, keys):
-        case = make(*size, dtype)
-        out = ops.masked_correlation(*on(device, case), temperature=8.0, keys=keys, backend=backend)
-        assert (out.dtype, out.device.type) == (dtype, device)
-        assert_close(out, definitions.masked_correlation(*wide(case), 8.0, keys))
-        assert (out[~case[3].to(device)] == 0).all()
+    def make(self, tokens, channels, dtype=torch.float64):
+        # Values are wider or narrower than keys.
+        return make(1 if tokens > 500 else 2, tokens, channels, channels * 3 // 2 if channels < 64 else 33, dtype)
 
-    @pytest.mark.parametrize("keys", KEYS)
-    def test_gradient(self, device, backend, dtype, keys):
-        case, weight = make(2, 40, 17, 9, dtype), torch.randn(2, 40, 9).double()
-        tau = torch.tensor(4.0, dtype=torch.float64)
+    def call(self, *case, temperature=TEMPERATURE, backend="auto"):
+        return ops.masked_correlation(*case, temperature=temperature, keys=self.keys, backend=backend)
 
-        def run(query, key, value, hole, tau):
-            return ops.masked_correlation(query, key, value, hole, temperature=tau, keys=keys, backend=backend)
+    def define(self, *case, temperature=TEMPERATURE):
+        return definitions.masked_correlation(*case, temperature, self.keys)
 
-        got = gradients(run, (*on(device, case), tau.to(device)), [weight])
-        expected = gradients(lambda *x: definitions.masked_correlation(*x, keys), (*wide(case), tau), [weight])
-        assert [x.dtype for x in got] == [dtype] * 3 + [torch.float64]
-        for x, y in zip(got, expected, strict=True):
-            assert_close(x, y, dtype, gradient=True)
+    def schema_arguments(self, case, temperature, backend):
+        return *case, temperature, 1.0, self.keys, backend
 
-    @pytest.mark.parametrize("factor", [0.0, 1e4, 1e-8])
-    def test_extremes(self, device, backend, dtype, factor):
-        case = make(2, 30, 5, 6, dtype)
-        for x in case[:3]:
-            x[:, ::3] *= factor
-        out = ops.masked_correlation(*on(device, case), temperature=16.0, backend=backend)
-        assert_close(out, definitions.masked_correlation(*wide(case), 16.0))
-
-    @pytest.mark.parametrize("factor", [0.0, 1e4, 1e-8])
-    def test_extreme_gradients(self, device, backend, factor):
-        case, weight = make(2, 30, 5, 6), torch.randn(2, 30, 6).double()
-        for x in case[:3]:
-            x[:, ::3] *= factor
-        got = gradients(
-            lambda *x: ops.masked_correlation(*x, temperature=16.0, backend=backend), on(device, case), [weight]
-        )
-        expected = gradients(lambda *x: definitions.masked_correlation(*x, 16.0), case, [weight])
-        for x, y in zip(got, expected, strict=True):
-            assert_close(x, y, gradient=True)
-
-    @pytest.mark.parametrize("keys", KEYS)
     @pytest.mark.parametrize("corrupted", [[False, False], [True, True], [True, False]], ids=str)
-    def test_full_and_empty_holes(self, device, backend, dtype, corrupted, keys):
+    def test_full_and_empty_holes(self, device, backend, dtype, corrupted):
         case = (*make(2, 9, 5, 6, dtype)[:3], torch.tensor(corrupted)[:, None].expand(2, 9))
+        self.check(case, device, backend)
         inputs = [x.requires_grad_() if x.is_floating_point() else x for x in on(device, case)]
-        out = ops.masked_correlation(*inputs, temperature=8.0, keys=keys, backend=backend)
-        assert_close(out, definitions.masked_correlation(*wide(case), 8.0, keys))
+        out = self.call(*inputs, backend=backend)
         for grad in torch.autograd.grad(out.float().square().sum(), inputs[:3]):
             assert grad.isfinite().all()
-        if keys == "valid":
+        if self.keys == "valid":
             assert (out == 0).all()
+
+    def test_known_tokens_get_exact_zeros(self, device, backend, dtype):
+        case = on(device, make(2, 40, 5, 6, dtype))
+        assert (self.call(*case, backend=backend)[~case[3]] == 0).all()
 
     @pytest.mark.parametrize("shape", [(0, 9), (2, 0), (0, 0)], ids=str)
     def test_nothing(self, device, backend, shape):
         query, key, value, hole = on(device, make(*shape, 5, 6, torch.float32))
         query.requires_grad_()
-        out = ops.masked_correlation(query, key, value, hole, temperature=8.0, backend=backend)
+        out = self.call(query, key, value, hole, backend=backend)
         assert out.shape == (*shape, 6)
         out.sum().backward()
         assert query.grad.shape == query.shape
 
-    def test_views(self, device, backend):
-        query, key, value, hole = on(device, make(2, 24, 10, 6, torch.float32))
-        expected = ops.masked_correlation(query, key, value, hole, temperature=8.0, backend="reference")
-        views = (
-            query.mT.contiguous().mT,  # the tokens of a feature map that is not channels-last
-            torch.cat([key, key], dim=2)[..., :10],
-            value.repeat_interleave(2, dim=1)[:, ::2],
-            hole.T.contiguous().T,
-        )
-        out = ops.masked_correlation(*views, temperature=8.0, backend=backend)
-        assert_close(out, expected)
 
+class TestAllKeys(CorrelationTests):
+    keys = "all"
+
+
+class TestValidKeys(CorrelationTests):
     def test_what_is_not_asked_does_not_matter(self, device, backend):
         query, key, value, hole = on(device, make(2, 40, 5, 6, torch.float32))
-        expected = ops.masked_correlation(query, key, value, hole, temperature=8.0, backend=backend)
+        expected = self.call(query, key, value, hole, backend=backend)
         nan = torch.full((), torch.nan, device=device)
         known, corrupted = ~hole[..., None], hole[..., None]
-        out = ops.masked_correlation(
-            torch.where(known, nan, query),
-            torch.where(corrupted, nan, key),
-            torch.where(corrupted, nan, value),
-            hole,
-            temperature=8.0,
-            backend=backend,
-        )
-        assert torch.equal(out, expected)
-
-    def test_runs_are_equal(self, device, backend):
-        case = on(device, make(2, 129, 17, 9, torch.float32))
-        inputs = [x.requires_grad_() if x.is_floating_point() else x for x in case]
-        runs = []
-        for _ in range(2):
-            out = ops.masked_correlation(*inputs, temperature=8.0, backend=backend)
-            runs.append((out, *torch.autograd.grad(out.square().sum(), inputs[:3])))
-        for first, second in zip(*runs, strict=True):
-            assert torch.equal(first, second)
+        poisoned = (torch.where(known, nan, query), *(torch.where(corrupted, nan, x) for x in (key, value)))
+        assert torch.equal(self.call(*poisoned, hole, backend=backend), expected)
 
 
 def test_rows_by_hand():
@@ -164,19 +104,6 @@ def test_chunks_do_not_change_results(monkeypatch, keys):
         monkeypatch.setattr("showface.ops.correlation._CHUNK", chunk)
         for x, y in zip(run(), whole, strict=True):
             assert_close(x, y)
-
-
-@pytest.mark.parametrize("tensor_temperature", [False, True])
-@pytest.mark.parametrize("keys", KEYS)
-def test_gradcheck(device, keys, tensor_temperature):
-    *inputs, hole = on(device, make(2, 7, 4, 3))
-    if tensor_temperature:
-        inputs.append(torch.tensor(3.0, dtype=torch.float64, device=device))
-
-    def run(query, key, value, temperature=3.0):
-        return ops.masked_correlation(query, key, value, hole, temperature=temperature, keys=keys)
-
-    assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in inputs])
 
 
 GOOD = make(2, 4, 5, 3, torch.float32)

@@ -2,15 +2,11 @@
 
 import pytest
 import torch
-from tolerances import assert_close, gradients
-from torch import Tensor
+from operator_tests import TEMPERATURE, Case, OperatorTests, flat, on
+from tolerances import assert_close
 
 from showface import ops
-from showface.ops import definitions
-
-Case = tuple[Tensor, Tensor, Tensor]
-# tokens, blocks, slots, channels
-SIZES = [(1, 1, 1, 1), (7, 3, 5, 3), (63, 19, 7, 17), (64, 2, 64, 64), (100, 4, 33, 31), (129, 3, 129, 65)]
+from showface.ops import backends, definitions
 
 
 def make(tokens: int, blocks: int, slots: int, channels: int, dtype: torch.dtype = torch.float64) -> Case:
@@ -18,164 +14,86 @@ def make(tokens: int, blocks: int, slots: int, channels: int, dtype: torch.dtype
     return latent.to(dtype), memory.to(dtype), torch.randint(-1, blocks, (tokens,))
 
 
-def on(device: str, case: Case) -> Case:
-    return tuple(x.to(device) for x in case)
-
-
-def wide(case: Case) -> Case:
-    return case[0].double(), case[1].double(), case[2]
-
-
-def extremes(dtype: torch.dtype) -> list[Case]:
-    """Zero vectors, huge and tiny magnitudes, each beside ordinary ones."""
-    cases = []
-    for factor in (0.0, 1e4, 1e-8):
-        latent, memory, region = make(30, 3, 6, 5, dtype)
-        latent[::2] *= factor
-        memory[:, ::3] *= factor
-        cases.append((latent, memory, region))
-    return cases
-
-
-class TestRead:
-    op = "memory_read"
-
-    @pytest.mark.parametrize("size", SIZES, ids=str)
-    def test_definition(self, device, backend, dtype, size):
-        case = make(*size, dtype)
-        out = ops.memory_read(*on(device, case), temperature=8.0, backend=backend)
-        assert out.dtype == dtype
-        assert out.device.type == device
-        assert_close(out, definitions.memory_read(*wide(case), 8.0))
-
-    def test_gradient(self, device, backend, dtype):
-        case, weight = make(31, 3, 7, 17, dtype), torch.randn(31, 17).double()
-        tau = torch.tensor(4.0, dtype=torch.float64)
-
-        def run(latent, memory, region, tau):
-            return ops.memory_read(latent, memory, region, temperature=tau, backend=backend)
-
-        got = gradients(run, (*on(device, case), tau.to(device, torch.float32)), [weight])
-        expected = gradients(definitions.memory_read, (*wide(case), tau), [weight])
-        assert [x.dtype for x in got] == [dtype, dtype, torch.float32]
-        for x, y in zip(got, expected, strict=True):
-            # The temperature's gradient is one float32 number: it carries the errors of what went into it.
-            assert_close(x, y, dtype if dtype != torch.float64 or x.dim() else torch.float32, gradient=True)
-
-    def test_extremes(self, device, backend, dtype):
-        for case in extremes(dtype):
-            out = ops.memory_read(*on(device, case), temperature=16.0, backend=backend)
-            assert_close(out, definitions.memory_read(*wide(case), 16.0))
-
-    def test_extreme_gradients(self, device, backend):
-        for case in extremes(torch.float64):
-            weight = torch.randn(30, 5).double()
-            got = gradients(
-                lambda *x: ops.memory_read(*x, temperature=16.0, backend=backend), on(device, case), [weight]
-            )
-            expected = gradients(lambda *x: definitions.memory_read(*x, 16.0), case, [weight])
-            for x, y in zip(got, expected, strict=True):
-                assert_close(x, y, gradient=True)
-
-    def test_views(self, device, backend):
-        latent, memory, region = on(device, make(20, 4, 6, 10, torch.float32))
-        expected = ops.memory_read(latent, memory, region, temperature=8.0, backend="reference")
-        views = (
-            latent.T.contiguous().T,
-            memory.permute(2, 1, 0).contiguous().permute(2, 1, 0),
-            torch.stack([region, region], 1)[:, 0],
-        )
-        assert_close(ops.memory_read(*views, temperature=8.0, backend=backend), expected)
-        strided = torch.stack([latent, latent], 1).flatten(0, 1)[::2], memory.repeat(1, 1, 2)[..., :10], region
-        assert_close(ops.memory_read(*strided, temperature=8.0, backend=backend), expected)
-        one_block = memory[:1].expand_as(memory)
-        assert_close(
-            ops.memory_read(latent, one_block, region, temperature=8.0, backend=backend),
-            definitions.memory_read(latent.double(), one_block.double(), region, 8.0),
-        )
-
-    def test_no_region_reads_zeros(self, device, backend):
-        latent, memory, _ = on(device, make(9, 2, 3, 4, torch.float32))
-        region = torch.full((9,), -1, device=device)
-        assert (ops.memory_read(latent, memory, region, temperature=8.0, backend=backend) == 0).all()
+class MemoryTests(OperatorTests):
+    def make(self, tokens, channels, dtype=torch.float64):
+        # Slots go through the sizes of tiles too, largest where there are few tokens.
+        slots = {1: 1, 7: 1025, 63: 129, 64: 100, 100: 63, 129: 64, 1023: 7}.get(tokens, 5)
+        return make(tokens, min(tokens, 19), slots, channels, dtype)
 
     def test_no_tokens(self, device, backend):
         latent, memory, region = on(device, make(0, 2, 3, 4, torch.float32))
-        latent.requires_grad_()
-        out = ops.memory_read(latent, memory.requires_grad_(), region, temperature=8.0, backend=backend)
-        assert out.shape == (0, 4)
-        out.sum().backward()
+        out = flat(self.call(latent.requires_grad_(), memory.requires_grad_(), region, backend=backend))
+        for x, y in zip(out, flat(self.define(latent, memory, region)), strict=True):
+            assert_close(x, y)
+        sum(x.sum() for x in out).backward()
         assert latent.grad.shape == (0, 4)
-        assert (memory.grad == 0).all()
-
-    def test_runs_are_equal(self, device, backend):
-        case = on(device, make(100, 5, 33, 17, torch.float32))
-        first, second = (ops.memory_read(*case, temperature=8.0, backend=backend) for _ in range(2))
-        assert torch.equal(first, second)
+        assert memory.grad.isfinite().all()
 
     def test_temperature_kinds(self, device, backend):
-        latent, memory, region = on(device, make(9, 2, 3, 4, torch.float32))
-        expected = ops.memory_read(latent, memory, region, temperature=3.0, backend=backend)
-        kinds = (3, *(torch.tensor(3.0, device=device, dtype=d) for d in (torch.float64, torch.float32, torch.float16)))
+        case = on(device, make(9, 2, 3, 4, torch.float32))
+        expected = flat(self.call(*case, temperature=3.0, backend=backend))
+        kinds = (3, *(torch.tensor(3.0, device=device, dtype=d) for d in sorted(backends.FLOATS, key=str)))
         for tau in kinds:
-            assert_close(ops.memory_read(latent, memory, region, temperature=tau, backend=backend), expected)
+            for x, y in zip(flat(self.call(*case, temperature=tau, backend=backend)), expected, strict=True):
+                assert_close(x, y)
 
 
-class TestWrite:
+class TestRead(MemoryTests):
+    op = "memory_read"
+
+    def call(self, *case, temperature=TEMPERATURE, backend="auto"):
+        return ops.memory_read(*case, temperature=temperature, backend=backend)
+
+    def define(self, *case, temperature=TEMPERATURE):
+        return definitions.memory_read(*case, temperature)
+
+    def schema_arguments(self, case, temperature, backend):
+        return *case, temperature, 1.0, backend
+
+    def test_no_region_reads_zeros(self, device, backend, dtype):
+        latent, memory, _ = on(device, make(9, 2, 3, 4, dtype))
+        region = torch.full((9,), -1, device=device)
+        assert (self.call(latent, memory, region, backend=backend) == 0).all()
+
+    def test_one_block_for_all(self, device, backend):
+        latent, memory, region = make(20, 4, 6, 10, torch.float32)
+        self.check((latent, memory[:1].expand_as(memory), region), device, backend)
+
+
+class TestWrite(MemoryTests):
     op = "memory_write"
 
-    @pytest.mark.parametrize("size", SIZES, ids=str)
-    def test_definition(self, device, backend, dtype, size):
-        case = make(*size, dtype)
-        memory, rho = ops.memory_write(*on(device, case), temperature=8.0, rate=0.1, backend=backend)
-        expected_memory, expected_rho = definitions.memory_write(*wide(case), 8.0, 0.1)
-        assert memory.dtype == dtype
-        assert rho.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-        assert_close(memory, expected_memory)
-        assert_close(rho, expected_rho, torch.float64 if dtype == torch.float64 else torch.float32)
+    def call(self, *case, temperature=TEMPERATURE, backend="auto"):
+        return ops.memory_write(*case, temperature=temperature, rate=0.1, backend=backend)
 
-    def test_extremes(self, device, backend, dtype):
-        for case in extremes(dtype):
-            memory, _ = ops.memory_write(*on(device, case), temperature=16.0, rate=0.1, backend=backend)
-            assert_close(memory, definitions.memory_write(*wide(case), 16.0, 0.1)[0])
+    def define(self, *case, temperature=TEMPERATURE):
+        return definitions.memory_write(*case, temperature, 0.1)
 
-    def test_gradient(self, device, backend, dtype):
-        case = make(31, 3, 7, 17, dtype)
-        weights = [torch.randn(3, 7, 17).double(), torch.randn(3, 7).double()]
-        tau = torch.tensor(4.0, dtype=torch.float64)
+    def schema_arguments(self, case, temperature, backend):
+        return *case, temperature, 1.0, 0.1, backend
 
-        def run(latent, memory, region, tau):
-            return ops.memory_write(latent, memory, region, temperature=tau, rate=0.1, backend=backend)
+    def autocast_dtype(self, dtype):
+        return torch.float32
 
-        got = gradients(run, (*on(device, case), tau.to(device)), weights)
-        expected = gradients(lambda *x: definitions.memory_write(*x, 0.1), (*wide(case), tau), weights)
-        assert [x.dtype for x in got] == [dtype, dtype, torch.float64]
-        for x, y in zip(got, expected, strict=True):
-            assert_close(x, y, dtype, gradient=True)
+    def test_dtypes(self, device, backend, dtype):
+        memory, rho = self.call(*on(device, make(9, 2, 3, 4, dtype)), backend=backend)
+        assert (memory.dtype, rho.dtype) == (dtype, torch.float64 if dtype == torch.float64 else torch.float32)
 
     def test_untouched_slots_keep_their_bits(self, device, backend, dtype):
         latent, memory, region = on(device, make(20, 4, 5, 7, dtype))
         region[region == 2] = 1
-        after, rho = ops.memory_write(latent, memory, region, temperature=8.0, rate=0.3, backend=backend)
+        after, rho = self.call(latent, memory, region, backend=backend)
         assert (rho[2] == 0).all()
         assert torch.equal(after[2], memory[2])
         assert not torch.equal(after[1], memory[1])
-        nothing = torch.full_like(region, -1)
-        after, rho = ops.memory_write(latent, memory, nothing, temperature=8.0, rate=0.3, backend=backend)
-        assert torch.equal(after, memory)
-        assert (rho == 0).all()
-
-    def test_no_tokens(self, device, backend):
-        latent, memory, region = on(device, make(0, 2, 3, 4, torch.float32))
-        after, rho = ops.memory_write(latent, memory, region, temperature=8.0, rate=0.3, backend=backend)
+        after, rho = self.call(latent, memory, torch.full_like(region, -1), backend=backend)
         assert torch.equal(after, memory)
         assert (rho == 0).all()
 
     def test_halves_make_the_whole(self, device, backend):
         latent, memory, region = on(device, make(40, 3, 5, 7, torch.float32))
-        options = {"temperature": 8.0, "backend": backend}
-        rho, total = ops.memory_accumulate(latent, memory, region, **options)
-        whole, whole_rho = ops.memory_write(latent, memory, region, rate=0.1, **options)
+        rho, total = ops.memory_accumulate(latent, memory, region, temperature=TEMPERATURE, backend=backend)
+        whole, whole_rho = self.call(latent, memory, region, backend=backend)
         assert torch.equal(ops.memory_blend(memory, rho, total, rate=0.1), whole)
         assert torch.equal(rho, whole_rho)
 
@@ -188,20 +106,6 @@ class TestWrite:
         whole = ops.memory_accumulate(latent, memory, region, temperature=8.0, backend=backend)
         for left, right, both in zip(*parts, whole, strict=True):
             assert_close(left + right, both)
-
-    def test_views(self, device, backend):
-        latent, memory, region = on(device, make(20, 4, 6, 10, torch.float32))
-        expected = ops.memory_write(latent, memory, region, temperature=8.0, rate=0.1, backend="reference")
-        views = latent.T.contiguous().T, memory.transpose(0, 2).contiguous().transpose(0, 2), region
-        got = ops.memory_write(*views, temperature=8.0, rate=0.1, backend=backend)
-        for x, y in zip(got, expected, strict=True):
-            assert_close(x, y)
-
-    def test_runs_are_equal(self, device, backend):
-        case = on(device, make(100, 5, 33, 17, torch.float32))
-        runs = [ops.memory_write(*case, temperature=8.0, rate=0.1, backend=backend) for _ in range(2)]
-        for first, second in zip(*runs, strict=True):
-            assert torch.equal(first, second)
 
 
 def test_write_is_an_average_of_rate_per_unit_of_mass():
@@ -230,19 +134,14 @@ def test_write_leaves_its_arguments_alone():
         assert torch.equal(x, y)
 
 
-@pytest.mark.parametrize("tensor_temperature", [False, True])
-@pytest.mark.parametrize("name", ["read", "write", "accumulate"])
-def test_gradcheck(device, name, tensor_temperature):
+def test_accumulate_gradcheck(device):
     latent, memory, region = on(device, make(9, 3, 4, 5))
-    inputs = [latent.requires_grad_(), memory.requires_grad_()]
-    if tensor_temperature:
-        inputs.append(torch.tensor(3.0, dtype=torch.float64, device=device, requires_grad=True))
-    rate = {"rate": 0.2} if name == "write" else {}
+    tau = torch.tensor(3.0, dtype=torch.float64, device=device)
 
-    def run(latent, memory, temperature=3.0):
-        return getattr(ops, f"memory_{name}")(latent, memory, region, temperature=temperature, **rate)
+    def run(latent, memory, tau):
+        return ops.memory_accumulate(latent, memory, region, temperature=tau)
 
-    assert torch.autograd.gradcheck(run, inputs)
+    assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in (latent, memory, tau)])
 
 
 def test_blend_gradcheck():

@@ -4,7 +4,8 @@
 #include <climits>
 
 #include "../common/memory.h"
-#include "stream.h"
+#include "launch.h"
+#include "shared_memory.h"
 
 namespace showface {
 namespace {
@@ -63,13 +64,18 @@ __device__ void score_slots(const T* latent, const T* block, int count, int64_t 
   __syncthreads();
 }
 
+template <typename A>
+struct ReadShared {
+  A weight[kTile];
+  A partial[kWarps];
+};
+
 template <typename T, typename A>
 __global__ void __launch_bounds__(kThreads)
     memory_read_kernel(const T* __restrict__ latent, const T* __restrict__ memory, const int64_t* __restrict__ region,
                        const void* __restrict__ temperature, ScalarType temperature_type, A scale, MemoryShape shape,
                        T* __restrict__ out) {
-  __shared__ A weight[kTile];
-  __shared__ A partial[kWarps];
+  auto& [weight, partial] = shared_memory<ReadShared<A>>();
   const int64_t slots = shape.slots, channels = shape.channels;
   const int64_t token = blockIdx.x;
   const int64_t block_index = region[token];
@@ -135,15 +141,14 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T, typename A>
-void launch(const Tensor& latent, const Tensor& memory, const Tensor& region, const std::optional<Tensor>& temperature,
-            double scale, const MemoryShape& shape, Tensor& out, cudaStream_t stream) {
-  memory_read_kernel<T, A><<<static_cast<unsigned>(shape.tokens), kThreads, 0, stream>>>(
-      static_cast<const T*>(latent.const_data_ptr()), static_cast<const T*>(memory.const_data_ptr()),
-      static_cast<const int64_t*>(region.const_data_ptr()),
-      temperature.has_value() ? temperature->const_data_ptr() : nullptr,
-      temperature.has_value() ? temperature->scalar_type() : ScalarType::Float, static_cast<A>(scale), shape,
-      static_cast<T*>(out.mutable_data_ptr()));
-  check_cuda(cudaGetLastError(), "memory_read");
+void run(const Tensor& latent, const Tensor& memory, const Tensor& region, const std::optional<Tensor>& temperature,
+         double scale, const MemoryShape& shape, Tensor& out, cudaStream_t stream) {
+  launch("memory_read", memory_read_kernel<T, A>, dim3(static_cast<unsigned>(shape.tokens)), kThreads, 0, stream,
+         static_cast<const T*>(latent.const_data_ptr()), static_cast<const T*>(memory.const_data_ptr()),
+         static_cast<const int64_t*>(region.const_data_ptr()),
+         temperature.has_value() ? temperature->const_data_ptr() : nullptr,
+         temperature.has_value() ? temperature->scalar_type() : ScalarType::Float, static_cast<A>(scale), shape,
+         static_cast<T*>(out.mutable_data_ptr()));
 }
 
 Tensor memory_read(const Tensor& latent, const Tensor& memory, const Tensor& region,
@@ -158,16 +163,16 @@ Tensor memory_read(const Tensor& latent, const Tensor& memory, const Tensor& reg
   const Tensor z = as_contiguous(latent), m = as_contiguous(memory), r = as_contiguous(region);
   switch (type) {
     case ScalarType::Double:
-      launch<double, double>(z, m, r, temperature, scale, shape, out, guard.stream());
+      run<double, double>(z, m, r, temperature, scale, shape, out, guard.stream());
       break;
     case ScalarType::Half:
-      launch<c10::Half, float>(z, m, r, temperature, scale, shape, out, guard.stream());
+      run<c10::Half, float>(z, m, r, temperature, scale, shape, out, guard.stream());
       break;
     case ScalarType::BFloat16:
-      launch<c10::BFloat16, float>(z, m, r, temperature, scale, shape, out, guard.stream());
+      run<c10::BFloat16, float>(z, m, r, temperature, scale, shape, out, guard.stream());
       break;
     default:
-      launch<float, float>(z, m, r, temperature, scale, shape, out, guard.stream());
+      run<float, float>(z, m, r, temperature, scale, shape, out, guard.stream());
   }
   return out;
 }
@@ -175,4 +180,4 @@ Tensor memory_read(const Tensor& latent, const Tensor& memory, const Tensor& reg
 }  // namespace
 }  // namespace showface
 
-STABLE_TORCH_LIBRARY_IMPL(showface_C, CUDA, m) { m.impl("memory_read", TORCH_BOX(&showface::memory_read)); }
+STABLE_TORCH_LIBRARY_IMPL(showface_C, SHOWFACE_CUDA_KEY, m) { m.impl("memory_read", TORCH_BOX(&showface::memory_read)); }

@@ -71,7 +71,9 @@ def why_not(op: str, backend: str, device_type: str, dtype: torch.dtype = torch.
     if backend == "cpp":
         return native.why_missing() or (None if device_type == "cpu" else f"it runs on cpu, not {device_type}")
     if backend == "cuda":
-        return native.why_no_cuda() or (None if device_type == "cuda" else f"it runs on cuda, not {device_type}")
+        if device_type not in native.CUDA_LIBRARIES:
+            return native.why_no_cuda() or f"it runs on cuda, not {device_type}"
+        return native.why_no_cuda() if device_type == "cuda" else None
     if backend == "triton":
         if not _has_triton():
             return "triton is not installed"

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from showface import native
 from showface.ops import backends, checks, definitions
 from showface.ops.definitions import unit
 from showface.ops.library import LIBRARY, autocast, declare, differentiate
@@ -221,8 +222,13 @@ def _accumulate_backward_reference(
 # The compiled and Triton backends. Kernels without a backward of their own take the reference's.
 
 
-def _read_native(latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float) -> Tensor:
+def _read_cpp(latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float) -> Tensor:
     return torch.ops.showface_C.memory_read(latent, memory, region, temperature, scale)
+
+
+def _read_cuda(latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float) -> Tensor:
+    library = getattr(torch.ops, native.CUDA_LIBRARIES[latent.device.type])
+    return library.memory_read(latent, memory, region, temperature, scale)
 
 
 def _read_triton(latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float) -> Tensor:
@@ -234,8 +240,8 @@ def _read_triton(latent: Tensor, memory: Tensor, region: Tensor, temperature: Te
 _SINGLE_AND_DOUBLE = frozenset({torch.float32, torch.float64})
 
 backends.register("memory_read", "reference", _read_reference, _read_backward_reference)
-backends.register("memory_read", "cpp", _read_native, _read_backward_reference, _SINGLE_AND_DOUBLE)
-backends.register("memory_read", "cuda", _read_native, _read_backward_reference)
+backends.register("memory_read", "cpp", _read_cpp, _read_backward_reference, _SINGLE_AND_DOUBLE)
+backends.register("memory_read", "cuda", _read_cuda, _read_backward_reference)
 backends.register("memory_read", "triton", _read_triton, _read_backward_reference)
 backends.register("memory_write", "reference", _accumulate_reference, _accumulate_backward_reference)
 

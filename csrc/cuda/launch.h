@@ -1,12 +1,20 @@
-// The device and stream that a launch has to go to.
+// How kernels are launched: on torch's device and stream, or, where the tests compile them for a CPU, right here.
 #pragma once
 
 #include <cuda_runtime.h>
-#include <dlfcn.h>
-#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include <cstdint>
+#include <type_traits>
+
+#ifdef SHOWFACE_CUDA_ON_CPU
+#define SHOWFACE_CUDA_KEY CPU
+#else
+#include <dlfcn.h>
+#include <torch/csrc/stable/accelerator.h>
+#define SHOWFACE_CUDA_KEY CUDA
+#endif
 
 namespace showface {
 
@@ -14,6 +22,12 @@ inline void check_cuda(cudaError_t error, const char* what) {
   STD_TORCH_CHECK(error == cudaSuccess, what, ": ", cudaGetErrorString(error));
 }
 
+#ifdef SHOWFACE_CUDA_ON_CPU
+struct LaunchGuard {
+  explicit LaunchGuard(int32_t) {}
+  cudaStream_t stream() const { return nullptr; }
+};
+#else
 // torch's current stream. The getter lives in torch's CUDA library, which a CPU build of torch hasn't, and this
 // library must load there too: so the getter is looked up when the first kernel is launched. (The getter in the CPU
 // library returns torch's own stream object, from which torch 2.11 offers no way to the CUDA handle.)
@@ -46,5 +60,24 @@ class LaunchGuard {
   torch::stable::accelerator::DeviceGuard guard_;
   cudaStream_t stream_;
 };
+#endif
+
+template <typename T>
+struct Identity {
+  using type = T;
+};
+
+// Run `kernel` on a grid of blocks of threads, with `shared_bytes` of dynamic shared memory. Raises if it can't start.
+template <typename... Parameters>
+void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 threads, size_t shared_bytes,
+            cudaStream_t stream, typename Identity<Parameters>::type... arguments) {
+  // More than this has to be asked for, kernel by kernel.
+  if (shared_bytes > 48 << 10) {
+    const int bytes = static_cast<int>(shared_bytes);
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), name);
+  }
+  void* places[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
+  check_cuda(cudaLaunchKernel(kernel, grid, threads, places, shared_bytes, stream), name);
+}
 
 }  // namespace showface

@@ -1,0 +1,73 @@
+// Memory that the threads of a block share, and copies into it that run while the threads go on.
+//
+// Kernels take shared memory from here, never by `__shared__` themselves, so that where they run on a CPU for the
+// tests it is known, filled with NaN and guarded.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace showface {
+
+// The block's one object of type S; every kernel has its own S. It starts with undefined contents.
+template <typename S>
+__device__ S& shared_memory() {
+#ifdef SHOWFACE_CUDA_ON_CPU
+  static const char key = 0;
+  return *static_cast<S*>(cuda_on_cpu::shared(&key, sizeof(S)));
+#else
+  __shared__ __align__(16) unsigned char bytes[sizeof(S)];
+  return *reinterpret_cast<S*>(bytes);
+#endif
+}
+
+// The bytes that the launch asked for, aligned to 16.
+template <typename T>
+__device__ T* dynamic_shared_memory() {
+#ifdef SHOWFACE_CUDA_ON_CPU
+  return static_cast<T*>(cuda_on_cpu::shared(&cuda_on_cpu::block, cuda_on_cpu::block.dynamic_bytes));
+#else
+  extern __shared__ __align__(16) unsigned char showface_dynamic_bytes[];
+  return reinterpret_cast<T*>(showface_dynamic_bytes);
+#endif
+}
+
+// Start to copy 4, 8 or 16 bytes, aligned to as many, from global to shared memory; zeros where not `valid`, and
+// `global` is not read then. After it: copy_commit() ends a group of copies, copy_wait<N>() waits until at most N
+// groups of this thread are on their way, and __syncthreads() shows them to the other threads.
+template <int Bytes>
+__device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid = true) {
+  static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16, "the chip copies 4, 8 or 16 bytes");
+#ifdef SHOWFACE_CUDA_ON_CPU
+  cuda_on_cpu::copy_async(shared, global, Bytes, valid ? Bytes : 0);
+#else
+  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  const int read = valid ? Bytes : 0;
+  if constexpr (Bytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(read) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(Bytes), "r"(read)
+                 : "memory");
+  }
+#endif
+}
+
+__device__ __forceinline__ void copy_commit() {
+#ifdef SHOWFACE_CUDA_ON_CPU
+  cuda_on_cpu::copy_commit();
+#else
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+template <int Groups>
+__device__ __forceinline__ void copy_wait() {
+#ifdef SHOWFACE_CUDA_ON_CPU
+  cuda_on_cpu::copy_wait(Groups);
+#else
+  asm volatile("cp.async.wait_group %0;" ::"n"(Groups) : "memory");
+#endif
+}
+
+}  // namespace showface

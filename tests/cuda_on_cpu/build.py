@@ -1,0 +1,83 @@
+"""Compile CUDA sources for the CPU with g++ and cuda_runtime.h of this folder, once for each state of the sources."""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+CACHE = ROOT / "build" / "cuda-on-cpu"
+PROBES = [HERE / "probe.cu"]
+# Every CUDA kernel of the package, and the schemas of its operators.
+KERNELS = [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), ROOT / "csrc" / "ops.cpp"]
+LIBRARY = "showface_cuda_on_cpu"  # the operators' namespace, so that it stands beside that of the extension
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
+
+
+@cache
+def why_not() -> str | None:
+    """Why nothing can be compiled here, or None."""
+    if platform.machine() != "x86_64" or platform.system() != "Linux":
+        return f"cuda_on_cpu is for Linux on x86-64, not {platform.system()} on {platform.machine()}"
+    if shutil.which("g++") is None:
+        return "there is no g++"
+    return None
+
+
+@cache
+def _state() -> str:
+    """A digest of everything that a compiled library depends on."""
+    digest = hashlib.sha256(torch.__version__.encode())
+    for path in [*(ROOT / "csrc").rglob("*"), *HERE.glob("*")]:
+        if path.is_file():
+            digest.update(str(path).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def build(name: str, sources: Sequence[Path], *, sanitize: bool = False) -> Path:
+    """The shared library of these sources.
+
+    Raises:
+        RuntimeError: the compiler's first complaint.
+    """
+    folder = CACHE / _state()
+    library = folder / f"{name}{'-sanitized' if sanitize else ''}.so"
+    if library.exists():
+        return library
+    folder.mkdir(parents=True, exist_ok=True)
+    torch_folder = Path(torch.__file__).parent
+    flags = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
+    flags += ["-DTORCH_TARGET_VERSION=0x020b000000000000", f"-Dshowface_C={LIBRARY}"]
+    flags += [f"-I{HERE}", "-isystem", str(torch_folder / "include"), *(SANITIZERS if sanitize else [])]
+
+    def compile_one(source: Path) -> Path:
+        target = folder / f"{library.stem}-{source.name}.{os.getpid()}.o"
+        _run(["g++", *flags, "-x", "c++", "-c", str(source), "-o", str(target)])
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, sources))
+    fresh = library.with_suffix(f".{os.getpid()}")
+    link = ["-shared", *(SANITIZERS[:1] if sanitize else [])]
+    if sources is not PROBES:
+        link += [f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"]
+    _run(["g++", *map(str, objects), *link, "-o", str(fresh)])
+    os.replace(fresh, library)
+    for path in objects:
+        path.unlink()
+    return library
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:500])
+        raise RuntimeError(f"g++ failed: {first}")

@@ -1,0 +1,389 @@
+// CUDA C++ on the CPU: as much of the language and its runtime as the kernels of csrc/cuda use, for g++. It stands in
+// for the toolkit's header of this name. docs/cuda-on-cpu.md says what it models and what not.
+//
+// One block runs after another. A block's threads are fibers: each runs until it has to wait for others, at a barrier
+// or in a warp's collective, and then the next one runs, in order of their indices or in a random one.
+#pragma once
+
+#include <torch/headeronly/macros/Macros.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#define SHOWFACE_CUDA_ON_CPU
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct uint3 {
+  unsigned x = 0, y = 0, z = 0;
+};
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+  size_t volume() const { return size_t(x) * y * z; }
+};
+struct alignas(8) float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(8) uint2 { unsigned x, y; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct alignas(8) int2 { int x, y; };
+struct alignas(16) int4 { int x, y, z, w; };
+
+inline uint3 threadIdx, blockIdx;
+inline dim3 blockDim, gridDim;
+
+namespace cuda_on_cpu {
+
+// What a kernel does wrong: seen at the launch as an exception.
+struct KernelError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Switching between stacks. (The C library's swapcontext makes a system call each time.)
+extern "C" void cuda_on_cpu_switch(void** save_stack, void* load_stack);
+asm(R"(
+.text
+.weak cuda_on_cpu_switch
+.type cuda_on_cpu_switch, @function
+cuda_on_cpu_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size cuda_on_cpu_switch, .-cuda_on_cpu_switch
+)");
+
+constexpr size_t kStack = 128 << 10;
+
+// Copies that a thread asked for and has not waited for. They are made at the wait, so that a missing wait shows.
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes, valid;
+  void run() const {
+    std::memcpy(to, from, valid);
+    std::memset(static_cast<char*>(to) + valid, 0, bytes - valid);
+  }
+};
+
+struct Thread {
+  std::unique_ptr<char[]> stack{new char[kStack]};
+  void* stack_pointer = nullptr;
+  uint3 index;
+  std::function<bool()> waits_for;  // empty: can run
+  const char* where = "";           // what it waits in
+  bool done = false;
+  std::vector<Copy> asked;
+  std::deque<std::vector<Copy>> groups;
+#if defined(__SANITIZE_ADDRESS__)
+  void* fake_stack = nullptr;
+#endif
+};
+
+// Lanes of a warp that exchange values: those of one mask.
+struct Group {
+  unsigned arrived = 0, round = 0;
+  std::vector<char> values[2][32];
+};
+
+struct Block {
+  std::vector<std::unique_ptr<Thread>> threads;  // kept from block to block, for their stacks
+  size_t size = 0, alive = 0, at_barrier = 0, barriers = 0;
+  std::map<std::pair<size_t, unsigned>, Group> groups;               // by warp and mask
+  std::map<const void*, std::unique_ptr<char, decltype(&std::free)>> shared;  // by what asks for it
+  size_t dynamic_bytes = 0;
+  size_t current = 0;
+  std::function<void()> kernel;
+  std::exception_ptr error;
+  void* scheduler = nullptr;  // its stack pointer while a thread runs
+  std::mt19937_64 random;
+  uint64_t order = 0;  // 0: threads run in order of their indices; else the seed of a random order
+#if defined(__SANITIZE_ADDRESS__)
+  const void* scheduler_stack = nullptr;
+  size_t scheduler_stack_size = 0;
+#endif
+};
+inline Block block;
+inline Thread& self() { return *block.threads[block.current]; }
+
+inline void to_scheduler(bool last = false) {
+#if defined(__SANITIZE_ADDRESS__)
+  Thread& me = self();
+  __sanitizer_start_switch_fiber(last ? nullptr : &me.fake_stack, block.scheduler_stack, block.scheduler_stack_size);
+#endif
+  cuda_on_cpu_switch(&self().stack_pointer, block.scheduler);
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(me.fake_stack, &block.scheduler_stack, &block.scheduler_stack_size);
+#endif
+  (void)last;
+}
+
+inline void to_thread(Thread& thread) {
+  threadIdx = thread.index;
+#if defined(__SANITIZE_ADDRESS__)
+  void* fake_stack = nullptr;
+  __sanitizer_start_switch_fiber(&fake_stack, thread.stack.get(), kStack);
+#endif
+  cuda_on_cpu_switch(&block.scheduler, thread.stack_pointer);
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
+#endif
+}
+
+// Let others run until `ready`.
+inline void wait(const char* where, std::function<bool()> ready) {
+  Thread& me = self();
+  me.where = where;
+  me.waits_for = std::move(ready);
+  to_scheduler();
+  if (block.error) throw KernelError("stopped");  // unwinds this thread; the first error is reported
+}
+
+inline void thread_main() {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_stack, &block.scheduler_stack_size);
+#endif
+  try {
+    block.kernel();
+    if (!self().asked.empty() || !self().groups.empty()) throw KernelError("a thread ended before its copies did");
+  } catch (...) {
+    if (!block.error) block.error = std::current_exception();
+  }
+  self().done = true;
+  --block.alive;
+  to_scheduler(true);
+}
+
+inline void run_block() {
+  block.groups.clear();
+  block.shared.clear();
+  block.alive = block.size;
+  block.at_barrier = block.barriers = 0;
+  block.error = nullptr;
+  while (block.threads.size() < block.size) block.threads.push_back(std::make_unique<Thread>());
+  for (size_t i = 0; i < block.size; ++i) {
+    Thread& thread = *block.threads[i];
+    const unsigned n = static_cast<unsigned>(i);
+    thread.index = {n % blockDim.x, n / blockDim.x % blockDim.y, n / blockDim.x / blockDim.y};
+    thread.waits_for = nullptr;
+    thread.done = false;
+    thread.asked.clear();
+    thread.groups.clear();
+    auto** top = reinterpret_cast<void**>(thread.stack.get() + kStack);
+    *--top = nullptr;  // aligns the stack as a call does
+    *--top = reinterpret_cast<void*>(&thread_main);
+    std::fill(top - 6, top, nullptr);  // the registers that the switch takes from there
+    thread.stack_pointer = top - 6;
+  }
+  std::vector<size_t> order(block.size);
+  std::iota(order.begin(), order.end(), 0);
+  while (block.alive) {
+    if (block.order) std::shuffle(order.begin(), order.end(), block.random);
+    bool moved = false;
+    for (size_t i : order) {
+      Thread& thread = *block.threads[i];
+      if (thread.done || (thread.waits_for && !block.error && !thread.waits_for())) continue;
+      thread.waits_for = nullptr;
+      block.current = i;
+      to_thread(thread);
+      moved = true;
+    }
+    if (!moved) {
+      std::string waiting;
+      for (size_t i : order) {
+        const Thread& thread = *block.threads[i];
+        if (!thread.done && waiting.find(thread.where) == std::string::npos) waiting += std::string(" ") + thread.where;
+      }
+      block.error = std::make_exception_ptr(KernelError("threads wait for others that never come, in:" + waiting));
+    }
+  }
+  if (block.error) std::rethrow_exception(block.error);
+}
+
+// Give each lane of `mask` what every lane of it gave: 32 pointers, null for lanes outside. The values stay until the
+// lane's second exchange from here.
+inline const std::vector<char>* exchange(const char* where, unsigned mask, const void* value, size_t bytes) {
+  const size_t lane = block.current % 32;
+  if (!(mask >> lane & 1)) throw KernelError(std::string(where) + ": a lane calls that is not in its mask");
+  Group& group = block.groups[{block.current / 32, mask}];
+  const unsigned round = group.round;
+  const auto* bytes_of_value = static_cast<const char*>(value);
+  group.values[round % 2][lane].assign(bytes_of_value, bytes_of_value + bytes);
+  if (++group.arrived == static_cast<unsigned>(__builtin_popcount(mask))) {
+    group.arrived = 0;
+    ++group.round;
+  } else {
+    wait(where, [&group, round] { return group.round != round; });
+  }
+  return group.values[round % 2];
+}
+
+template <typename T>
+T shuffle(const char* where, unsigned mask, T value, int from, int width) {
+  const int lane = static_cast<int>(block.current % 32), first = lane / width * width;
+  const auto* values = exchange(where, mask, &value, sizeof(T));
+  if (from < first || from >= first + width) return value;
+  if (!(mask >> from & 1)) throw KernelError(std::string(where) + ": reads a lane that is not in its mask");
+  std::memcpy(&value, values[from].data(), sizeof(T));
+  return value;
+}
+
+// Memory of this block, filled with bytes that read as NaN. `key` tells one piece from another.
+inline void* shared(const void* key, size_t bytes) {
+  auto [found, fresh] = block.shared.try_emplace(key, nullptr, &std::free);
+  if (fresh) {
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 128, bytes) != 0) throw std::bad_alloc();
+    found->second.reset(static_cast<char*>(std::memset(memory, 0xff, bytes)));
+  }
+  return found->second.get();
+}
+
+inline void copy_async(void* to, const void* from, size_t bytes, size_t valid) {
+  self().asked.push_back({to, from, bytes, valid});
+}
+inline void copy_commit() {
+  self().groups.push_back(std::move(self().asked));
+  self().asked.clear();
+}
+inline void copy_wait(size_t on_their_way) {
+  for (auto& groups = self().groups; groups.size() > on_their_way; groups.pop_front())
+    for (const Copy& copy : groups.front()) copy.run();
+}
+
+// For the tests: 0 runs threads in order of their indices, another number is the seed of a random order.
+extern "C" __attribute__((used, weak, visibility("default"))) void cuda_on_cpu_order(uint64_t seed) {
+  block.order = seed;
+  block.random.seed(seed);
+}
+
+}  // namespace cuda_on_cpu
+
+#undef CUDA_KERNEL_ASSERT
+#define CUDA_KERNEL_ASSERT(condition) \
+  if (!(condition)) throw cuda_on_cpu::KernelError("kernel assertion failed: " #condition)
+
+inline void __syncthreads() {
+  using cuda_on_cpu::block;
+  const size_t barrier = block.barriers;
+  ++block.at_barrier;
+  cuda_on_cpu::wait("__syncthreads", [barrier] {
+    // The threads that have ended are not waited for.
+    if (block.barriers == barrier && block.at_barrier == block.alive) {
+      block.at_barrier = 0;
+      ++block.barriers;
+    }
+    return block.barriers != barrier;
+  });
+}
+inline void __syncwarp(unsigned mask = 0xffffffffu) { cuda_on_cpu::exchange("__syncwarp", mask, nullptr, 0); }
+inline int lane_here() { return static_cast<int>(cuda_on_cpu::block.current % 32); }
+template <typename T>
+T __shfl_sync(unsigned mask, T value, int from, int width = 32) {
+  return cuda_on_cpu::shuffle("__shfl_sync", mask, value, lane_here() / width * width + from % width, width);
+}
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32) {
+  return cuda_on_cpu::shuffle("__shfl_xor_sync", mask, value, lane_here() ^ bits, width);
+}
+template <typename T>
+T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = 32) {
+  return cuda_on_cpu::shuffle("__shfl_up_sync", mask, value, lane_here() - static_cast<int>(by), width);
+}
+template <typename T>
+T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32) {
+  return cuda_on_cpu::shuffle("__shfl_down_sync", mask, value, lane_here() + static_cast<int>(by), width);
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  const char vote = predicate != 0;
+  const auto* votes = cuda_on_cpu::exchange("__ballot_sync", mask, &vote, 1);
+  unsigned all = 0;
+  for (unsigned lane = 0; lane < 32; ++lane) all |= (mask >> lane & 1 && votes[lane][0]) << lane;
+  return all;
+}
+inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
+
+template <typename T>
+T atomicAdd(T* address, T value) {
+  return std::exchange(*address, static_cast<T>(*address + value));
+}
+template <typename T>
+T atomicMax(T* address, T value) {
+  return std::exchange(*address, std::max(*address, value));
+}
+inline void __threadfence() {}
+template <typename T>
+T __ldg(const T* address) { return *address; }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline float __expf(float x) { return std::exp(x); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
+inline double rsqrt(double x) { return 1 / std::sqrt(x); }
+
+// The runtime, as far as csrc/cuda/launch.h goes.
+using cudaStream_t = void*;
+using cudaError_t = int;
+constexpr cudaError_t cudaSuccess = 0;
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+inline const char* cudaGetErrorString(cudaError_t) { return "the launch failed"; }
+template <typename Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) { return cudaSuccess; }
+
+template <typename... Parameters, size_t... I>
+void cuda_on_cpu_run(void (*kernel)(Parameters...), void** arguments, std::index_sequence<I...>) {
+  cuda_on_cpu::block.kernel = [=] { kernel(*static_cast<std::remove_reference_t<Parameters>*>(arguments[I])...); };
+  for (unsigned z = 0; z < gridDim.z; ++z)
+    for (unsigned y = 0; y < gridDim.y; ++y)
+      for (unsigned x = 0; x < gridDim.x; ++x) {
+        blockIdx = {x, y, z};
+        cuda_on_cpu::run_block();
+      }
+}
+
+template <typename... Parameters>
+cudaError_t cudaLaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 threads, void** arguments,
+                             size_t shared_bytes, cudaStream_t) {
+  using cuda_on_cpu::block;
+  if (threads.volume() > 1024 || threads.volume() == 0 || grid.volume() == 0 || grid.y > 65535 || grid.z > 65535)
+    throw cuda_on_cpu::KernelError("a launch of this size would fail");
+  gridDim = grid;
+  blockDim = threads;
+  block.size = threads.volume();
+  block.dynamic_bytes = shared_bytes;
+  cuda_on_cpu_run(kernel, arguments, std::index_sequence_for<Parameters...>{});
+  return cudaSuccess;
+}

@@ -1,0 +1,213 @@
+"""The list of tests that every operator passes, on every backend and device."""
+
+from typing import Any
+
+import pytest
+import torch
+from tolerances import assert_close, gradients
+from torch import Tensor
+
+from showface.ops import backends
+
+Case = tuple[Tensor, ...]
+# tokens and channels: around the sizes of tiles, and the widths that networks have
+SIZES = [(1, 1), (7, 3), (63, 8), (64, 20), (100, 64), (129, 128), (1023, 256), (64, 320), (7, 512)]
+TEMPERATURE = 8.0
+
+
+class OperatorTests:
+    """An operator's class of tests derives from this one, says what the operator is, and adds what only it has."""
+
+    op: str
+
+    def make(self, tokens: int, channels: int, dtype: torch.dtype = torch.float64) -> Case:
+        """Random arguments; floating-point tensors come first and are differentiable."""
+        raise NotImplementedError
+
+    def call(self, *case: Tensor, temperature: Any = TEMPERATURE, backend: str = "auto") -> Any:
+        """The operator as users call it. One without a temperature ignores that."""
+        raise NotImplementedError
+
+    def define(self, *case: Tensor, temperature: Any = TEMPERATURE) -> Any:
+        """Its definition."""
+        raise NotImplementedError
+
+    def schema_arguments(self, case: Case, temperature: Tensor | None, backend: str) -> tuple[Any, ...]:
+        """The arguments of `torch.ops.showface.<op>` for a call."""
+        raise NotImplementedError
+
+    has_temperature = True
+
+    # What is compared.
+
+    def check(self, case: Case, device: str, backend: str) -> None:
+        """The results are those of the definition."""
+        results = flat(self.call(*on(device, case), backend=backend))
+        expected = flat(self.define(*wide(case)))
+        assert len(results) == len(expected)
+        for x, y in zip(results, expected, strict=True):
+            assert x.device.type == device
+            # Mass and losses are sums: they come in float32 for half-precision arguments.
+            assert_close(x, y)
+
+    def check_gradients(self, case: Case, device: str, backend: str) -> None:
+        """The gradients are those of the definition, each in the dtype of its argument."""
+        dtype = case[0].dtype
+        weights = [torch.randn(x.shape, dtype=torch.float64) for x in flat(self.define(*wide(case)))]
+        tau = [torch.tensor(4.0, dtype=torch.float64)] * self.has_temperature
+
+        def run(function, *inputs, **options):
+            *tensors, temperature = inputs if self.has_temperature else (*inputs, None)
+            return function(*tensors, temperature=temperature, **options)
+
+        got = gradients(lambda *x: run(self.call, *x, backend=backend), on(device, (*case, *tau)), weights)
+        expected = gradients(lambda *x: run(self.define, *x), (*wide(case), *tau), weights)
+        floats = sum(x.is_floating_point() for x in case)
+        assert [x.dtype for x in got] == [dtype] * floats + [torch.float64] * len(tau)
+        for x, y in zip(got, expected, strict=True):
+            assert_close(x, y, dtype, gradient=True)
+
+    # The list.
+
+    @pytest.mark.parametrize(("tokens", "channels"), SIZES)
+    def test_definition(self, device, backend, dtype, tokens, channels):
+        self.check(self.make(tokens, channels, dtype), device, backend)
+
+    @pytest.mark.parametrize(("tokens", "channels"), [(33, 17), (64, 64)])
+    def test_gradient(self, device, backend, dtype, tokens, channels):
+        self.check_gradients(self.make(tokens, channels, dtype), device, backend)
+
+    def test_gradcheck(self, device, backend):
+        if torch.float64 not in backends._kernels[self.op, backend].dtypes:
+            pytest.skip(f"the {backend} kernel has no float64")
+        case = on(device, self.make(6, 3))
+        inputs = [x for x in case if x.is_floating_point()]
+        rest = case[len(inputs) :]
+        if self.has_temperature:
+            inputs.append(torch.tensor(3.0, dtype=torch.float64, device=device))
+
+        def run(*inputs):
+            *tensors, temperature = inputs if self.has_temperature else (*inputs, None)
+            return self.call(*tensors, *rest, temperature=temperature, backend=backend)
+
+        assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in inputs])
+
+    @pytest.mark.parametrize("factor", [0.0, 1e4, 1e-8], ids=["zero", "huge", "tiny"])
+    def test_extreme_vectors(self, device, backend, dtype, factor):
+        case = self.make(30, 5, dtype)
+        for index, x in enumerate(case):
+            if x.is_floating_point():
+                x.flatten(0, -2)[:: 2 + index] *= factor
+        self.check(case, device, backend)
+        if dtype == torch.float64:
+            self.check_gradients(case, device, backend)
+
+    def test_duplicates(self, device, backend):
+        case = self.make(30, 5, torch.float32)
+        for x in case:
+            if x.is_floating_point():
+                x[..., 1::2, :] = x[..., : x.shape[-2] // 2 * 2 : 2, :].clone()
+        self.check(case, device, backend)
+
+    def test_views(self, device, backend):
+        case = self.make(24, 10, torch.float32)
+        turned = [x.transpose(0, -1).contiguous().transpose(0, -1) for x in case]
+        channels_first = [x.mT.contiguous().mT if x.dim() == 3 else x for x in case]
+        # Every second of what lies there.
+        gaps = [torch.stack([x, x], -1)[..., 0] for x in case]
+        rows_with_gaps = [torch.cat([x, x], -1)[..., : x.shape[-1]] for x in case]
+        for views in (turned, channels_first, gaps, rows_with_gaps):
+            self.check(tuple(views), device, backend)
+
+    def test_runs_are_equal(self, device, backend):
+        case = on(device, self.make(129, 17, torch.float32))
+        inputs = [x.requires_grad_() if x.is_floating_point() else x for x in case]
+        floats = [x for x in inputs if x.requires_grad]
+        runs = []
+        for _ in range(2):
+            out = flat(self.call(*inputs, backend=backend))
+            runs.append([*out, *torch.autograd.grad(sum(x.square().sum() for x in out), floats)])
+        for first, second in zip(*runs, strict=True):
+            assert torch.equal(first, second)
+
+    @pytest.mark.parametrize("with_temperature", [False, True])
+    def test_opcheck(self, device, backend, with_temperature):
+        case = [x.requires_grad_() if x.is_floating_point() else x for x in on(device, self.make(20, 6, torch.float32))]
+        tau = torch.tensor(3.0, device=device, requires_grad=True) if with_temperature else None
+        arguments = self.schema_arguments(tuple(case), tau, backend)
+        torch.library.opcheck(getattr(torch.ops.showface, self.op).default, arguments)
+
+    @pytest.mark.parametrize("dynamic", [False, True])
+    def test_compile(self, device, backend, dynamic):
+        """One graph, and in the dynamic one, other sizes."""
+        torch._dynamo.reset()
+
+        def function(*case, temperature):
+            return self.call(*case, temperature=temperature, backend=backend)
+
+        compiled = torch.compile(function, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+        for tokens in (20, 31):
+            inputs = [
+                x.requires_grad_() if x.is_floating_point() else x
+                for x in on(device, self.make(tokens, 6, torch.float32))
+            ]
+            tau = torch.tensor(5.0, device=device, requires_grad=True)
+            floats = [x for x in inputs if x.requires_grad] + [tau] * self.has_temperature
+            both = []
+            for run in (function, compiled):
+                out = flat(run(*inputs, temperature=tau))
+                both.append([*out, *torch.autograd.grad(sum(x.square().sum() for x in out), floats)])
+            for expected, got in zip(*both, strict=True):
+                assert_close(got, expected, gradient=True)
+
+    @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+    def test_autocast(self, device, backend, half):
+        """It runs in the autocast dtype where its kernel has it; what is summed up stays in float32."""
+        case = on(device, self.make(20, 6, torch.float32))
+        if half not in backends._kernels[self.op, backend].dtypes:
+            pytest.skip(f"the {backend} kernel has no {half}")
+        expected = flat(self.call(*case, backend=backend))
+        half_first = case[0].to(half), *case[1:]  # as a layer before would give it
+        with torch.autocast(device, half):
+            for mixed in (case, half_first):
+                for got, exact in zip(flat(self.call(*mixed, backend=backend)), expected, strict=True):
+                    assert got.dtype == self.autocast_dtype(half)
+                    torch.testing.assert_close(got.float(), exact, rtol=0.1, atol=0.1)
+
+    def autocast_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """That of the results under autocast to `dtype`."""
+        return dtype
+
+    @pytest.mark.gpu
+    def test_current_stream(self, device, backend):
+        """A launch waits for what its own stream does, and for nothing else."""
+        case = on(device, self.make(1023, 64, torch.float32))
+        expected = flat(self.call(*case, backend=backend))
+        torch.cuda.synchronize()
+        streams = [torch.cuda.Stream() for _ in range(2)]
+        results = []
+        for stream in streams:
+            with torch.cuda.stream(stream):
+                # Long enough that a launch on another stream would read the arguments before they are there.
+                late = [torch.zeros_like(x) for x in case]
+                torch.cuda._sleep(100_000_000)
+                for x, y in zip(late, case, strict=True):
+                    x.copy_(y)
+                results.append(flat(self.call(*late, backend=backend)))
+        torch.cuda.synchronize()
+        for got in results:
+            for x, y in zip(got, expected, strict=True):
+                assert torch.equal(x, y)
+
+
+def on(device: str, case: Case) -> Case:
+    return tuple(x.to(device) for x in case)
+
+
+def wide(case: Case) -> Case:
+    """The same numbers in float64."""
+    return tuple(x.double() if x.is_floating_point() else x for x in case)
+
+
+def flat(result: Any) -> list[Tensor]:
+    return list(result) if isinstance(result, (tuple, list)) else [result]

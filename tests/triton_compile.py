@@ -1,0 +1,150 @@
+"""Compile every Triton kernel for GPUs that need not be here, in all sizes it is launched with; say what it takes.
+
+    python tests/triton_compile.py [--json]
+
+Prints a table in Markdown, or JSON: registers, spilled bytes, shared memory and whether tensor cores are used.
+"""
+
+import ast
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from showface.kernels import memory
+
+# Shared memory that a block may have, in bytes.
+CHIPS = {80: 166_912, 90: 232_448, 100: 232_448}
+DTYPES = ("fp32", "fp16", "bf16")
+WIDTHS = (1, 3, 8, 20, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel in one size: what Triton needs to compile it."""
+
+    name: str
+    size: str
+    types: dict[str, str]
+    constants: dict[str, Any]
+    warps: int = 4
+    tensor_cores: bool = False
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of it."""
+
+    name: str
+    size: str
+    chip: int
+    registers: int
+    spilled: int
+    shared: int
+    tensor_cores: bool
+    wants_tensor_cores: bool
+
+
+FUNCTIONS = {"memory_read_fwd": memory.memory_read_fwd_kernel}
+
+
+def kernels() -> list[Kernel]:
+    """Each kernel in every size that the widths lead to, once."""
+    return list({(kernel.name, kernel.size): kernel for kernel in [*memory_read()]}.values())
+
+
+def memory_read() -> Iterator[Kernel]:
+    for dtype in (*DTYPES, "fp64"):
+        for width in WIDTHS:
+            for slots in (64, 1024):
+                blocks = memory.read_blocks(slots, width)
+                # Temperatures are learnt in float32; without one there is less to load.
+                types = {"latent_ptr": f"*{dtype}", "memory_ptr": f"*{dtype}", "region_ptr": "*i64"}
+                types |= {"temperature_ptr": "*fp32", "out_ptr": f"*{dtype}", "scale": "fp32"}
+                types |= {"regions": "i32", "slots": "i32", "channels": "i32"}
+                accumulate = triton.language.float64 if dtype == "fp64" else triton.language.float32
+                constants = {"ACCUMULATE": accumulate, **blocks}
+                yield Kernel("memory_read_fwd", f"{dtype} {blocks['BLOCK_S']}x{blocks['BLOCK_C']}", types, constants)
+
+
+def compile_for(kernel: Kernel, chip: int) -> Compiled:
+    signature = kernel.types | dict.fromkeys(kernel.constants, "constexpr")
+    source = ASTSource(FUNCTIONS[kernel.name], signature=signature, constexprs=kernel.constants)
+    built = triton.compile(source, target=GPUTarget("cuda", chip, 32), options={"num_warps": kernel.warps})
+    registers, spilled = resources(built.asm["cubin"])
+    instructions = r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)"
+    found = re.search(instructions, built.asm["ptx"]) is not None
+    return Compiled(
+        kernel.name, kernel.size, chip, registers, spilled, built.metadata.shared, found, kernel.tensor_cores
+    )
+
+
+def resources(cubin: bytes) -> tuple[int, int]:
+    """Registers of a thread, and bytes of it that did not fit into them."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([tool, "-res-usage", file.name], check=True, capture_output=True, text=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+).* LOCAL:(\d+)", text)
+    assert found, text
+    return int(found[1]), int(found[2]) + int(found[3])
+
+
+def loads_without_fill() -> list[str]:
+    """Loads with a mask that leave open what the masked places hold."""
+    found = []
+    for name, function in FUNCTIONS.items():
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function.fn)))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "tl.load":
+                given = {keyword.arg for keyword in node.keywords}
+                if "mask" in given and "other" not in given:
+                    found.append(f"{name}: {ast.unparse(node)}")
+    return found
+
+
+def compile_all() -> list[Compiled]:
+    jobs = [(kernel, chip) for kernel in kernels() for chip in CHIPS]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_for, *zip(*jobs, strict=True)))
+
+
+def table(compiled: list[Compiled]) -> str:
+    """A row for each kernel and size, and for each chip registers / spilled bytes / shared bytes."""
+    chips = list(CHIPS)
+    lines = [
+        f"Triton {triton.__version__}: registers of a thread / bytes spilled / shared memory of a block in bytes.\n",
+        "| kernel | size | tensor cores |" + "".join(f" sm_{chip} |" for chip in chips),
+        "|---|---|---|" + "---|" * len(chips),
+    ]
+    rows: dict[tuple[str, str], dict[int, Compiled]] = {}
+    for one in compiled:
+        rows.setdefault((one.name, one.size), {})[one.chip] = one
+    for (name, size), by_chip in rows.items():
+        cells = [f"{x.registers} / {x.spilled} / {x.shared}" for x in (by_chip[chip] for chip in chips)]
+        cores = "yes" if by_chip[chips[0]].tensor_cores else "no"
+        lines.append(f"| {name} | {size} | {cores} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    done = compile_all()
+    if "--json" in sys.argv[1:]:
+        report = {"compiled": [asdict(x) for x in done], "shared_memory": CHIPS}
+        print(json.dumps(report | {"loads_without_fill": loads_without_fill()}))
+    else:
+        print(table(done))
