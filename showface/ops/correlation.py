@@ -1,5 +1,6 @@
 """Masked correlation mining, the operator of the Mask-Region Enhanced Module: known tokens answer for corrupted."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,8 +8,8 @@ from torch import Tensor
 
 from showface.ops import backends, checks
 from showface.ops.definitions import unit
-from showface.ops.library import autocast, declare, differentiate
-from showface.ops.reference import accumulation_dtype, softmax_backward, unit_backward, wide
+from showface.ops.library import LIBRARY, autocast, declare, differentiate
+from showface.ops.reference import accumulation_dtype, unit_backward, wide
 
 
 def masked_correlation(
@@ -76,16 +77,20 @@ def _sources(hole: Tensor, keys: str) -> Tensor:
 
 def _forward_reference(
     query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     q_all, k_all, v_all, tau = wide(temperature, scale, query, key, value)
     q_unit, k_unit, sources = tau * unit(q_all), unit(k_all), _sources(hole, keys)
     out = torch.zeros_like(v_all, memory_format=torch.contiguous_format)
+    log_sum = out.new_zeros(hole.shape)
     for b, source in enumerate(sources):
         k, v = k_unit[b, source].T, v_all[b, source]
         if len(v):
             for rows in _row_chunks(hole[b], source):
-                out[b, rows] = torch.softmax(q_unit[b, rows] @ k, dim=-1) @ v
-    return out.to(value.dtype)
+                logits = q_unit[b, rows] @ k
+                total = logits.logsumexp(-1, keepdim=True)
+                out[b, rows] = (logits - total).exp() @ v
+                log_sum[b, rows] = total.squeeze(-1) / math.log(2)
+    return out.to(value.dtype), log_sum
 
 
 def _backward_reference(
@@ -94,14 +99,17 @@ def _backward_reference(
     key: Tensor,
     value: Tensor,
     hole: Tensor,
+    out: Tensor,
+    log_sum: Tensor,
     temperature: Tensor | None,
     scale: float,
     keys: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    g_all, q_all, k_all, v_all, tau = wide(temperature, scale, grad, query, key, value)
+    g_all, q_all, k_all, v_all, o_all, tau = wide(temperature, scale, grad, query, key, value, out)
     q_unit, k_unit, sources = unit(q_all), unit(k_all), _sources(hole, keys)
     grad_q, grad_k, grad_v = torch.zeros_like(q_all), torch.zeros_like(k_all), torch.zeros_like(v_all)
     grad_tau = q_all.new_zeros(())
+    along = (g_all * o_all).sum(-1, keepdim=True)
     for b, source in enumerate(sources):
         k, v = k_unit[b, source], v_all[b, source]
         if not len(v):
@@ -109,8 +117,8 @@ def _backward_reference(
         grad_key, grad_value = torch.zeros_like(k), torch.zeros_like(v)
         for rows in _row_chunks(hole[b], source):
             q, g = q_unit[b, rows], g_all[b, rows]
-            correlation = torch.softmax((tau * q) @ k.T, dim=-1)
-            grad_logit = softmax_backward(g @ v.T, correlation)
+            correlation = ((tau * q) @ k.T - log_sum[b, rows, None] * math.log(2)).exp()
+            grad_logit = correlation * (g @ v.T - along[b, rows])
             grad_row = grad_logit @ k
             grad_tau += (grad_row * q).sum()
             grad_q[b, rows] = grad_row * tau
@@ -125,7 +133,37 @@ def _backward_reference(
     )
 
 
+# The compiled backend on the CPU, which works in float32 and float64.
+
+
+def _forward_cpp(
+    query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
+) -> tuple[Tensor, Tensor]:
+    q, k, v, _ = wide(None, 1.0, query, key, value)
+    out, log_sum = torch.ops.showface_C.masked_correlation(q, k, v, hole, temperature, scale, keys == "all")
+    return out.to(value.dtype), log_sum
+
+
+def _backward_cpp(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    hole: Tensor,
+    out: Tensor,
+    log_sum: Tensor,
+    temperature: Tensor | None,
+    scale: float,
+    keys: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    g, q, k, v, o, _ = wide(None, 1.0, grad, query, key, value, out)
+    backward = torch.ops.showface_C.masked_correlation_backward
+    grad_q, grad_k, grad_v, grad_tau = backward(g, q, k, v, hole, o, log_sum, temperature, scale, keys == "all")
+    return grad_q.to(query.dtype), grad_k.to(key.dtype), grad_v.to(value.dtype), grad_tau * scale
+
+
 backends.register("masked_correlation", "reference", _forward_reference, _backward_reference)
+backends.register("masked_correlation", "cpp", _forward_cpp, _backward_cpp)
 
 
 # The torch operators.
@@ -142,7 +180,7 @@ def _forward(
     scale: float,
     keys: str,
     backend: str = "auto",
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     kernel = backends.kernel("masked_correlation", backend, query)
     checks.check_positive(temperature)
     return kernel.forward(query, key, value, hole, temperature, scale, keys)
@@ -154,43 +192,55 @@ def _backward(
     key: Tensor,
     value: Tensor,
     hole: Tensor,
+    out: Tensor,
+    log_sum: Tensor,
     temperature: Tensor | None,
     scale: float,
     keys: str,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     kernel = backends.kernel("masked_correlation", backend, query)
-    return kernel.backward(grad, query, key, value, hole, temperature, scale, keys)
+    return kernel.backward(grad, query, key, value, hole, out, log_sum, temperature, scale, keys)
 
 
-def _fake_gradients(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake_forward(query: Tensor, key: Tensor, value: Tensor, hole: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return value.new_empty(value.shape), value.new_empty(hole.shape, dtype=accumulation_dtype(value.dtype))
+
+
+def _fake_gradients(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, ...]:
     grad_temperature = query.new_empty((), dtype=accumulation_dtype(query.dtype))
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape), grad_temperature
 
 
+def _answer(*args: Any) -> Tensor:
+    return torch.ops.showface.masked_correlation_rows(*args)[0]
+
+
+# The forward also gives, for its backward, the logarithm to base 2 of the sum under each corrupted token's softmax.
+declare(f"masked_correlation_rows({_ARGS}, str backend='auto') -> (Tensor, Tensor)", _forward, _fake_forward)
 declare(
-    f"masked_correlation({_ARGS}, str backend='auto') -> Tensor",
-    _forward,
-    lambda query, key, value, *_: value.new_empty(value.shape),
-)
-declare(
-    f"masked_correlation_backward(Tensor grad, {_ARGS}, str backend='auto') -> (Tensor, Tensor, Tensor, Tensor)",
+    "masked_correlation_rows_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor hole, Tensor out,"
+    " Tensor log_sum, Tensor? temperature, float scale, str keys, str backend='auto')"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
     _backward,
-    lambda grad, query, key, value, *_: _fake_gradients(query, key, value),
+    _fake_gradients,
 )
+LIBRARY.define(f"masked_correlation({_ARGS}, str backend='auto') -> Tensor")
+LIBRARY.impl("masked_correlation", _answer, "CompositeImplicitAutograd")
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     query, key, value, hole, temperature, *ctx.rest = inputs
-    ctx.save_for_backward(query, key, value, hole, temperature)
+    ctx.save_for_backward(query, key, value, hole, *output, temperature)
 
 
-def _gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    temperature = ctx.saved_tensors[4]
-    *grads, grad_temperature = torch.ops.showface.masked_correlation_backward(grad, *ctx.saved_tensors, *ctx.rest)
+def _gradient(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+    temperature = ctx.saved_tensors[-1]
+    backward = torch.ops.showface.masked_correlation_rows_backward
+    *grads, grad_temperature = backward(grad, *ctx.saved_tensors, *ctx.rest)
     grad_temperature = None if temperature is None else grad_temperature.to(temperature.dtype)
     return *grads, None, grad_temperature, None, None, None
 
 
-differentiate("masked_correlation", _gradient, _setup)
-autocast("masked_correlation", cast=(0, 1, 2))
+differentiate("masked_correlation_rows", _gradient, _setup, public="masked_correlation")
+autocast("masked_correlation_rows", cast=(0, 1, 2))
