@@ -133,7 +133,7 @@ def _backward_reference(
     )
 
 
-# The compiled backend on the CPU, which works in float32 and float64.
+# The compiled and Triton backends. That on the CPU works in float32 and float64.
 
 
 def _forward_cpp(
@@ -145,25 +145,33 @@ def _forward_cpp(
 
 
 def _backward_cpp(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    hole: Tensor,
-    out: Tensor,
-    log_sum: Tensor,
-    temperature: Tensor | None,
-    scale: float,
-    keys: str,
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, hole: Tensor, out: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    log_sum, temperature, scale, keys = rest
     g, q, k, v, o, _ = wide(None, 1.0, grad, query, key, value, out)
     backward = torch.ops.showface_C.masked_correlation_backward
     grad_q, grad_k, grad_v, grad_tau = backward(g, q, k, v, hole, o, log_sum, temperature, scale, keys == "all")
     return grad_q.to(query.dtype), grad_k.to(key.dtype), grad_v.to(value.dtype), grad_tau * scale
 
 
+def _forward_triton(*args: Any) -> tuple[Tensor, Tensor]:
+    from showface.kernels import correlation as kernels
+
+    *tensors, scale, keys = args
+    return kernels.masked_correlation(*tensors, scale, keys == "all")
+
+
+def _backward_triton(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from showface.kernels import correlation as kernels
+
+    *tensors, scale, keys = args
+    *grads, grad_tau = kernels.masked_correlation_backward(*tensors, scale, keys == "all")
+    return *grads, grad_tau * scale
+
+
 backends.register("masked_correlation", "reference", _forward_reference, _backward_reference)
 backends.register("masked_correlation", "cpp", _forward_cpp, _backward_cpp)
+backends.register("masked_correlation", "triton", _forward_triton, _backward_triton)
 
 
 # The torch operators.
