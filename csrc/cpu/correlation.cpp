@@ -362,7 +362,7 @@ ScalarType check_type(const Tensor& query) {
 
 std::tuple<Tensor, Tensor> masked_correlation(const Tensor& query, const Tensor& key, const Tensor& value,
                                               const Tensor& hole, const std::optional<Tensor>& temperature,
-                                              double scale, bool all_keys) {
+                                              double scale, bool all_keys, bool) {
   const CorrelationShape shape = check_correlation(query, key, value, hole, temperature);
   const ScalarType type = check_type(query);
   Tensor out = zeros(value, {shape.batch, shape.tokens, shape.values});
@@ -379,7 +379,7 @@ std::tuple<Tensor, Tensor> masked_correlation(const Tensor& query, const Tensor&
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> masked_correlation_backward(
     const Tensor& grad, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& hole,
-    const Tensor& out, const Tensor& log_sum, const std::optional<Tensor>& temperature, double scale, bool all_keys) {
+    const Tensor& out, const Tensor& log_sum, const std::optional<Tensor>& temperature, double scale, bool all_keys, bool) {
   const CorrelationShape shape = check_correlation(query, key, value, hole, temperature);
   const ScalarType type = check_type(query);
   for (const Tensor* tensor : {&grad, &out, &log_sum}) {

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from showface import native
 from showface.ops import backends, checks
 from showface.ops.definitions import unit
 from showface.ops.library import LIBRARY, autocast, declare, differentiate
@@ -133,14 +134,19 @@ def _backward_reference(
     )
 
 
-# The compiled and Triton backends. That on the CPU works in float32 and float64.
+# The compiled and Triton backends.
+
+
+def _allow_tf32() -> bool:
+    """What torch's own matrix products may do with float32."""
+    return torch.get_float32_matmul_precision() != "highest"
 
 
 def _forward_cpp(
     query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
 ) -> tuple[Tensor, Tensor]:
-    q, k, v, _ = wide(None, 1.0, query, key, value)
-    out, log_sum = torch.ops.showface_C.masked_correlation(q, k, v, hole, temperature, scale, keys == "all")
+    q, k, v, _ = wide(None, 1.0, query, key, value)  # it works in float32 and float64
+    out, log_sum = torch.ops.showface_C.masked_correlation(q, k, v, hole, temperature, scale, keys == "all", False)
     return out.to(value.dtype), log_sum
 
 
@@ -150,8 +156,30 @@ def _backward_cpp(
     log_sum, temperature, scale, keys = rest
     g, q, k, v, o, _ = wide(None, 1.0, grad, query, key, value, out)
     backward = torch.ops.showface_C.masked_correlation_backward
-    grad_q, grad_k, grad_v, grad_tau = backward(g, q, k, v, hole, o, log_sum, temperature, scale, keys == "all")
-    return grad_q.to(query.dtype), grad_k.to(key.dtype), grad_v.to(value.dtype), grad_tau * scale
+    grad_q, grad_k, grad_v, grad_tau = backward(g, q, k, v, hole, o, log_sum, temperature, scale, keys == "all", False)
+    return grad_q.to(query.dtype), grad_k.to(key.dtype), grad_v.to(value.dtype), grad_tau.sum() * scale
+
+
+def _too_wide(query: Tensor, value: Tensor) -> bool:
+    """Vectors that the CUDA kernels' shared memory can't hold; they take the reference."""
+    channels, values = query.shape[2], value.shape[2]
+    return max(channels, values) > 512 or (query.dtype == torch.float64 and channels + values > 512)
+
+
+def _forward_cuda(*args: Any) -> tuple[Tensor, Tensor]:
+    *tensors, scale, keys = args
+    if _too_wide(args[0], args[2]):
+        return _forward_reference(*args)
+    return native.cuda_library(args[0]).masked_correlation(*tensors, scale, keys == "all", _allow_tf32())
+
+
+def _backward_cuda(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *tensors, scale, keys = args
+    if _too_wide(args[1], args[3]):
+        return _backward_reference(*args)
+    backward = native.cuda_library(args[1]).masked_correlation_backward
+    *grads, shares = backward(*tensors, scale, keys == "all", _allow_tf32())
+    return *grads, shares.sum() * scale
 
 
 def _forward_triton(*args: Any) -> tuple[Tensor, Tensor]:
@@ -171,6 +199,7 @@ def _backward_triton(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 backends.register("masked_correlation", "reference", _forward_reference, _backward_reference)
 backends.register("masked_correlation", "cpp", _forward_cpp, _backward_cpp)
+backends.register("masked_correlation", "cuda", _forward_cuda, _backward_cuda)
 backends.register("masked_correlation", "triton", _forward_triton, _backward_triton)
 
 
