@@ -60,6 +60,53 @@ def masked_correlation(
     return torch.ops.showface.masked_correlation(query, key, value, hole, tensor, scale, keys, backend)
 
 
+def correlation_rows(
+    query: Tensor,
+    key: Tensor,
+    hole: Tensor,
+    tokens: Tensor,
+    *,
+    temperature: float | Tensor,
+    keys: str = "valid",
+) -> Tensor:
+    """What chosen corrupted tokens look at: their rows of the correlation map, without the rest of it.
+
+    For pictures and statistics; plain PyTorch, differentiable. Source: *ours*.
+
+    Args:
+        query, key, hole, temperature, keys: as `masked_correlation`.
+        tokens: (B, R) int64, 0 to N-1, R tokens of each image.
+
+    Returns:
+        (B, R, N), dtype of `query`: each row sums to 1, and is 0 for tokens that are no keys. The row of a known token,
+        and of an image without keys, is 0.
+
+    Raises:
+        TypeError, ValueError: a wrong dtype, shape or value.
+    """
+    checks.check_tensor("query", query, "(B, N, C)")
+    checks.check_tensor("key", key, "(B, N, C)", like=query)
+    checks.check_tensor("hole", hole, "(B, N)", dtype=torch.bool, like=query)
+    checks.check_tensor("tokens", tokens, "(B, R)", dtype=torch.int64, like=query)
+    for name, x in (("key", key), ("hole", hole), ("tokens", tokens)):
+        checks.check_size(name, x, 0, query.shape[0], "the batch of query")
+    checks.check_size("key", key, 1, query.shape[1], "the tokens of query")
+    checks.check_size("key", key, 2, query.shape[2], "the channels of query")
+    checks.check_size("hole", hole, 1, query.shape[1], "the tokens of query")
+    if keys not in ("valid", "all"):
+        raise ValueError(f"keys must be 'valid' or 'all', got {keys!r}")
+    tensor, scale = checks.check_temperature(temperature, query)
+    checks.check_positive(tensor)
+    q_all, k_all, tau = wide(tensor, scale, query, key)
+    chosen = torch.take_along_dim(unit(q_all), tokens[..., None], dim=1)
+    source = _sources(hole, keys)[:, None]
+    logits = (tau * chosen @ unit(k_all).mT).masked_fill(~source, -torch.inf)
+    # A row without any key would be NaN, and so would its gradient.
+    logits = torch.where(source.any(-1, keepdim=True), logits, 0)
+    asks = torch.take_along_dim(hole, tokens, dim=1)[..., None]
+    return (torch.softmax(logits, dim=-1) * (asks & source)).to(query.dtype)
+
+
 # The reference backend: the definition, and its gradient written out, a few rows of correlations at a time. The
 # rows are independent, so memory stays linear in the tokens, and the few rows stay in the cache.
 
