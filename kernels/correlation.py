@@ -13,84 +13,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MIN_NORM = tl.constexpr(1e-6)
+from showface.kernels.tokens import (
+    list_keys,
+    list_tokens_kernel,
+    load_rows,
+    load_temperature,
+    store_rows,
+    unit_gradient,
+    unit_rows,
+)
+
 LOG2_E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def list_tokens_kernel(
-    hole_ptr,  # (B, N) bool
-    order_ptr,  # (B, N) int32: the corrupted tokens, then the known ones
-    count_ptr,  # (B,) int32: how many are corrupted
-    tokens,
-    BLOCK: tl.constexpr,
-):
-    batch = tl.program_id(0).to(tl.int64)
-    hole_ptr += batch * tokens
-    order_ptr += batch * tokens
-    corrupted = 0
-    for first in range(0, tokens, BLOCK):
-        i = first + tl.arange(0, BLOCK)
-        corrupted += tl.sum(tl.load(hole_ptr + i, mask=i < tokens, other=0).to(tl.int32), axis=0)
-    tl.store(count_ptr + batch, corrupted)
-    before = 0
-    for first in range(0, tokens, BLOCK):
-        i = first + tl.arange(0, BLOCK)
-        hole = tl.load(hole_ptr + i, mask=i < tokens, other=0).to(tl.int32)
-        rank = before + tl.cumsum(hole, axis=0) - hole  # corrupted tokens before this one
-        place = tl.where(hole > 0, rank, corrupted + i - rank)
-        tl.store(order_ptr + place, i, mask=i < tokens)
-        before += tl.sum(hole, axis=0)
-
-
-@triton.jit
-def load_rows(ptr, index, valid, width, BLOCK: tl.constexpr):
-    """Rows of a (N, width) matrix, zeros where not valid: (rows, BLOCK)."""
-    c = tl.arange(0, BLOCK)
-    at = ptr + index.to(tl.int64)[:, None] * width + c[None, :]
-    return tl.load(at, mask=valid[:, None] & (c < width)[None, :], other=0.0)
-
-
-@triton.jit
-def store_rows(ptr, index, valid, width, rows, BLOCK: tl.constexpr):
-    c = tl.arange(0, BLOCK)
-    at = ptr + index.to(tl.int64)[:, None] * width + c[None, :]
-    tl.store(at, rows.to(ptr.dtype.element_ty), mask=valid[:, None] & (c < width)[None, :])
-
-
-@triton.jit
-def unit_rows(rows, ACCUMULATE: tl.constexpr):
-    """The rows at unit length, and one over their lengths."""
-    wide = rows.to(ACCUMULATE)
-    inverse = 1 / tl.maximum(tl.sqrt(tl.sum(wide * wide, axis=1)), MIN_NORM)
-    return wide * inverse[:, None], inverse
-
-
-@triton.jit
-def unit_gradient(rows, inverse, grad):
-    """The gradient of rows (wide) from that of the rows at unit length."""
-    along = tl.sum(rows * grad, axis=1) * inverse * inverse
-    # Rows shorter than MIN_NORM are scaled by a constant: nothing is projected out.
-    along = tl.where(inverse < 1 / MIN_NORM, along, 0.0)
-    return (grad - rows * along[:, None]) * inverse[:, None]
-
-
-@triton.jit
-def load_temperature(temperature_ptr, scale, ACCUMULATE: tl.constexpr):
-    temperature = tl.zeros((), ACCUMULATE) + scale
-    if temperature_ptr is not None:
-        temperature *= tl.load(temperature_ptr).to(ACCUMULATE)
-    return temperature
-
-
-@triton.jit
-def list_keys(order_ptr, corrupted, tokens, first, ALL_KEYS: tl.constexpr, BLOCK: tl.constexpr):
-    """Keys first, first + 1, ... of an image: their tokens, and which exist."""
-    j = first + tl.arange(0, BLOCK)
-    if ALL_KEYS:
-        return j, j < tokens
-    valid = j < tokens - corrupted
-    return tl.load(order_ptr + corrupted + j, mask=valid, other=0), valid
 
 
 @triton.jit
@@ -182,26 +115,24 @@ def correlation_merge_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    exists = row < rows
+    first = tl.program_id(0).to(tl.int64) * BLOCK_M
+    row = tl.arange(0, BLOCK_M)
+    exists = first + row < rows
+    log_sums = share_log_sum_ptr + first + row
     peak = tl.full((BLOCK_M,), -float("inf"), share_log_sum_ptr.dtype.element_ty)
     for split in range(splits):
-        at = share_log_sum_ptr + split * rows + row
-        peak = tl.maximum(peak, tl.load(at, mask=exists, other=-float("inf")))
+        peak = tl.maximum(peak, tl.load(log_sums + split * rows, mask=exists, other=-float("inf")))
     answered = peak > -float("inf")
     peak = tl.where(answered, peak, 0.0)
     total = tl.zeros_like(peak)
     mixed = tl.zeros((BLOCK_M, BLOCK_V), share_ptr.dtype.element_ty)
     for split in range(splits):
-        at = share_log_sum_ptr + split * rows + row
-        weight = tl.exp2(tl.load(at, mask=exists, other=-float("inf")) - peak)
+        weight = tl.exp2(tl.load(log_sums + split * rows, mask=exists, other=-float("inf")) - peak)
         total += weight
-        mixed += weight[:, None] * load_rows(
-            share_ptr + split.to(tl.int64) * rows * values, row, exists, values, BLOCK_V
-        )
+        mixed += weight[:, None] * load_rows(share_ptr + (split * rows + first) * values, row, exists, values, BLOCK_V)
     total = tl.where(answered, total, 1.0)
-    tl.store(log_sum_ptr + row, tl.where(answered, peak + tl.log2(total), 0.0), mask=exists)
-    store_rows(out_ptr, row, exists, values, mixed / total[:, None], BLOCK_V)
+    tl.store(log_sum_ptr + first + row, tl.where(answered, peak + tl.log2(total), 0.0), mask=exists)
+    store_rows(out_ptr + first * values, row, exists, values, mixed / total[:, None], BLOCK_V)
 
 
 @triton.jit

@@ -26,7 +26,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from showface.kernels import correlation, memory
+from showface.kernels import correlation, memory, tokens
 
 # Shared memory that a block may have, in bytes.
 CHIPS = {80: 166_912, 90: 232_448, 100: 232_448}
@@ -62,7 +62,7 @@ class Compiled:
 
 FUNCTIONS = {
     "memory_read_fwd": memory.memory_read_fwd_kernel,
-    "list_tokens": correlation.list_tokens_kernel,
+    "list_tokens": tokens.list_tokens_kernel,
     "correlation_fwd": correlation.correlation_fwd_kernel,
     "correlation_merge": correlation.correlation_merge_kernel,
     "correlation_bwd_query": correlation.correlation_bwd_query_kernel,
