@@ -5,4 +5,14 @@
 STABLE_TORCH_LIBRARY(showface_C, m) {
   // latent (T, C), memory (K, S, C), region (T,) int64 in -1..K-1, temperature () -> (T, C)
   m.def("memory_read(Tensor latent, Tensor memory, Tensor region, Tensor? temperature, float scale) -> Tensor");
+  // query, key (B, N, C), value (B, N, Cv), hole (B, N) bool, temperature ()
+  // tf32: float32 products may be made of tf32, where the device has it
+  // -> out (B, N, Cv), log_sum (B, N): the logarithm to base 2 of the sum under each corrupted token's softmax
+  m.def(
+      "masked_correlation(Tensor query, Tensor key, Tensor value, Tensor hole, Tensor? temperature, float scale, "
+      "bool all_keys, bool tf32) -> (Tensor, Tensor)");
+  // -> the gradients of query, key, value and shares in that of scale * temperature, to be summed
+  m.def(
+      "masked_correlation_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor hole, Tensor out, "
+      "Tensor log_sum, Tensor? temperature, float scale, bool all_keys, bool tf32) -> (Tensor, Tensor, Tensor, Tensor)");
 }

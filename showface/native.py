@@ -8,6 +8,7 @@ import json
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 _FOLDER = Path(__file__).parent
 # Where the CUDA kernels are for tensors of a device: the namespace of their operators. The tests add the CPU, with a
@@ -48,6 +49,13 @@ def load() -> ModuleType | None:
     The first call imports it, which registers the operators `torch.ops.showface_C.*`.
     """
     return _load()[0]
+
+
+def cuda_library(like: Any) -> Any:
+    """The operators `torch.ops.<namespace>` that hold the CUDA kernels for tensors such as `like`."""
+    import torch
+
+    return getattr(torch.ops, CUDA_LIBRARIES[like.device.type])
 
 
 def why_missing() -> str | None:

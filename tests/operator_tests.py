@@ -42,6 +42,7 @@ class OperatorTests:
 
     def check(self, case: Case, device: str, backend: str) -> None:
         """The results are those of the definition."""
+        assert torch.empty(64, device=device).isnan().all(), "fresh memory should be poisoned"
         results = flat(self.call(*on(device, case), backend=backend))
         expected = flat(self.define(*wide(case)))
         assert len(results) == len(expected)

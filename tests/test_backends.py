@@ -111,7 +111,7 @@ def test_opcheck_of_accumulate(device, with_temperature):
     torch.library.opcheck(torch.ops.showface.memory_accumulate.default, (*case, tau, 1.0))
 
 
-@pytest.mark.parametrize("name", ["memory_read", "memory_accumulate", "masked_correlation", "coordination_loss"])
+@pytest.mark.parametrize("name", ["memory_read", "memory_accumulate", "masked_correlation_rows", "coordination_loss"])
 def test_opcheck_of_backwards(device, name):
     operator = getattr(torch.ops.showface, f"{name}_backward").default
     tau = torch.tensor(3.0, device=device)
@@ -120,8 +120,10 @@ def test_opcheck_of_backwards(device, name):
     elif name == "memory_accumulate":
         grads = torch.randn(BLOCKS, SLOTS, device=device), torch.randn(BLOCKS, SLOTS, CHANNELS, device=device)
         case = (*grads, *memory_case(device), tau, 1.0)
-    elif name == "masked_correlation":
-        case = (torch.randn(2, TOKENS, CHANNELS, device=device), *image_case(3, device), tau, 1.0, "all")
+    elif name == "masked_correlation_rows":
+        case = image_case(3, device)
+        results = torch.ops.showface.masked_correlation_rows(*case, tau, 1.0, "all")
+        case = (torch.randn(2, TOKENS, CHANNELS, device=device), *case, *results, tau, 1.0, "all")
     else:
         case = (torch.ones((), device=device), torch.ones((), device=device), *image_case(2, device))
     torch.library.opcheck(operator, case)

@@ -1,8 +1,10 @@
 """The native half: what was built, and the raw operators that it registers."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from importlib import metadata, util
 from pathlib import Path
 
@@ -66,6 +68,34 @@ def test_memory_read_refuses_what_it_cannot_hold():
         read(latent, memory.double(), region, None, 8.0)
     with pytest.raises(RuntimeError, match="float32 and float64"):
         read(latent.half(), memory.half(), region, None, 8.0)
+
+
+@needs_extension
+@pytest.mark.parametrize("instruction_set", extension.build_info()["instruction_sets_here"] if extension else [])
+def test_kernels_of_every_instruction_set(instruction_set):
+    """Those that this processor would not choose too; a process chooses once."""
+    program = """
+import torch
+from showface import native, ops
+assert native.load().build_info()["instruction_sets_here"][-1] == "{}"
+for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+    tensors = [torch.randn(2, 77, width, dtype=dtype, requires_grad=True) for width in (21, 21, 13)]
+    hole = torch.rand(2, 77) < 0.4
+    memory, region = torch.randn(3, 9, 21, dtype=dtype), torch.randint(-1, 3, (77,))
+    results = []
+    for backend in ("cpp", "reference"):
+        out = ops.masked_correlation(*tensors, hole, temperature=8.0, backend=backend)
+        read = ops.memory_read(tensors[0][0], memory, region, temperature=8.0, backend=backend)
+        results.append((out, read, *torch.autograd.grad(out.square().sum(), tensors)))
+    for got, expected in zip(*results):
+        torch.testing.assert_close(got, expected, rtol=0, atol=tolerance * expected.abs().max().item())
+"""
+    environment = {
+        **os.environ,
+        "SHOWFACE_INSTRUCTION_SET": instruction_set,
+        "PYTHONPATH": str(Path(native.__file__).parent.parent),
+    }
+    subprocess.run([sys.executable, "-c", program.format(instruction_set)], env=environment, check=True)
 
 
 def cuobjdump():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from operator_tests import TEMPERATURE, Case, OperatorTests, on
+from operator_tests import TEMPERATURE, Case, OperatorTests, on, wide
 from tolerances import assert_close, gradients
 
 from showface import ops
@@ -57,6 +57,30 @@ class CorrelationTests(OperatorTests):
         out.sum().backward()
         assert query.grad.shape == query.shape
 
+    def test_tf32_where_torch_allows_it(self, device, backend):
+        case = self.make(64, 64, torch.float32)
+        torch.set_float32_matmul_precision("high")
+        try:
+            results = self.call(*on(device, case), backend=backend)
+            inputs = [x.requires_grad_() for x in on(device, case[:3])]
+            grads = torch.autograd.grad(self.call(*inputs, on(device, case)[3], backend=backend).sum(), inputs)
+        finally:
+            torch.set_float32_matmul_precision("highest")
+        expected = self.define(*wide(case))
+        assert_close(results, expected, torch.float16)  # as many bits as float16
+        wide_inputs = [x.detach().double().requires_grad_() for x in case[:3]]
+        for x, y in zip(grads, torch.autograd.grad(self.define(*wide_inputs, case[3]).sum(), wide_inputs), strict=True):
+            assert_close(x, y, torch.float16, gradient=True)
+
+
+    @pytest.mark.parametrize("temperature", [8.0, 100.0])
+    def test_high_temperature_and_splits(self, device, backend, dtype, temperature, monkeypatch):
+        if backend == "triton":  # a small problem on a large GPU is split over the keys
+            monkeypatch.setattr("showface.kernels.correlation._splits", lambda *_: 3)
+        case = self.make(129, 20, dtype)
+        out = self.call(*on(device, case), temperature=temperature, backend=backend)
+        assert_close(out, self.define(*wide(case), temperature=temperature), gradient=temperature > 50)
+
 
 class TestAllKeys(CorrelationTests):
     keys = "all"
@@ -86,6 +110,29 @@ def test_rows_by_hand():
         weights = torch.tensor([(5 * c).exp() for c in cosines], dtype=torch.float64)
         expected = sum(w * value[0, j] for w, j in zip(weights / weights.sum(), known, strict=True))
         torch.testing.assert_close(out[i], expected)
+
+
+@pytest.mark.parametrize("keys", KEYS)
+def test_rows_of_the_map_give_the_answers(keys):
+    query, key, value, hole = make(3, 40, 5, 6)
+    hole[2] = True
+    tokens = torch.randint(0, 40, (3, 9))
+    rows = ops.correlation_rows(query, key, hole, tokens, temperature=8.0, keys=keys)
+    out = ops.masked_correlation(query, key, value, hole, temperature=8.0, keys=keys)
+    torch.testing.assert_close(rows @ value, torch.take_along_dim(out, tokens[..., None], 1))
+    if keys == "valid":
+        assert (rows.movedim(2, 1)[hole] == 0).all()
+        assert (rows[2] == 0).all()
+    asks = torch.take_along_dim(hole, tokens, 1) & (hole.logical_not().any(1, keepdim=True) | (keys == "all"))
+    torch.testing.assert_close(rows.sum(-1), asks.double())
+
+
+def test_rows_of_the_map_gradcheck():
+    query, key, _, hole = make(2, 6, 3, 1)
+    tokens = torch.tensor([[0, 5], [2, 2]])
+    tau = torch.tensor(3.0, dtype=torch.float64)
+    inputs = [x.requires_grad_() for x in (query, key, tau)]
+    assert torch.autograd.gradcheck(lambda q, k, t: ops.correlation_rows(q, k, hole, tokens, temperature=t), inputs)
 
 
 @pytest.mark.parametrize("keys", KEYS)

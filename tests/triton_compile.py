@@ -1,8 +1,9 @@
 """Compile every Triton kernel for GPUs that need not be here, in all sizes it is launched with; say what it takes.
 
-    python tests/triton_compile.py [--json]
+    python tests/triton_compile.py [--json] [NAME ...]
 
-Prints a table in Markdown, or JSON: registers, spilled bytes, shared memory and whether tensor cores are used.
+Prints a table in Markdown, or JSON: registers, spilled bytes, shared memory and whether tensor cores are used; for all
+kernels, or those whose name and size contain every NAME.
 """
 
 import ast
@@ -14,17 +15,18 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from showface.kernels import memory
+from showface.kernels import correlation, memory, tokens
 
 # Shared memory that a block may have, in bytes.
 CHIPS = {80: 166_912, 90: 232_448, 100: 232_448}
@@ -58,12 +60,20 @@ class Compiled:
     wants_tensor_cores: bool
 
 
-FUNCTIONS = {"memory_read_fwd": memory.memory_read_fwd_kernel}
+FUNCTIONS = {
+    "memory_read_fwd": memory.memory_read_fwd_kernel,
+    "list_tokens": tokens.list_tokens_kernel,
+    "correlation_fwd": correlation.correlation_fwd_kernel,
+    "correlation_merge": correlation.correlation_merge_kernel,
+    "correlation_bwd_query": correlation.correlation_bwd_query_kernel,
+    "correlation_bwd_key": correlation.correlation_bwd_key_kernel,
+}
 
 
 def kernels() -> list[Kernel]:
     """Each kernel in every size that the widths lead to, once."""
-    return list({(kernel.name, kernel.size): kernel for kernel in [*memory_read()]}.values())
+    every = [*memory_read(), *masked_correlation()]
+    return list({(kernel.name, kernel.size): kernel for kernel in every}.values())
 
 
 def memory_read() -> Iterator[Kernel]:
@@ -78,6 +88,52 @@ def memory_read() -> Iterator[Kernel]:
                 accumulate = triton.language.float64 if dtype == "fp64" else triton.language.float32
                 constants = {"ACCUMULATE": accumulate, **blocks}
                 yield Kernel("memory_read_fwd", f"{dtype} {blocks['BLOCK_S']}x{blocks['BLOCK_C']}", types, constants)
+
+
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TRITON_DTYPES = {"fp32": triton.language.float32, "fp16": triton.language.float16, "bf16": triton.language.bfloat16}
+
+
+def masked_correlation() -> Iterator[Kernel]:
+    integers = dict.fromkeys(("tokens", "channels", "values"), "i32")
+    yield Kernel(
+        "list_tokens",
+        "1024",
+        {"hole_ptr": "*i1", "order_ptr": "*i32", "count_ptr": "*i32", "tokens": "i32"},
+        {"BLOCK": 1024},
+    )
+    for dtype in DTYPES:
+        for width in WIDTHS:
+            data = {f"{name}_ptr": f"*{dtype}" for name in ("query", "key", "value")}
+            lists = {"order_ptr": "*i32", "count_ptr": "*i32"}
+            constants = {
+                "ALL_KEYS": False,
+                "ACCUMULATE": triton.language.float32,
+                "OPERAND": TRITON_DTYPES[dtype],
+                "PRECISION": "ieee",
+            }
+            grad, log_sum = {"grad_ptr": f"*{dtype}"}, {"log_sum_ptr": "*fp32"}
+            rest = {"temperature_ptr": "*fp32"}
+            sizes = correlation.blocks(width, width, TORCH_DTYPES[dtype])
+            warps = sizes.pop("num_warps")
+            name = f"{dtype} {'x'.join(map(str, sizes.values()))}"
+            cores = dtype != "fp32"
+            types = data | lists | rest | {"out_ptr": f"*{dtype}"} | log_sum | {"scale": "fp32"} | integers
+            high = {"HIGH_TEMPERATURE": 2.0 if dtype == "fp16" else 40.0}
+            yield Kernel("correlation_fwd", name, types | {"splits": "i32"}, high | constants | sizes, warps, cores)
+            types = {"share_ptr": "*fp32", "share_log_sum_ptr": "*fp32", "out_ptr": f"*{dtype}"} | log_sum
+            types |= dict.fromkeys(("rows", "values", "splits"), "i32")
+            merged = {"BLOCK_M": 16, "BLOCK_V": sizes["BLOCK_V"]}
+            yield Kernel("correlation_merge", f"{dtype} 16x{sizes['BLOCK_V']}", types, merged)
+            sizes = correlation.blocks(width, width, TORCH_DTYPES[dtype], backward=True)
+            warps = sizes.pop("num_warps")
+            name = f"{dtype} {'x'.join(map(str, sizes.values()))}"
+            types = grad | data | lists | {"out_ptr": f"*{dtype}"} | log_sum | rest | {"grad_query_ptr": f"*{dtype}"}
+            types |= {"along_ptr": "*fp32", "grad_temperature_ptr": "*fp32", "scale": "fp32"} | integers
+            yield Kernel("correlation_bwd_query", name, types, constants | sizes, warps, cores)
+            types = grad | data | lists | log_sum | {"along_ptr": "*fp32"} | rest
+            types |= {"grad_key_ptr": f"*{dtype}", "grad_value_ptr": f"*{dtype}", "scale": "fp32"} | integers
+            yield Kernel("correlation_bwd_key", name, types, constants | sizes, warps, cores)
 
 
 def compile_for(kernel: Kernel, chip: int) -> Compiled:
@@ -117,8 +173,9 @@ def loads_without_fill() -> list[str]:
     return found
 
 
-def compile_all() -> list[Compiled]:
-    jobs = [(kernel, chip) for kernel in kernels() for chip in CHIPS]
+def compile_all(names: Sequence[str]) -> list[Compiled]:
+    chosen = [x for x in kernels() if all(name in f"{x.name} {x.size}" for name in names)]
+    jobs = [(kernel, chip) for kernel in chosen for chip in CHIPS]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(compile_for, *zip(*jobs, strict=True)))
 
@@ -142,7 +199,8 @@ def table(compiled: list[Compiled]) -> str:
 
 
 if __name__ == "__main__":
-    done = compile_all()
+    names = [name for name in sys.argv[1:] if name != "--json"]
+    done = compile_all(names)
     if "--json" in sys.argv[1:]:
         report = {"compiled": [asdict(x) for x in done], "shared_memory": CHIPS}
         print(json.dumps(report | {"loads_without_fill": loads_without_fill()}))

@@ -2,6 +2,9 @@
 // so that one build serves every processor of its architecture.
 #pragma once
 
+#include <cstdlib>
+#include <cstring>
+
 #if (defined(__x86_64__) || defined(_M_X64)) && (defined(__GNUC__) || defined(__clang__))
 #define SHOWFACE_X86 1
 #define SHOWFACE_AVX2 __attribute__((target("avx2,fma")))
@@ -17,14 +20,19 @@ namespace showface {
 
 enum class InstructionSet { baseline, avx2, avx512 };
 
+// The best one of this processor, or a lower one that SHOWFACE_INSTRUCTION_SET names (baseline, avx2), read at the first
+// call: so that the kernels of older processors can be tested on newer ones.
 inline InstructionSet best_instruction_set() {
 #if SHOWFACE_X86
   static const InstructionSet best = [] {
+    const char* limit = std::getenv("SHOWFACE_INSTRUCTION_SET");
+    if (limit != nullptr && std::strcmp(limit, "baseline") == 0) return InstructionSet::baseline;
+    const bool at_most_avx2 = limit != nullptr && std::strcmp(limit, "avx2") == 0;
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-    return avx2 && avx512 ? InstructionSet::avx512 : avx2 ? InstructionSet::avx2 : InstructionSet::baseline;
+    return avx2 && avx512 && !at_most_avx2 ? InstructionSet::avx512 : avx2 ? InstructionSet::avx2 : InstructionSet::baseline;
   }();
   return best;
 #else

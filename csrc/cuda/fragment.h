@@ -55,8 +55,9 @@ struct Fragment {
   }
 };
 
+template <typename A>
 struct Accumulator {
-  float x[4] = {0, 0, 0, 0};
+  A x[4] = {0, 0, 0, 0};
 
   // The place of x[i] in D.
   static __device__ __forceinline__ int row(int i) { return warp_lane() / 4 + i / 2 * 8; }
@@ -83,13 +84,13 @@ float unpack(uint32_t bits, int index) {
 
 // d += a b, by all 32 lanes together.
 template <typename T>
-__device__ __forceinline__ void mma(Accumulator& d, const typename Fragment<T>::A& a, const typename Fragment<T>::B& b) {
+__device__ __forceinline__ void mma(Accumulator<float>& d, const typename Fragment<T>::A& a, const typename Fragment<T>::B& b) {
 #ifdef SHOWFACE_CUDA_ON_CPU
   struct Given { typename Fragment<T>::A a; typename Fragment<T>::B b; } given{a, b};
   const auto* all = cuda_on_cpu::exchange("mma", 0xffffffffu, &given, sizeof(given));
   constexpr int packed = Fragment<T>::kPacked;
   for (int i = 0; i < 4; ++i) {
-    const int row = Accumulator::row(i), column = Accumulator::column(i);
+    const int row = Accumulator<float>::row(i), column = Accumulator<float>::column(i);
     for (int k = 0; k < Fragment<T>::kDepth; ++k) {
       const int half = k / (Fragment<T>::kDepth / 2), lane = k % (Fragment<T>::kDepth / 2) / packed;
       Given of_a, of_b;
@@ -112,6 +113,40 @@ __device__ __forceinline__ void mma(Accumulator& d, const typename Fragment<T>::
   }
 #undef SHOWFACE_MMA
 #endif
+}
+
+// d (16, 8 Tiles) += a (16, depth) times b, by a warp. Row r of a is a[r * a_stride ...]. With `Rows`, b is given by the
+// rows of its transpose, b[column * b_stride + k]; else by its own, b[k * b_stride + column]. `depth` is a multiple of 16.
+// Without `TensorCores` the products are ordinary multiply-adds in the type A.
+template <bool TensorCores, bool Rows, typename T, typename A, int Tiles>
+__device__ __forceinline__ void warp_product(Accumulator<A> (&d)[Tiles], const T* a, int a_stride, const T* b,
+                                             int b_stride, int depth) {
+  if constexpr (TensorCores) {
+    for (int k = 0; k < depth; k += Fragment<T>::kDepth) {
+      const auto left = Fragment<T>::load_a(a + k, a_stride);
+#pragma unroll
+      for (int tile = 0; tile < Tiles; ++tile) {
+        const auto right = Rows ? Fragment<T>::load_b_rows(b + tile * 8 * b_stride + k, b_stride)
+                                : Fragment<T>::load_b(b + k * b_stride + tile * 8, b_stride);
+        mma<T>(d[tile], left, right);
+      }
+    }
+  } else {
+    const int row = Accumulator<A>::row(0), column = Accumulator<A>::column(0);
+    const int step = Rows ? 1 : b_stride, across = Rows ? b_stride : 1;
+    for (int k = 0; k < depth; ++k) {
+      const A upper = static_cast<A>(a[row * a_stride + k]), lower = static_cast<A>(a[(row + 8) * a_stride + k]);
+#pragma unroll
+      for (int tile = 0; tile < Tiles; ++tile) {
+        const T* at = b + k * step + (tile * 8 + column) * across;
+        const A left = static_cast<A>(at[0]), right = static_cast<A>(at[across]);
+        d[tile].x[0] += upper * left;
+        d[tile].x[1] += upper * right;
+        d[tile].x[2] += lower * left;
+        d[tile].x[3] += lower * right;
+      }
+    }
+  }
 }
 
 }  // namespace showface

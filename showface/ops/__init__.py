@@ -5,6 +5,7 @@
 | `memory_read`, `memory_write` | address memory blocks by cosine (DMM) |
 | `memory_accumulate`, `memory_blend` | the two halves of a write, to sum over processes in between |
 | `masked_correlation` | known tokens answer for corrupted ones (MREM) |
+| `correlation_rows` | what chosen corrupted tokens look at, to look into the above |
 | `coordination_loss` | InCo² loss in linear cost |
 
 `showface.ops.definitions` holds the plain PyTorch meaning of each.
@@ -12,12 +13,13 @@
 
 from showface.ops.backends import choose, why_not
 from showface.ops.coordination import coordination_loss
-from showface.ops.correlation import masked_correlation
+from showface.ops.correlation import correlation_rows, masked_correlation
 from showface.ops.memory import memory_accumulate, memory_blend, memory_read, memory_write
 
 __all__ = [
     "choose",
     "coordination_loss",
+    "correlation_rows",
     "masked_correlation",
     "memory_accumulate",
     "memory_blend",

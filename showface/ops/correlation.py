@@ -1,14 +1,16 @@
 """Masked correlation mining, the operator of the Mask-Region Enhanced Module: known tokens answer for corrupted."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from showface import native
 from showface.ops import backends, checks
 from showface.ops.definitions import unit
-from showface.ops.library import autocast, declare, differentiate
-from showface.ops.reference import accumulation_dtype, softmax_backward, unit_backward, wide
+from showface.ops.library import LIBRARY, autocast, declare, differentiate
+from showface.ops.reference import accumulation_dtype, unit_backward, wide
 
 
 def masked_correlation(
@@ -58,6 +60,53 @@ def masked_correlation(
     return torch.ops.showface.masked_correlation(query, key, value, hole, tensor, scale, keys, backend)
 
 
+def correlation_rows(
+    query: Tensor,
+    key: Tensor,
+    hole: Tensor,
+    tokens: Tensor,
+    *,
+    temperature: float | Tensor,
+    keys: str = "valid",
+) -> Tensor:
+    """What chosen corrupted tokens look at: their rows of the correlation map, without the rest of it.
+
+    For pictures and statistics; plain PyTorch, differentiable. Source: *ours*.
+
+    Args:
+        query, key, hole, temperature, keys: as `masked_correlation`.
+        tokens: (B, R) int64, 0 to N-1, R tokens of each image.
+
+    Returns:
+        (B, R, N), dtype of `query`: each row sums to 1, and is 0 for tokens that are no keys. The row of a known token,
+        and of an image without keys, is 0.
+
+    Raises:
+        TypeError, ValueError: a wrong dtype, shape or value.
+    """
+    checks.check_tensor("query", query, "(B, N, C)")
+    checks.check_tensor("key", key, "(B, N, C)", like=query)
+    checks.check_tensor("hole", hole, "(B, N)", dtype=torch.bool, like=query)
+    checks.check_tensor("tokens", tokens, "(B, R)", dtype=torch.int64, like=query)
+    for name, x in (("key", key), ("hole", hole), ("tokens", tokens)):
+        checks.check_size(name, x, 0, query.shape[0], "the batch of query")
+    checks.check_size("key", key, 1, query.shape[1], "the tokens of query")
+    checks.check_size("key", key, 2, query.shape[2], "the channels of query")
+    checks.check_size("hole", hole, 1, query.shape[1], "the tokens of query")
+    if keys not in ("valid", "all"):
+        raise ValueError(f"keys must be 'valid' or 'all', got {keys!r}")
+    tensor, scale = checks.check_temperature(temperature, query)
+    checks.check_positive(tensor)
+    q_all, k_all, tau = wide(tensor, scale, query, key)
+    chosen = torch.take_along_dim(unit(q_all), tokens[..., None], dim=1)
+    source = _sources(hole, keys)[:, None]
+    logits = (tau * chosen @ unit(k_all).mT).masked_fill(~source, -torch.inf)
+    # A row without any key would be NaN, and so would its gradient.
+    logits = torch.where(source.any(-1, keepdim=True), logits, 0)
+    asks = torch.take_along_dim(hole, tokens, dim=1)[..., None]
+    return (torch.softmax(logits, dim=-1) * (asks & source)).to(query.dtype)
+
+
 # The reference backend: the definition, and its gradient written out, a few rows of correlations at a time. The
 # rows are independent, so memory stays linear in the tokens, and the few rows stay in the cache.
 
@@ -76,16 +125,20 @@ def _sources(hole: Tensor, keys: str) -> Tensor:
 
 def _forward_reference(
     query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     q_all, k_all, v_all, tau = wide(temperature, scale, query, key, value)
     q_unit, k_unit, sources = tau * unit(q_all), unit(k_all), _sources(hole, keys)
     out = torch.zeros_like(v_all, memory_format=torch.contiguous_format)
+    log_sum = out.new_zeros(hole.shape)
     for b, source in enumerate(sources):
         k, v = k_unit[b, source].T, v_all[b, source]
         if len(v):
             for rows in _row_chunks(hole[b], source):
-                out[b, rows] = torch.softmax(q_unit[b, rows] @ k, dim=-1) @ v
-    return out.to(value.dtype)
+                logits = q_unit[b, rows] @ k
+                total = logits.logsumexp(-1, keepdim=True)
+                out[b, rows] = (logits - total).exp() @ v
+                log_sum[b, rows] = total.squeeze(-1) / math.log(2)
+    return out.to(value.dtype), log_sum
 
 
 def _backward_reference(
@@ -94,14 +147,17 @@ def _backward_reference(
     key: Tensor,
     value: Tensor,
     hole: Tensor,
+    out: Tensor,
+    log_sum: Tensor,
     temperature: Tensor | None,
     scale: float,
     keys: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    g_all, q_all, k_all, v_all, tau = wide(temperature, scale, grad, query, key, value)
+    g_all, q_all, k_all, v_all, o_all, tau = wide(temperature, scale, grad, query, key, value, out)
     q_unit, k_unit, sources = unit(q_all), unit(k_all), _sources(hole, keys)
     grad_q, grad_k, grad_v = torch.zeros_like(q_all), torch.zeros_like(k_all), torch.zeros_like(v_all)
     grad_tau = q_all.new_zeros(())
+    along = (g_all * o_all).sum(-1, keepdim=True)
     for b, source in enumerate(sources):
         k, v = k_unit[b, source], v_all[b, source]
         if not len(v):
@@ -109,8 +165,8 @@ def _backward_reference(
         grad_key, grad_value = torch.zeros_like(k), torch.zeros_like(v)
         for rows in _row_chunks(hole[b], source):
             q, g = q_unit[b, rows], g_all[b, rows]
-            correlation = torch.softmax((tau * q) @ k.T, dim=-1)
-            grad_logit = softmax_backward(g @ v.T, correlation)
+            correlation = ((tau * q) @ k.T - log_sum[b, rows, None] * math.log(2)).exp()
+            grad_logit = correlation * (g @ v.T - along[b, rows])
             grad_row = grad_logit @ k
             grad_tau += (grad_row * q).sum()
             grad_q[b, rows] = grad_row * tau
@@ -125,7 +181,73 @@ def _backward_reference(
     )
 
 
+# The compiled and Triton backends.
+
+
+def _allow_tf32() -> bool:
+    """What torch's own matrix products may do with float32."""
+    return torch.get_float32_matmul_precision() != "highest"
+
+
+def _forward_cpp(
+    query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
+) -> tuple[Tensor, Tensor]:
+    q, k, v, _ = wide(None, 1.0, query, key, value)  # it works in float32 and float64
+    out, log_sum = torch.ops.showface_C.masked_correlation(q, k, v, hole, temperature, scale, keys == "all", False)
+    return out.to(value.dtype), log_sum
+
+
+def _backward_cpp(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, hole: Tensor, out: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    log_sum, temperature, scale, keys = rest
+    g, q, k, v, o, _ = wide(None, 1.0, grad, query, key, value, out)
+    backward = torch.ops.showface_C.masked_correlation_backward
+    grad_q, grad_k, grad_v, grad_tau = backward(g, q, k, v, hole, o, log_sum, temperature, scale, keys == "all", False)
+    return grad_q.to(query.dtype), grad_k.to(key.dtype), grad_v.to(value.dtype), grad_tau.sum() * scale
+
+
+def _too_wide(query: Tensor, value: Tensor) -> bool:
+    """Vectors that the CUDA kernels' shared memory can't hold; they take the reference."""
+    channels, values = query.shape[2], value.shape[2]
+    return max(channels, values) > 512 or (query.dtype == torch.float64 and channels + values > 512)
+
+
+def _forward_cuda(*args: Any) -> tuple[Tensor, Tensor]:
+    *tensors, scale, keys = args
+    if _too_wide(args[0], args[2]):
+        return _forward_reference(*args)
+    return native.cuda_library(args[0]).masked_correlation(*tensors, scale, keys == "all", _allow_tf32())
+
+
+def _backward_cuda(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *tensors, scale, keys = args
+    if _too_wide(args[1], args[3]):
+        return _backward_reference(*args)
+    backward = native.cuda_library(args[1]).masked_correlation_backward
+    *grads, shares = backward(*tensors, scale, keys == "all", _allow_tf32())
+    return *grads, shares.sum() * scale
+
+
+def _forward_triton(*args: Any) -> tuple[Tensor, Tensor]:
+    from showface.kernels import correlation as kernels
+
+    *tensors, scale, keys = args
+    return kernels.masked_correlation(*tensors, scale, keys == "all")
+
+
+def _backward_triton(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from showface.kernels import correlation as kernels
+
+    *tensors, scale, keys = args
+    *grads, grad_tau = kernels.masked_correlation_backward(*tensors, scale, keys == "all")
+    return *grads, grad_tau * scale
+
+
 backends.register("masked_correlation", "reference", _forward_reference, _backward_reference)
+backends.register("masked_correlation", "cpp", _forward_cpp, _backward_cpp)
+backends.register("masked_correlation", "cuda", _forward_cuda, _backward_cuda)
+backends.register("masked_correlation", "triton", _forward_triton, _backward_triton)
 
 
 # The torch operators.
@@ -142,7 +264,7 @@ def _forward(
     scale: float,
     keys: str,
     backend: str = "auto",
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     kernel = backends.kernel("masked_correlation", backend, query)
     checks.check_positive(temperature)
     return kernel.forward(query, key, value, hole, temperature, scale, keys)
@@ -154,43 +276,55 @@ def _backward(
     key: Tensor,
     value: Tensor,
     hole: Tensor,
+    out: Tensor,
+    log_sum: Tensor,
     temperature: Tensor | None,
     scale: float,
     keys: str,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     kernel = backends.kernel("masked_correlation", backend, query)
-    return kernel.backward(grad, query, key, value, hole, temperature, scale, keys)
+    return kernel.backward(grad, query, key, value, hole, out, log_sum, temperature, scale, keys)
 
 
-def _fake_gradients(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake_forward(query: Tensor, key: Tensor, value: Tensor, hole: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return value.new_empty(value.shape), value.new_empty(hole.shape, dtype=accumulation_dtype(value.dtype))
+
+
+def _fake_gradients(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, ...]:
     grad_temperature = query.new_empty((), dtype=accumulation_dtype(query.dtype))
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape), grad_temperature
 
 
+def _answer(*args: Any) -> Tensor:
+    return torch.ops.showface.masked_correlation_rows(*args)[0]
+
+
+# The forward also gives, for its backward, the logarithm to base 2 of the sum under each corrupted token's softmax.
+declare(f"masked_correlation_rows({_ARGS}, str backend='auto') -> (Tensor, Tensor)", _forward, _fake_forward)
 declare(
-    f"masked_correlation({_ARGS}, str backend='auto') -> Tensor",
-    _forward,
-    lambda query, key, value, *_: value.new_empty(value.shape),
-)
-declare(
-    f"masked_correlation_backward(Tensor grad, {_ARGS}, str backend='auto') -> (Tensor, Tensor, Tensor, Tensor)",
+    "masked_correlation_rows_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor hole, Tensor out,"
+    " Tensor log_sum, Tensor? temperature, float scale, str keys, str backend='auto')"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
     _backward,
-    lambda grad, query, key, value, *_: _fake_gradients(query, key, value),
+    _fake_gradients,
 )
+LIBRARY.define(f"masked_correlation({_ARGS}, str backend='auto') -> Tensor")
+LIBRARY.impl("masked_correlation", _answer, "CompositeImplicitAutograd")
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     query, key, value, hole, temperature, *ctx.rest = inputs
-    ctx.save_for_backward(query, key, value, hole, temperature)
+    ctx.save_for_backward(query, key, value, hole, *output, temperature)
 
 
-def _gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    temperature = ctx.saved_tensors[4]
-    *grads, grad_temperature = torch.ops.showface.masked_correlation_backward(grad, *ctx.saved_tensors, *ctx.rest)
+def _gradient(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+    temperature = ctx.saved_tensors[-1]
+    backward = torch.ops.showface.masked_correlation_rows_backward
+    *grads, grad_temperature = backward(grad, *ctx.saved_tensors, *ctx.rest)
     grad_temperature = None if temperature is None else grad_temperature.to(temperature.dtype)
     return *grads, None, grad_temperature, None, None, None
 
 
-differentiate("masked_correlation", _gradient, _setup)
-autocast("masked_correlation", cast=(0, 1, 2))
+differentiate("masked_correlation_rows", _gradient, _setup, public="masked_correlation")
+autocast("masked_correlation_rows", cast=(0, 1, 2))

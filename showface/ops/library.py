@@ -30,12 +30,17 @@ def declare(schema: str, implementation: Callable[..., Any], fake: Callable[...,
     torch.library.register_fake(f"showface::{name}", fake, lib=LIBRARY)
 
 
-def differentiate(name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
-    """Register the gradient of an operator, and that its gradient has none: second derivatives raise an error."""
+def differentiate(
+    name: str, backward: Callable[..., Any], setup_context: Callable[..., Any], public: str | None = None
+) -> None:
+    """Register the gradient of an operator, and that its gradient has none: second derivatives raise an error.
+
+    `public` is the operator's name for its users, where it differs.
+    """
     torch.library.register_autograd(f"showface::{name}", backward, setup_context=setup_context, lib=LIBRARY)
 
     def once_only(ctx: Any, *grads: Tensor) -> Any:
-        raise RuntimeError(f"showface.ops.{name} is differentiable once; a second derivative was asked for")
+        raise RuntimeError(f"showface.ops.{public or name} is differentiable once; a second derivative was asked for")
 
     torch.library.register_autograd(f"showface::{name}_backward", once_only, lib=LIBRARY)
 

@@ -227,8 +227,7 @@ def _read_cpp(latent: Tensor, memory: Tensor, region: Tensor, temperature: Tenso
 
 
 def _read_cuda(latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float) -> Tensor:
-    library = getattr(torch.ops, native.CUDA_LIBRARIES[latent.device.type])
-    return library.memory_read(latent, memory, region, temperature, scale)
+    return native.cuda_library(latent).memory_read(latent, memory, region, temperature, scale)
 
 
 def _read_triton(latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float) -> Tensor:

@@ -35,6 +35,8 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 
+using std::exp, std::exp2, std::log2, std::max, std::min, std::sqrt;
+
 struct uint3 {
   unsigned x = 0, y = 0, z = 0;
 };

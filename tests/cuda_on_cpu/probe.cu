@@ -112,10 +112,10 @@ __global__ void product(const float* in, float* out, int n) {
   T* b = a + 16 * depth;
   for (int i = threadIdx.x; i < 24 * depth; i += 32) a[i] = static_cast<T>(in[i]);
   __syncthreads();
-  Accumulator d;
+  Accumulator<float> d;
   showface::mma<T>(d, Fragment<T>::load_a(a, depth),
                    n == 0 ? Fragment<T>::load_b_rows(b, depth) : Fragment<T>::load_b(b, 8));
-  for (int i = 0; i < 4; ++i) out[Accumulator::row(i) * 8 + Accumulator::column(i)] = d.x[i];
+  for (int i = 0; i < 4; ++i) out[d.row(i) * 8 + d.column(i)] = d.x[i];
 }
 
 struct Probe {

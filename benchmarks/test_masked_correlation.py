@@ -1,0 +1,111 @@
+"""masked_correlation against what a user would write instead: `pytest benchmarks/test_masked_correlation.py`.
+
+Each group is a size, a share of corrupted tokens and a mode; within it every implementation runs on the same tensors,
+after its result was compared with the float64 definition.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from showface import ops
+from showface.ops import definitions
+from showface.ops.backends import BACKENDS
+
+TEMPERATURE = 16.0
+BATCH = 4
+SIZES = [(1024, 64), (1024, 128), (1024, 256), (4096, 64), (4096, 128), (4096, 256)]  # tokens, channels
+HOLES = [0.1, 0.3, 0.5]
+Arguments = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def eager(query: Tensor, key: Tensor, value: Tensor, hole: Tensor) -> Tensor:
+    """All N x N correlations, masked."""
+    score = TEMPERATURE * definitions.unit(query) @ definitions.unit(key).mT
+    weight = torch.softmax(score.masked_fill(hole[:, None, :], -torch.inf), dim=-1)
+    return (weight @ value) * hole[..., None]
+
+
+def sdpa_with_mask(query: Tensor, key: Tensor, value: Tensor, hole: Tensor) -> Tensor:
+    q, k, v = (x[:, None] for x in (definitions.unit(query), definitions.unit(key), value))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=~hole[:, None, None, :], scale=TEMPERATURE)
+    return out[:, 0] * hole[..., None]
+
+
+def gather_then_sdpa(query: Tensor, key: Tensor, value: Tensor, hole: Tensor) -> Tensor:
+    """The least work that existing parts allow: image by image, only corrupted queries and known keys."""
+    images = []
+    for q, k, v, corrupted in zip(definitions.unit(query), definitions.unit(key), value, hole, strict=True):
+        known = ~corrupted
+        parts = (x[None, None] for x in (q[corrupted], k[known], v[known]))
+        answer = F.scaled_dot_product_attention(*parts, scale=TEMPERATURE)[0, 0]
+        images.append(torch.zeros_like(v).index_put((corrupted,), answer))
+    return torch.stack(images)
+
+
+def ours(backend: str) -> Callable[..., Tensor]:
+    def run(query: Tensor, key: Tensor, value: Tensor, hole: Tensor) -> Tensor:
+        return ops.masked_correlation(query, key, value, hole, temperature=TEMPERATURE, backend=backend)
+
+    return run
+
+
+PEERS = {
+    "eager": eager,
+    "compiled eager": torch.compile(eager),
+    "SDPA with a mask": sdpa_with_mask,
+    "gather, then SDPA": gather_then_sdpa,
+}
+IMPLEMENTATIONS = PEERS | {f"showface {backend}": ours(backend) for backend in BACKENDS if backend != "reference"}
+
+
+def blob(tokens: int, share: float) -> Tensor:
+    """(BATCH, tokens) bool: in each image a disc of that share of a square map, elsewhere in each."""
+    side = round(tokens**0.5)
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    count = int(share * tokens)
+    holes = []
+    for image in range(BATCH):
+        distance = (y - side * (0.4 + 0.05 * image)) ** 2 + (x - side * (0.6 - 0.05 * image)) ** 2
+        holes.append(torch.zeros(tokens, dtype=torch.bool).index_fill(0, distance.flatten().argsort()[:count], True))
+    return torch.stack(holes)
+
+
+def arguments(tokens: int, channels: int, share: float) -> Arguments:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(BATCH, tokens, channels, generator=generator) for _ in range(3))
+    return query, key, value, blob(tokens, share)
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("mode", ["forward", "forward and backward"])
+@pytest.mark.parametrize("share", HOLES)
+@pytest.mark.parametrize(("tokens", "channels"), SIZES)
+def test_masked_correlation(benchmark, tokens: int, channels: int, share: float, mode: str, name: str) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("showface"):
+        reason = ops.why_not("masked_correlation", name.split()[1], device)
+        if reason:
+            pytest.skip(reason)
+    query, key, value, hole = arguments(tokens, channels, share)
+    expected = definitions.masked_correlation(query[:1].double(), key[:1].double(), value[:1].double(), hole[:1], 16.0)
+    tensors = [x.to(device).requires_grad_(mode != "forward") for x in (query, key, value)]
+    hole = hole.to(device)
+    implementation = IMPLEMENTATIONS[name]
+    out = implementation(*tensors, hole)
+    torch.testing.assert_close(out[:1].detach().cpu().double(), expected, rtol=1e-4, atol=1e-4)
+    grad = torch.randn_like(value).to(device)
+
+    def run() -> None:
+        out = implementation(*tensors, hole)
+        if mode != "forward":
+            torch.autograd.grad(out, tensors, grad)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    benchmark.group = f"masked_correlation N={tokens} C={channels} hole={share:.0%} {mode} {device}"
+    benchmark.extra_info["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    benchmark.pedantic(run, rounds=7, warmup_rounds=2)

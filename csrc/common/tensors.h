@@ -1,0 +1,49 @@
+// What the CPU and the CUDA kernels of all operators share about tensors.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cstdint>
+#include <optional>
+
+namespace showface {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Vectors shorter than this are scaled as if they had this length.
+constexpr double kMinNorm = 1e-6;
+
+inline bool is_floating(ScalarType type) {
+  return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
+         type == ScalarType::BFloat16;
+}
+
+inline void check_temperature(const char* op, const std::optional<Tensor>& temperature, const Tensor& like) {
+  if (!temperature.has_value()) return;
+  STD_TORCH_CHECK(temperature->dim() == 0 && is_floating(temperature->scalar_type()), op,
+                  ": temperature must be a 0-d floating-point tensor");
+  STD_TORCH_CHECK(temperature->device() == like.device(), op, ": temperature must be on the device of the others");
+}
+
+inline Tensor as_contiguous(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+// The number at `data`, whatever floating-point type it is stored in; 1 where there is none.
+template <typename T>
+C10_HOST_DEVICE inline T load_scalar(const void* data, ScalarType type) {
+  if (data == nullptr) return T(1);
+  switch (type) {
+    case ScalarType::Double: return static_cast<T>(*static_cast<const double*>(data));
+    case ScalarType::Half: return static_cast<T>(static_cast<float>(*static_cast<const c10::Half*>(data)));
+    case ScalarType::BFloat16: return static_cast<T>(static_cast<float>(*static_cast<const c10::BFloat16*>(data)));
+    default: return static_cast<T>(*static_cast<const float*>(data));
+  }
+}
+
+}  // namespace showface

@@ -1,0 +1,130 @@
+// Small dense products and exponentials on the vectors of one instruction set.
+//
+// This file has no include guard: correlation.cpp includes it once for each instruction set, inside a namespace and a
+// region that is compiled for that set, with SHOWFACE_VECTOR_BYTES defined. It includes nothing.
+
+// Rows of a product that are kept in registers: 8 rows of 2 vectors hide the latency of the multiply-add.
+constexpr int kRows = 8;
+
+template <typename T>
+struct Simd {
+  static constexpr int kLanes = SHOWFACE_VECTOR_BYTES / sizeof(T);
+  typedef T Vector __attribute__((vector_size(SHOWFACE_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+  using Integer = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  typedef Integer Integers __attribute__((vector_size(SHOWFACE_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+
+  static Vector load(const T* at) { return *reinterpret_cast<const Vector*>(at); }
+  static void store(T* at, Vector x) { *reinterpret_cast<Vector*>(at) = x; }
+
+  // 2 to the power x, for x <= 0; as good as zero below the smallest normal number.
+  static Vector exp2(Vector x) {
+    constexpr bool single = sizeof(T) == 4;
+    constexpr T lowest = single ? -126 : -1022;
+    // Adding this number leaves the nearest integer in the lowest bits.
+    constexpr T magic = single ? T(12582912) : T(6755399441055744);
+    constexpr int mantissa = single ? 23 : 52;
+    constexpr int degree = single ? 6 : 12;
+    constexpr double log_2 = 0.693147180559945309417;
+    const Vector bounded = x < lowest ? lowest - Vector{} : x;
+    const Vector shifted = bounded + magic;
+    const Vector fraction = bounded - (shifted - magic);  // in -1/2 .. 1/2
+    double coefficient[degree + 1] = {1};
+    for (int i = 1; i <= degree; ++i) coefficient[i] = coefficient[i - 1] * log_2 / i;
+    Vector power = static_cast<T>(coefficient[degree]) - Vector{};
+#pragma GCC unroll 12
+    for (int i = degree - 1; i >= 0; --i) power = power * fraction + static_cast<T>(coefficient[i]);
+    const Integers exponent = reinterpret_cast<const Integers&>(shifted) << mantissa;
+    const Integers result = reinterpret_cast<const Integers&>(power) + exponent;
+    return reinterpret_cast<const Vector&>(result);
+  }
+};
+
+// c (kRows, Vectors * lanes) = [c +] a (kRows, depth) * panel (depth, Vectors * lanes). Row r of a is
+// a[r][0], a[r][step], a[r][2 * step], ...
+template <typename T, int Vectors, bool Add>
+inline void product_block(const T* const* a, int64_t step, const T* panel, int64_t depth, T* c, int64_t c_stride) {
+  using S = Simd<T>;
+  typename S::Vector sum[kRows][Vectors];
+  const T* row[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    row[r] = a[r];
+    for (int v = 0; v < Vectors; ++v) sum[r][v] = typename S::Vector{};
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    typename S::Vector b[Vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) b[v] = S::load(panel + (k * Vectors + v) * S::kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const T x = row[r][k * step];
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; ++v) sum[r][v] += x * b[v];
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < Vectors; ++v) {
+      T* at = c + r * c_stride + v * S::kLanes;
+      S::store(at, Add ? S::load(at) + sum[r][v] : sum[r][v]);
+    }
+  }
+}
+
+// A matrix cut into panels of two vectors' width, each stored row by row; the last may be one vector wide.
+// `columns` is a multiple of a vector's lanes.
+template <typename T>
+struct Panels {
+  const T* data;
+  int64_t depth, columns;
+
+  // c (rows, columns) = [c +] a * this; rows is a multiple of kRows, and a(r) gives a row.
+  template <bool Add, typename Row>
+  void times(const Row& a, int64_t step, int64_t rows, T* c, int64_t c_stride) const {
+    constexpr int64_t lanes = Simd<T>::kLanes;
+    for (int64_t column = 0; column < columns; column += 2 * lanes) {
+      const T* panel = data + column * depth;
+      for (int64_t r = 0; r < rows; r += kRows) {
+        const T* pointers[kRows];
+        for (int i = 0; i < kRows; ++i) pointers[i] = a(r + i);
+        T* at = c + r * c_stride + column;
+        if (column + lanes < columns) {
+          product_block<T, 2, Add>(pointers, step, panel, depth, at, c_stride);
+        } else {
+          product_block<T, 1, Add>(pointers, step, panel, depth, at, c_stride);
+        }
+      }
+    }
+  }
+};
+
+// Lay `depth` rows of `width` numbers out as panels, filled with zeros up to `columns`; row(k) gives a row.
+template <typename T, typename Row>
+inline void pack_rows(const Row& row, int64_t depth, int64_t width, int64_t columns, T* panels) {
+  constexpr int64_t lanes = Simd<T>::kLanes;
+  for (int64_t first = 0; first < columns; first += 2 * lanes) {
+    const int64_t panel_width = std::min(2 * lanes, columns - first), filled = std::min(panel_width, width - first);
+    T* to = panels + first * depth;
+    for (int64_t k = 0; k < depth; ++k, to += panel_width) {
+      const T* from = row(k) + first;
+      if (filled == 2 * lanes) {
+        Simd<T>::store(to, Simd<T>::load(from));
+        Simd<T>::store(to + lanes, Simd<T>::load(from + lanes));
+      } else {
+        for (int64_t i = 0; i < panel_width; ++i) to[i] = i < filled ? from[i] : T(0);
+      }
+    }
+  }
+}
+
+// The same for the transposed matrix: its column r is row(r), of `depth` numbers.
+template <typename T, typename Row>
+inline void pack_columns(const Row& row, int64_t depth, int64_t columns, T* panels) {
+  constexpr int64_t lanes = Simd<T>::kLanes;
+  for (int64_t first = 0; first < columns; first += 2 * lanes) {
+    const int64_t panel_width = std::min(2 * lanes, columns - first);
+    T* to = panels + first * depth;
+    for (int64_t i = 0; i < panel_width; ++i) {
+      const T* from = row(first + i);
+      for (int64_t k = 0; k < depth; ++k) to[k * panel_width + i] = from[k];
+    }
+  }
+}
