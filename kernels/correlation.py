@@ -77,12 +77,12 @@ def correlation_fwd_kernel(
         # high that a row of small correlations would vanish.
         high = temperature > HIGH_TEMPERATURE * LOG2_E
         peak = tl.where(high, -float("inf"), peak + temperature)
-        query, _ = unit_rows(load_rows(query_ptr, token, asks, channels, BLOCK_C), ACCUMULATE)
+        query, _query_inverse = unit_rows(load_rows(query_ptr, token, asks, channels, BLOCK_C), ACCUMULATE)
         query = query.to(OPERAND)
         steps = tl.cdiv(tl.cdiv(keys, BLOCK_N), splits)
         for step in range(split * steps, (split + 1) * steps):
             index, valid = list_keys(order_ptr, corrupted, tokens, step * BLOCK_N, ALL_KEYS, BLOCK_N)
-            key, _ = unit_rows(load_rows(key_ptr, index, valid, channels, BLOCK_C), ACCUMULATE)
+            key, _key_inverse = unit_rows(load_rows(key_ptr, index, valid, channels, BLOCK_C), ACCUMULATE)
             value = load_rows(value_ptr, index, valid, values, BLOCK_V).to(OPERAND)
             score = tl.dot(query, tl.trans(key.to(OPERAND)), input_precision=PRECISION, out_dtype=ACCUMULATE)
             score = tl.where(valid[None, :], score * temperature, -float("inf"))
@@ -193,7 +193,7 @@ def correlation_bwd_query_kernel(
         log_sum = tl.load(log_sum_ptr + token, mask=asks, other=float("inf"))
         for first in range(0, keys, BLOCK_N):
             index, valid = list_keys(order_ptr, corrupted, tokens, first, ALL_KEYS, BLOCK_N)
-            key, _ = unit_rows(load_rows(key_ptr, index, valid, channels, BLOCK_C), ACCUMULATE)
+            key, _key_inverse = unit_rows(load_rows(key_ptr, index, valid, channels, BLOCK_C), ACCUMULATE)
             key = key.to(OPERAND)
             value = load_rows(value_ptr, index, valid, values, BLOCK_V).to(OPERAND)
             score = tl.dot(unit, tl.trans(key), input_precision=PRECISION, out_dtype=ACCUMULATE)
@@ -263,7 +263,7 @@ def correlation_bwd_key_kernel(
             i = first + tl.arange(0, BLOCK_M)
             asks = i < corrupted
             index = tl.load(order_ptr + i, mask=asks, other=0)
-            query, _ = unit_rows(load_rows(query_ptr, index, asks, channels, BLOCK_C), ACCUMULATE)
+            query, _query_inverse = unit_rows(load_rows(query_ptr, index, asks, channels, BLOCK_C), ACCUMULATE)
             query = query.to(OPERAND)
             grad = load_rows(grad_ptr, index, asks, values, BLOCK_V).to(OPERAND)
             log_sum = tl.load(log_sum_ptr + index, mask=asks, other=float("inf"))
@@ -283,17 +283,22 @@ def correlation_bwd_key_kernel(
     store_rows(grad_value_ptr, token, exists, values, grad_value, BLOCK_V)
 
 
+# The widest vectors for which the registers of a chip suffice. Wider ones are for the CUDA kernels.
+MAX_WIDTH = {torch.float16: 512, torch.bfloat16: 512, torch.float32: 64, torch.float64: 0}
+
+
 def blocks(channels: int, values: int, dtype: torch.dtype, backward: bool = False) -> dict[str, Any]:
-    """Tile sizes and warps for these widths: as large as registers and shared memory allow on sm_80 and later."""
+    """Tile sizes and warps for these widths, as large as the registers from sm_80 to sm_100 hold without spilling."""
     block_c, block_v = (max(16, triton.next_power_of_2(width)) for width in (channels, values))
-    bytes_of_row = max(block_c, block_v) * dtype.itemsize
-    narrow = bytes_of_row <= 256
-    if backward:
-        block_m, block_n = (64, 64) if narrow else (32, 32) if bytes_of_row <= 1024 else (16, 16)
+    width = max(block_c, block_v)
+    if dtype.itemsize >= 4:
+        rows, columns = (32, 32) if backward else (64, 32)
+    elif backward:
+        rows, columns = (64, 64) if width <= 32 else (64, 32) if width <= 64 else (32, 32) if width <= 128 else (16, 16)
     else:
-        block_m, block_n = (64, 64) if bytes_of_row <= 512 else (64, 32) if bytes_of_row <= 1024 else (16, 16)
-    warps = 4 if narrow else 8
-    return {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_C": block_c, "BLOCK_V": block_v, "num_warps": warps}
+        rows, columns = (64, 64) if width <= 128 else (32, 32) if width <= 256 else (16, 16)
+    warps = 4 if dtype.itemsize == 2 and width <= 64 and not backward else 8
+    return {"BLOCK_M": rows, "BLOCK_N": columns, "BLOCK_C": block_c, "BLOCK_V": block_v, "num_warps": warps}
 
 
 def _prepare(query: Tensor, hole: Tensor, temperature: Tensor | None, scale: float) -> tuple[Any, ...]:
@@ -310,11 +315,12 @@ def _prepare(query: Tensor, hole: Tensor, temperature: Tensor | None, scale: flo
     # What products are made of. The interpreter, which runs on CPU tensors, multiplies bfloat16 wrongly.
     operands = {torch.float16: tl.float16, torch.float32: tl.float32, torch.float64: tl.float64}
     operand = operands.get(query.dtype, tl.bfloat16 if query.is_cuda else tl.float32)
+    # Without tf32, three products of tf32 each make up one of float32: as exact to a bit or two, and on tensor cores.
     tf32 = query.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
     options = {
         "ACCUMULATE": tl.float64 if double else tl.float32,
         "OPERAND": operand,
-        "PRECISION": "tf32" if tf32 else "ieee",
+        "PRECISION": "tf32" if tf32 else "tf32x3",
     }
     return order, count, temperature, float(scale), options
 

@@ -72,14 +72,18 @@ class CorrelationTests(OperatorTests):
         for x, y in zip(grads, torch.autograd.grad(self.define(*wide_inputs, case[3]).sum(), wide_inputs), strict=True):
             assert_close(x, y, torch.float16, gradient=True)
 
-
     @pytest.mark.parametrize("temperature", [8.0, 100.0])
     def test_high_temperature_and_splits(self, device, backend, dtype, temperature, monkeypatch):
         if backend == "triton":  # a small problem on a large GPU is split over the keys
             monkeypatch.setattr("showface.kernels.correlation._splits", lambda *_: 3)
         case = self.make(129, 20, dtype)
         out = self.call(*on(device, case), temperature=temperature, backend=backend)
-        assert_close(out, self.define(*wide(case), temperature=temperature), gradient=temperature > 50)
+        expected = self.define(*wide(case), temperature=temperature)
+        if dtype.itemsize == 2 and temperature > 50:
+            # It multiplies the rounding of unit vectors in half precision: only that nothing blows up is of interest.
+            torch.testing.assert_close(out.cpu().double(), expected, rtol=0, atol=0.25)
+        else:
+            assert_close(out, expected, gradient=temperature > 50)
 
 
 class TestAllKeys(CorrelationTests):

@@ -221,7 +221,7 @@ class TestTrainer:
 
     def test_a_loss_that_is_not_finite_stops_the_run(self, faces, tmp_path):
         trainer = Trainer(small(faces, "steps=2"), tmp_path / "run")
-        torch.nn.init.constant_(trainer.model.coarse.to_image.bias, torch.nan)
+        torch.nn.init.constant_(trainer.model.coarse.to_image.conv.bias, torch.nan)
         with pytest.raises(FloatingPointError, match="the loss became nan at step 0"):
             trainer.run()
         assert not list_checkpoints(tmp_path / "run" / "checkpoints")

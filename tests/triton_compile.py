@@ -103,21 +103,21 @@ def masked_correlation() -> Iterator[Kernel]:
         {"BLOCK": 1024},
     )
     for dtype in DTYPES:
-        for width in WIDTHS:
+        for width in [width for width in WIDTHS if width <= correlation.MAX_WIDTH[TORCH_DTYPES[dtype]]]:
             data = {f"{name}_ptr": f"*{dtype}" for name in ("query", "key", "value")}
             lists = {"order_ptr": "*i32", "count_ptr": "*i32"}
             constants = {
                 "ALL_KEYS": False,
                 "ACCUMULATE": triton.language.float32,
                 "OPERAND": TRITON_DTYPES[dtype],
-                "PRECISION": "ieee",
+                "PRECISION": "tf32x3",
             }
             grad, log_sum = {"grad_ptr": f"*{dtype}"}, {"log_sum_ptr": "*fp32"}
             rest = {"temperature_ptr": "*fp32"}
             sizes = correlation.blocks(width, width, TORCH_DTYPES[dtype])
             warps = sizes.pop("num_warps")
             name = f"{dtype} {'x'.join(map(str, sizes.values()))}"
-            cores = dtype != "fp32"
+            cores = True
             types = data | lists | rest | {"out_ptr": f"*{dtype}"} | log_sum | {"scale": "fp32"} | integers
             high = {"HIGH_TEMPERATURE": 2.0 if dtype == "fp16" else 40.0}
             yield Kernel("correlation_fwd", name, types | {"splits": "i32"}, high | constants | sizes, warps, cores)

@@ -229,9 +229,18 @@ def _backward_cuda(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return *grads, shares.sum() * scale
 
 
+def _too_wide_for_triton(query: Tensor, value: Tensor) -> bool:
+    """Vectors that would not fit the registers of a GPU; they take the CUDA kernels where there are any."""
+    from showface.kernels.correlation import MAX_WIDTH
+
+    return query.is_cuda and max(query.shape[2], value.shape[2]) > MAX_WIDTH[query.dtype]
+
+
 def _forward_triton(*args: Any) -> tuple[Tensor, Tensor]:
     from showface.kernels import correlation as kernels
 
+    if _too_wide_for_triton(args[0], args[2]):
+        return _forward_reference(*args) if native.why_no_cuda() else _forward_cuda(*args)
     *tensors, scale, keys = args
     return kernels.masked_correlation(*tensors, scale, keys == "all")
 
@@ -239,6 +248,8 @@ def _forward_triton(*args: Any) -> tuple[Tensor, Tensor]:
 def _backward_triton(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from showface.kernels import correlation as kernels
 
+    if _too_wide_for_triton(args[1], args[3]):
+        return _backward_reference(*args) if native.why_no_cuda() else _backward_cuda(*args)
     *tensors, scale, keys = args
     *grads, grad_tau = kernels.masked_correlation_backward(*tensors, scale, keys == "all")
     return *grads, grad_tau * scale
