@@ -85,6 +85,34 @@ class CorrelationTests(OperatorTests):
         else:
             assert_close(out, expected, gradient=temperature > 50)
 
+    @pytest.mark.gpu
+    def test_graph_replays_with_another_hole(self, device, backend):
+        if backend == "reference":
+            pytest.skip("the reference counts tokens on the host")
+        case = on(device, self.make(129, 64, torch.float32))
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            self.call(*case, backend=backend)  # what is compiled or loaded once
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = self.call(*case, backend=backend)
+        for share in (0.0, 0.3, 1.0):
+            case[3].copy_(torch.rand(case[3].shape, device=device) < share)
+            graph.replay()
+            assert_close(out, self.define(*wide(tuple(x.cpu() for x in case))))
+
+    @pytest.mark.gpu
+    def test_memory_is_linear_in_tokens(self, device, backend):
+        query, key, value, hole = on(device, make(1, 16384, 64, 64, torch.float32))
+        inputs = [x.requires_grad_() for x in (query, key, value)]
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        self.call(*inputs, hole, backend=backend).sum().backward()
+        extra = torch.cuda.max_memory_allocated() - before
+        assert extra < 24 * query.numel() * 4, f"{extra / 2**20:.0f} MiB"  # 1 GiB would hold all correlations
+
 
 class TestAllKeys(CorrelationTests):
     keys = "all"
