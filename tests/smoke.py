@@ -10,23 +10,37 @@ print(f"showface {showface.__version__}, torch {torch.__version__}")
 assert native.why_missing() is None, native.why_missing()
 print("extension built against torch", native.load().build_info()["torch_headers"])
 
-for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+
+def check(device: str) -> None:
     torch.manual_seed(0)
     latent, memory = torch.randn(63, 20, device=device), torch.randn(5, 33, 20, device=device)
     region = torch.randint(-1, 5, (63,), device=device)
-    expected = ops.memory_read(latent, memory, region, temperature=8.0, backend="reference")
-    for backend in backends.BACKENDS:
-        reason = ops.why_not("memory_read", backend, device)
-        print(f"{device} {backend}: {reason or 'runs'}")
-        if reason is None:
-            tensors = [x.clone().requires_grad_() for x in (latent, memory)]
-            out = ops.memory_read(*tensors, region, temperature=8.0, backend=backend)
-            torch.testing.assert_close(out, expected)
-            out.sum().backward()
-            assert tensors[0].grad.isfinite().all()
+    image, hole = torch.randn(2, 63, 20, device=device), torch.rand(2, 63, device=device) < 0.4
+    calls = {
+        "memory_read": (lambda x, y, **to: ops.memory_read(x, y, region, temperature=8.0, **to), (latent, memory)),
+        "masked_correlation": (
+            lambda x, y, **to: ops.masked_correlation(x, y, x, hole, temperature=8.0, **to),
+            (image, image.flip(2)),
+        ),
+    }
+    for op, (call, tensors) in calls.items():
+        expected = call(*tensors, backend="reference")
+        for backend in backends.BACKENDS:
+            reason = ops.why_not(op, backend, device)
+            print(f"{op} on {device}, {backend}: {reason or 'runs'}")
+            if reason is None:
+                inputs = [x.clone().requires_grad_() for x in tensors]
+                out = call(*inputs, backend=backend)
+                torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+                out.sum().backward()
+                assert all(x.grad.isfinite().all() for x in inputs)
     with torch.no_grad():
         result = showface.MDRNets.from_pretrained().to(device)(
             torch.zeros(1, 3, 50, 70, device=device), torch.ones(1, 1, 50, 70, device=device)
         )
     assert result.image.isfinite().all()
+
+
+for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+    check(device)
 print("passed")
