@@ -36,6 +36,17 @@ def run_kernels(library: str) -> None:
                 wide = latent.double(), memory.double(), region
                 expected = definitions.memory_read(*wide, 4.0 if temperature is None else 8.0)
                 torch.testing.assert_close(out.double(), expected, rtol=0, atol=2e-2)
+        for tokens, channels, values, all_keys in ((1, 1, 1, True), (7, 3, 5, False), (65, 20, 130, False)):
+            query, key = (torch.randn(2, tokens, channels).to(dtype) for _ in range(2))
+            value, hole = torch.randn(2, tokens, values).to(dtype), torch.rand(2, tokens) < 0.5
+            rest = None, 4.0, all_keys, True
+            out, log_sum = ops.masked_correlation(query, key, value, hole, *rest)
+            wide = query.double(), key.double(), value.double(), hole
+            expected = definitions.masked_correlation(*wide, 4.0, "all" if all_keys else "valid")
+            torch.testing.assert_close(out.double(), expected, rtol=0, atol=4e-2)
+            backward = ops.masked_correlation_backward
+            grads = backward(torch.randn_like(value), query, key, value, hole, out, log_sum, *rest)
+            assert all(x.isfinite().all() for x in grads)
 
 
 if __name__ == "__main__":
