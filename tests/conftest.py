@@ -42,6 +42,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> object:
+    """Skip, with the reason, the cases whose sizes a backend refuses, in the tests that go through all backends."""
+    try:
+        return (yield)
+    except RuntimeError as error:
+        if "backend" in getattr(item, "fixturenames", ()) and "can't run here: its " in str(error):
+            pytest.skip(str(error))
+        raise
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes `device` on each of them.
 

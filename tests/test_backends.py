@@ -101,6 +101,18 @@ def test_a_named_backend_that_cannot_run_says_why(monkeypatch):
         ops.memory_read(*memory_case(), temperature=8.0, backend="cpp")
 
 
+def test_sizes_that_a_kernel_refuses(monkeypatch):
+    wide = [torch.randn(1, 5, 600) for _ in range(3)] + [torch.tensor([[True, False, True, False, True]])]
+    monkeypatch.setitem(native.CUDA_LIBRARIES, "cpu", "showface_C")  # as if it ran here; it comes to no call
+    with pytest.raises(
+        RuntimeError, match=r"backend 'cuda' can't run here: its cuda kernel .* up to 512 wide, not 600"
+    ):
+        ops.masked_correlation(*wide, temperature=8.0, backend="cuda")
+    monkeypatch.setattr(backends, "BACKENDS", ("cuda", "reference"))
+    reference = ops.masked_correlation(*wide, temperature=8.0, backend="reference")
+    assert torch.equal(ops.masked_correlation(*wide, temperature=8.0), reference)
+
+
 # The operators as torch sees them.
 
 

@@ -23,11 +23,12 @@ OPS = ("memory_read", "memory_write", "masked_correlation", "coordination_loss")
 
 @dataclass(frozen=True)
 class Kernel:
-    """One implementation: its forward, its backward, and the dtypes it takes."""
+    """One implementation: its forward, its backward, the dtypes it takes, and why it refuses tensors of some sizes."""
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     dtypes: frozenset[torch.dtype]
+    refuses: Callable[..., str | None]
 
 
 FLOATS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
@@ -40,9 +41,13 @@ def register(
     forward: Callable[..., Any],
     backward: Callable[..., Any],
     dtypes: frozenset[torch.dtype] = FLOATS,
+    refuses: Callable[..., str | None] = lambda *tensors: None,
 ) -> None:
-    """Say that `op` has an implementation for `backend`; called by the operators' modules."""
-    _kernels[op, backend] = Kernel(forward, backward, dtypes)
+    """Say that `op` has an implementation for `backend`; called by the operators' modules.
+
+    `refuses` gets the tensors that `kernel` gets and returns why they can't be taken, as a sentence's end, or None.
+    """
+    _kernels[op, backend] = Kernel(forward, backward, dtypes, refuses)
 
 
 @cache
@@ -95,15 +100,20 @@ def _say_what_is_missing() -> None:
         warnings.warn(f"showface runs without its compiled kernels: {reason}", stacklevel=2)
 
 
-def kernel(op: str, backend: str, example: torch.Tensor) -> Kernel:
-    """The implementation to run on tensors like `example`.
+def kernel(op: str, backend: str, *tensors: torch.Tensor) -> Kernel:
+    """The implementation to run on tensors like these, of which the first one tells device and dtype.
 
     Raises RuntimeError with the reason if a named backend can't run.
     """
+    device_type, dtype = tensors[0].device.type, tensors[0].dtype
+
+    def why_not_these(name: str) -> str | None:
+        return why_not(op, name, device_type, dtype) or _kernels[op, name].refuses(*tensors)
+
     if backend == "auto":
         _say_what_is_missing()
-        backend = choose(op, example.device.type, example.dtype)
-    reason = why_not(op, backend, example.device.type, example.dtype)
+        backend = next(name for name in BACKENDS if why_not_these(name) is None)
+    reason = why_not_these(backend)
     if reason:
         raise RuntimeError(f"showface.ops.{op}: backend {backend!r} can't run here: {reason}")
     return _kernels[op, backend]

@@ -207,40 +207,31 @@ def _backward_cpp(
     return grad_q.to(query.dtype), grad_k.to(key.dtype), grad_v.to(value.dtype), grad_tau.sum() * scale
 
 
-def _too_wide(query: Tensor, value: Tensor) -> bool:
-    """Vectors that the CUDA kernels' shared memory can't hold; they take the reference."""
-    channels, values = query.shape[2], value.shape[2]
-    return max(channels, values) > 512 or (query.dtype == torch.float64 and channels + values > 512)
-
-
 def _forward_cuda(*args: Any) -> tuple[Tensor, Tensor]:
     *tensors, scale, keys = args
-    if _too_wide(args[0], args[2]):
-        return _forward_reference(*args)
     return native.cuda_library(args[0]).masked_correlation(*tensors, scale, keys == "all", _allow_tf32())
 
 
 def _backward_cuda(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *tensors, scale, keys = args
-    if _too_wide(args[1], args[3]):
-        return _backward_reference(*args)
     backward = native.cuda_library(args[1]).masked_correlation_backward
     *grads, shares = backward(*tensors, scale, keys == "all", _allow_tf32())
     return *grads, shares.sum() * scale
 
 
-def _too_wide_for_triton(query: Tensor, value: Tensor) -> bool:
-    """Vectors that would not fit the registers of a GPU; they take the CUDA kernels where there are any."""
-    from showface.kernels.correlation import MAX_WIDTH
-
-    return query.is_cuda and max(query.shape[2], value.shape[2]) > MAX_WIDTH[query.dtype]
+def _refuses_cuda(query: Tensor, value: Tensor) -> str | None:
+    """Vectors that shared memory can't hold."""
+    channels, values = query.shape[2], value.shape[2]
+    if max(channels, values) > 512:
+        return f"its cuda kernel takes vectors up to 512 wide, not {max(channels, values)}"
+    if query.dtype == torch.float64 and channels + values > 512:
+        return f"its cuda kernel takes float64 vectors of 512 numbers, key and value together, not {channels + values}"
+    return None
 
 
 def _forward_triton(*args: Any) -> tuple[Tensor, Tensor]:
     from showface.kernels import correlation as kernels
 
-    if _too_wide_for_triton(args[0], args[2]):
-        return _forward_reference(*args) if native.why_no_cuda() else _forward_cuda(*args)
     *tensors, scale, keys = args
     return kernels.masked_correlation(*tensors, scale, keys == "all")
 
@@ -248,17 +239,25 @@ def _forward_triton(*args: Any) -> tuple[Tensor, Tensor]:
 def _backward_triton(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from showface.kernels import correlation as kernels
 
-    if _too_wide_for_triton(args[1], args[3]):
-        return _backward_reference(*args) if native.why_no_cuda() else _backward_cuda(*args)
     *tensors, scale, keys = args
     *grads, grad_tau = kernels.masked_correlation_backward(*tensors, scale, keys == "all")
     return *grads, grad_tau * scale
 
 
+def _refuses_triton(query: Tensor, value: Tensor) -> str | None:
+    """Vectors that a GPU's registers can't hold. The interpreter, on a CPU, has no such limit."""
+    from showface.kernels.correlation import MAX_WIDTH
+
+    width, limit = max(query.shape[2], value.shape[2]), MAX_WIDTH[query.dtype]
+    if not query.is_cuda or width <= limit:
+        return None
+    return f"its triton kernel takes {query.dtype} vectors up to {limit} wide on a GPU, not {width}"
+
+
 backends.register("masked_correlation", "reference", _forward_reference, _backward_reference)
 backends.register("masked_correlation", "cpp", _forward_cpp, _backward_cpp)
-backends.register("masked_correlation", "cuda", _forward_cuda, _backward_cuda)
-backends.register("masked_correlation", "triton", _forward_triton, _backward_triton)
+backends.register("masked_correlation", "cuda", _forward_cuda, _backward_cuda, refuses=_refuses_cuda)
+backends.register("masked_correlation", "triton", _forward_triton, _backward_triton, refuses=_refuses_triton)
 
 
 # The torch operators.
@@ -276,7 +275,7 @@ def _forward(
     keys: str,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    kernel = backends.kernel("masked_correlation", backend, query)
+    kernel = backends.kernel("masked_correlation", backend, query, value)
     checks.check_positive(temperature)
     return kernel.forward(query, key, value, hole, temperature, scale, keys)
 
@@ -294,7 +293,7 @@ def _backward(
     keys: str,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    kernel = backends.kernel("masked_correlation", backend, query)
+    kernel = backends.kernel("masked_correlation", backend, query, value)
     return kernel.backward(grad, query, key, value, hole, out, log_sum, temperature, scale, keys)
 
 
