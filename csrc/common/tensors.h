@@ -18,6 +18,10 @@ using torch::stable::Tensor;
 // Vectors shorter than this are scaled as if they had this length.
 constexpr double kMinNorm = 1e-6;
 
+C10_HOST_DEVICE constexpr int64_t round_up(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
 inline bool is_floating(ScalarType type) {
   return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
          type == ScalarType::BFloat16;

@@ -251,8 +251,7 @@ template <typename T>
 void backward(const CorrelationShape& shape, Batch<T>& batch, const T* grad, T* out, T* log_sum, T* grad_query,
               T* grad_key, T* grad_value, T* grad_temperature) {
   const auto kernels = Kernels<T>::best();
-  const auto padded = [&](int64_t n) { return (n + kernels.lanes - 1) / kernels.lanes * kernels.lanes; };
-  const int64_t key_columns = padded(shape.channels), value_columns = padded(shape.values);
+  const int64_t key_columns = round_up(shape.channels, kernels.lanes), value_columns = round_up(shape.values, kernels.lanes);
   const int64_t tile_size = kTileRows * (shape.channels + key_columns + shape.values + value_columns + 2);
   auto& samples = batch.samples();
 

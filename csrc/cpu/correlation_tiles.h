@@ -9,7 +9,7 @@ template <typename T>
 int64_t rows_of_tile(const Sample<T>& sample, int64_t tile) {
   constexpr int64_t lanes = std::max<int64_t>(Simd<T>::kLanes, kRows);
   const int64_t rows = std::min(kTileRows, sample.queries - tile * kTileRows);
-  return (rows + lanes - 1) / lanes * lanes;
+  return round_up(rows, lanes);
 }
 
 // correlation (keys, rows) = <key, column of `queries`>, keys first, first + 1, ...
@@ -43,7 +43,7 @@ void forward_tile(const Sample<T>& sample, int64_t tile, T* scratch) {
   using S = Simd<T>;
   const int64_t rows = rows_of_tile(sample, tile), first = tile * kTileRows;
   const int64_t real = std::min(rows, sample.queries - first), width = sample.values;
-  const int64_t value_columns = (width + S::kLanes - 1) / S::kLanes * S::kLanes;
+  const int64_t value_columns = round_up(width, S::kLanes);
   T* query = scratch;                                   // (rows, channels)
   T* panels = query + kTileRows * sample.channels;      // the same, transposed, in panels
   T* correlation = panels + kTileRows * sample.channels;  // (keys of a chunk, rows)
@@ -64,7 +64,7 @@ void forward_tile(const Sample<T>& sample, int64_t tile, T* scratch) {
   if (sample.temperature > (sizeof(T) == 4 ? 40 : 300)) {
     std::fill(shift, shift + rows, -std::numeric_limits<T>::infinity());
     for (int64_t chunk = 0; chunk < sample.keys; chunk += kChunk) {
-      const int64_t count = std::min(kChunk, sample.keys - chunk), padded = (count + kRows - 1) / kRows * kRows;
+      const int64_t count = std::min(kChunk, sample.keys - chunk), padded = round_up(count, kRows);
       correlate(queries, sample.key_rows + chunk, padded, correlation);
       for (int64_t j = 0; j < count; ++j) {
         for (int64_t r = 0; r < rows; ++r) {
@@ -75,7 +75,7 @@ void forward_tile(const Sample<T>& sample, int64_t tile, T* scratch) {
   }
 
   for (int64_t chunk = 0; chunk < sample.keys; chunk += kChunk) {
-    const int64_t count = std::min(kChunk, sample.keys - chunk), padded = (count + kRows - 1) / kRows * kRows;
+    const int64_t count = std::min(kChunk, sample.keys - chunk), padded = round_up(count, kRows);
     correlate(queries, sample.key_rows + chunk, padded, correlation);
     exponentiate(correlation, sample.inverse_norm + chunk, shift, count, padded, rows, sum);
     const T* const* value = sample.value_rows + chunk;
@@ -97,7 +97,6 @@ void prepare_tile(const Sample<T>& sample, int64_t tile, const Tile<T>& to, T* s
   using S = Simd<T>;
   const int64_t rows = rows_of_tile(sample, tile), first = tile * kTileRows;
   const int64_t real = std::min(rows, sample.queries - first), channels = sample.channels, width = sample.values;
-  const auto padded = [](int64_t n) { return (n + S::kLanes - 1) / S::kLanes * S::kLanes; };
   T* query = scratch;                            // (rows, channels)
   T* grad = query + kTileRows * channels;        // (rows, values)
   sample.unit_queries(first, rows, sample.temperature, query);
@@ -117,8 +116,8 @@ void prepare_tile(const Sample<T>& sample, int64_t tile, const Tile<T>& to, T* s
   const auto grad_row = [&](int64_t r) { return grad + r * width; };
   pack_columns(query_row, channels, rows, to.query_columns);
   pack_columns(grad_row, width, rows, to.grad_columns);
-  pack_rows(query_row, rows, channels, padded(channels), to.query_rows);
-  pack_rows(grad_row, rows, width, padded(width), to.grad_rows);
+  pack_rows(query_row, rows, channels, round_up(channels, S::kLanes), to.query_rows);
+  pack_rows(grad_row, rows, width, round_up(width, S::kLanes), to.grad_rows);
 }
 
 // The gradients of one chunk of keys and values, and its share in those of the queries (grad_query, which adds up).
@@ -126,9 +125,8 @@ template <typename T>
 void backward_chunk(const Sample<T>& sample, int64_t chunk, const Tile<T>* tiles, int64_t tile_count, T* grad_query,
                     T* scratch) {
   using S = Simd<T>;
-  const auto padded = [](int64_t n) { return (n + S::kLanes - 1) / S::kLanes * S::kLanes; };
-  const int64_t count = std::min(kChunk, sample.keys - chunk), keys = (count + kRows - 1) / kRows * kRows;
-  const int64_t channels = sample.channels, key_columns = padded(channels), value_columns = padded(sample.values);
+  const int64_t count = std::min(kChunk, sample.keys - chunk), keys = round_up(count, kRows);
+  const int64_t channels = sample.channels, key_columns = round_up(channels, S::kLanes), value_columns = round_up(sample.values, S::kLanes);
   T* correlation = scratch;                          // (keys, rows)
   T* gradient = correlation + kChunk * kTileRows;    // of it
   T* key_panels = gradient + kChunk * kTileRows;     // (count, key_columns)

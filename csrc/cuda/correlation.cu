@@ -90,7 +90,7 @@ void forward(const Call& call, Tensor& out, Tensor& log_sum) {
   const dim3 grid(blocks_of(call.shape.tokens, 16 * Warps), static_cast<unsigned>(call.shape.batch),
                   std::max(1u, blocks_of(call.shape.values, kValueTiles * 8)));
   // Weights in float16 need their largest to be near 1: they have no small exponents.
-  const A high = sizeof(T) == 2 && std::is_same_v<T, c10::Half> ? 2 : 40;
+  const A high = std::is_same_v<T, c10::Half> ? 2 : 40;
   launch("masked_correlation", forward_kernel<T, A, TensorCores, Warps, KeyTiles>, grid, Warps * 32, bytes, call.stream,
          call.problem<T, A>(), high, static_cast<T*>(out.mutable_data_ptr()), static_cast<A*>(log_sum.mutable_data_ptr()));
 }

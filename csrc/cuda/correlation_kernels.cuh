@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(Warps * 32)
   }
   if (first >= corrupted) return;
   __syncthreads();
-  load_rows(p.query + image * p.channels, token, rows, p.channels, depth, p.aligned, query, stride);
+  load_rows(p.query + image * p.channels, p.channels, token, rows, p.channels, depth, p.aligned, query, stride);
   finish_loads();
   make_unit<T, A>(query, stride, rows, p.channels, nullptr);
 
@@ -84,13 +84,9 @@ __global__ void __launch_bounds__(Warps * 32)
     __syncthreads();
     for (int i = threadIdx.x; i < columns; i += blockDim.x) key_token[i] = p.key_token(order, corrupted, first_key + i);
     __syncthreads();
-    load_rows(p.key + image * p.channels, key_token, columns, p.channels, depth, p.aligned, key, stride);
-    for (int i = threadIdx.x; i < columns * kValueTiles * 8; i += blockDim.x) {
-      const int r = i / (kValueTiles * 8), c = i % (kValueTiles * 8);
-      const bool valid = key_token[r] >= 0 && c < here;
-      value[r * value_stride + c] =
-          valid ? p.value[(image + key_token[r]) * p.values + first_value + c] : static_cast<T>(0.f);
-    }
+    load_rows(p.key + image * p.channels, p.channels, key_token, columns, p.channels, depth, p.aligned, key, stride);
+    load_rows(p.value + image * p.values + first_value, p.values, key_token, columns, here, kValueTiles * 8, p.aligned,
+              value, value_stride);
     finish_loads();
     make_unit<T, A>(key, stride, columns, p.channels, nullptr);
     __syncthreads();
@@ -104,13 +100,13 @@ __global__ void __launch_bounds__(Warps * 32)
       for (int i = 0; i < 4; ++i) {
         const bool valid = first_key + tile * 8 + score[tile].column(i) < keys;
         score[tile].x[i] = valid ? score[tile].x[i] * temperature : -INFINITY;
-        top[i / 2] = larger(top[i / 2], score[tile].x[i]);
+        top[i / 2] = Max<A>::of(top[i / 2], score[tile].x[i]);
       }
     }
     if (high) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const A new_peak = larger(peak[half], max_of_row(top[half]));
+        const A new_peak = Max<A>::of(peak[half], max_of_row(top[half]));
         const A keep = exp2(peak[half] - new_peak);
         total[half] *= keep;
 #pragma unroll
@@ -210,8 +206,8 @@ __global__ void __launch_bounds__(Warps * 32)
     return;
   }
   __syncthreads();
-  load_rows(row_vectors, token, rows, p.channels, stride - kPad, p.aligned, row_vector, stride);
-  load_rows(row_values, token, rows, p.values, value_stride - kPad, p.aligned, row_value, value_stride);
+  load_rows(row_vectors, p.channels, token, rows, p.channels, stride - kPad, p.aligned, row_vector, stride);
+  load_rows(row_values, p.values, token, rows, p.values, value_stride - kPad, p.aligned, row_value, value_stride);
   finish_loads();
   make_unit<T, A>(row_vector, stride, rows, p.channels, inverse);
   if (!Keys) {
@@ -221,7 +217,7 @@ __global__ void __launch_bounds__(Warps * 32)
         sum += static_cast<A>(row_value[r * value_stride + c]) *
                static_cast<A>(out[(image + token[r]) * p.values + c]);
       }
-      for (int lane = 16; lane > 0; lane /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lane);
+      sum = warp_reduce<Sum>(sum);
       if (warp_lane() == 0) {
         delta[r] = sum;
         shift[r] = token[r] >= 0 ? log_sum[image + token[r]] : INFINITY;
@@ -246,8 +242,8 @@ __global__ void __launch_bounds__(Warps * 32)
       }
     }
     __syncthreads();
-    load_rows(column_vectors, column_token, columns, p.channels, stride - kPad, p.aligned, column_vector, stride);
-    load_rows(column_values, column_token, columns, p.values, value_stride - kPad, p.aligned, column_value,
+    load_rows(column_vectors, p.channels, column_token, columns, p.channels, stride - kPad, p.aligned, column_vector, stride);
+    load_rows(column_values, p.values, column_token, columns, p.values, value_stride - kPad, p.aligned, column_value,
               value_stride);
     finish_loads();
     make_unit<T, A>(column_vector, stride, columns, p.channels, static_cast<A*>(nullptr));

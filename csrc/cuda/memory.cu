@@ -6,6 +6,7 @@
 #include "../common/memory.h"
 #include "launch.h"
 #include "shared_memory.h"
+#include "warp.h"
 
 namespace showface {
 namespace {
@@ -14,22 +15,6 @@ constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
 constexpr int kTile = 1024;         // slots whose weights are held in shared memory at once
 constexpr int kChannelsPerThread = 4;
-
-template <typename A>
-struct Sum {
-  static __device__ A of(A a, A b) { return a + b; }
-};
-template <typename A>
-struct Max {
-  static __device__ A of(A a, A b) { return a > b ? a : b; }
-};
-
-template <template <typename> class Op, typename A>
-__device__ A warp_reduce(A value) {
-#pragma unroll
-  for (int lane = 16; lane > 0; lane /= 2) value = Op<A>::of(value, __shfl_xor_sync(0xffffffffu, value, lane));
-  return value;
-}
 
 // Every thread of the block gets the result. `partial` has kWarps places.
 template <template <typename> class Op, typename A>

@@ -4,18 +4,12 @@
 #include "../common/tensors.h"
 #include "fragment.h"
 #include "shared_memory.h"
+#include "warp.h"
 
 namespace showface {
 
 constexpr int kListThreads = 256;
 constexpr int kPad = 8;  // between rows in shared memory, against bank conflicts
-
-template <typename A>
-__device__ A larger(A a, A b) {
-  return a > b ? a : b;
-}
-
-__host__ __device__ constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 struct ListShared {
   int of_warp[kListThreads / 32];
@@ -56,23 +50,23 @@ static __global__ void __launch_bounds__(kListThreads)
   if (threadIdx.x == 0) count[blockIdx.x] = corrupted;
 }
 
-// Start to copy rows of a (N, width) matrix into a tile, zeros for the tokens -1 and up to `padded`.
+// Start to copy `width` numbers of rows that lie `row_size` apart into a tile, zeros for the tokens -1 and up to `padded`.
 template <typename T>
-__device__ void load_rows(const T* from, const int* token, int rows, int width, int padded, bool aligned, T* tile,
-                          int stride) {
+__device__ void load_rows(const T* from, int row_size, const int* token, int rows, int width, int padded, bool aligned,
+                          T* tile, int stride) {
   constexpr int vector = 16 / sizeof(T);
   if (aligned) {
     const int parts = padded / vector;
     for (int i = threadIdx.x; i < rows * parts; i += blockDim.x) {
       const int r = i / parts, c = i % parts * vector;
       const bool valid = token[r] >= 0 && c < width;
-      copy_async<16>(tile + r * stride + c, from + (valid ? static_cast<int64_t>(token[r]) * width + c : 0), valid);
+      copy_async<16>(tile + r * stride + c, from + (valid ? static_cast<int64_t>(token[r]) * row_size + c : 0), valid);
     }
   } else {
     for (int i = threadIdx.x; i < rows * padded; i += blockDim.x) {
       const int r = i / padded, c = i % padded;
       const bool valid = token[r] >= 0 && c < width;
-      tile[r * stride + c] = valid ? from[static_cast<int64_t>(token[r]) * width + c] : static_cast<T>(0.f);
+      tile[r * stride + c] = valid ? from[static_cast<int64_t>(token[r]) * row_size + c] : static_cast<T>(0.f);
     }
   }
 }
@@ -92,8 +86,8 @@ __device__ void make_unit(T* tile, int stride, int rows, int width, A* inverse) 
       const A x = static_cast<A>(tile[r * stride + c]);
       square += x * x;
     }
-    for (int lane = 16; lane > 0; lane /= 2) square += __shfl_xor_sync(0xffffffffu, square, lane);
-    const A scale = A(1) / larger(sqrt(square), A(kMinNorm));
+    square = warp_reduce<Sum>(square);
+    const A scale = A(1) / Max<A>::of(sqrt(square), A(kMinNorm));
     for (int c = warp_lane(); c < width; c += 32) {
       tile[r * stride + c] = static_cast<T>(static_cast<A>(tile[r * stride + c]) * scale);
     }
@@ -109,8 +103,8 @@ __device__ A sum_of_row(A x) {
 }
 template <typename A>
 __device__ A max_of_row(A x) {
-  x = larger(x, __shfl_xor_sync(0xffffffffu, x, 1));
-  return larger(x, __shfl_xor_sync(0xffffffffu, x, 2));
+  x = Max<A>::of(x, __shfl_xor_sync(0xffffffffu, x, 1));
+  return Max<A>::of(x, __shfl_xor_sync(0xffffffffu, x, 2));
 }
 
 // A bump allocator over the launch's shared memory, 16 bytes at a time.

@@ -46,18 +46,23 @@ def masked_correlation(
         RuntimeError: the backend was named and can't run; the message says why.
     """
     checks.check_tensor("query", query, "(B, N, C)")
-    checks.check_tensor("key", key, "(B, N, C)", like=query)
     checks.check_tensor("value", value, "(B, N, Cv)", like=query)
-    checks.check_tensor("hole", hole, "(B, N)", dtype=torch.bool, like=query)
-    for name, x in (("key", key), ("value", value), ("hole", hole)):
-        checks.check_size(name, x, 0, query.shape[0], "the batch of query")
-        checks.check_size(name, x, 1, query.shape[1], "the tokens of query")
-    checks.check_size("key", key, 2, query.shape[2], "the channels of query")
-    if keys not in ("valid", "all"):
-        raise ValueError(f"keys must be 'valid' or 'all', got {keys!r}")
+    _check(query, keys, key=key, value=value, hole=hole)
     checks.check_backend(backend)
     tensor, scale = checks.check_temperature(temperature, query)
     return torch.ops.showface.masked_correlation(query, key, value, hole, tensor, scale, keys, backend)
+
+
+def _check(query: Tensor, keys: str, **others: Tensor) -> None:
+    """What has the batch and the tokens of `query`, a checked (B, N, C): `key` and `hole`, and more if there is."""
+    checks.check_tensor("key", others["key"], "(B, N, C)", like=query)
+    checks.check_tensor("hole", others["hole"], "(B, N)", dtype=torch.bool, like=query)
+    for name, x in others.items():
+        checks.check_size(name, x, 0, query.shape[0], "the batch of query")
+        checks.check_size(name, x, 1, query.shape[1], "the tokens of query")
+    checks.check_size("key", others["key"], 2, query.shape[2], "the channels of query")
+    if keys not in ("valid", "all"):
+        raise ValueError(f"keys must be 'valid' or 'all', got {keys!r}")
 
 
 def correlation_rows(
@@ -85,16 +90,9 @@ def correlation_rows(
         TypeError, ValueError: a wrong dtype, shape or value.
     """
     checks.check_tensor("query", query, "(B, N, C)")
-    checks.check_tensor("key", key, "(B, N, C)", like=query)
-    checks.check_tensor("hole", hole, "(B, N)", dtype=torch.bool, like=query)
     checks.check_tensor("tokens", tokens, "(B, R)", dtype=torch.int64, like=query)
-    for name, x in (("key", key), ("hole", hole), ("tokens", tokens)):
-        checks.check_size(name, x, 0, query.shape[0], "the batch of query")
-    checks.check_size("key", key, 1, query.shape[1], "the tokens of query")
-    checks.check_size("key", key, 2, query.shape[2], "the channels of query")
-    checks.check_size("hole", hole, 1, query.shape[1], "the tokens of query")
-    if keys not in ("valid", "all"):
-        raise ValueError(f"keys must be 'valid' or 'all', got {keys!r}")
+    checks.check_size("tokens", tokens, 0, query.shape[0], "the batch of query")
+    _check(query, keys, key=key, hole=hole)
     tensor, scale = checks.check_temperature(temperature, query)
     checks.check_positive(tensor)
     q_all, k_all, tau = wide(tensor, scale, query, key)

@@ -1,0 +1,24 @@
+// Reductions over the 32 threads of a warp.
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace showface {
+
+template <typename A>
+struct Sum {
+  static __device__ A of(A a, A b) { return a + b; }
+};
+template <typename A>
+struct Max {
+  static __device__ A of(A a, A b) { return a > b ? a : b; }
+};
+
+template <template <typename> class Op, typename A>
+__device__ A warp_reduce(A value) {
+#pragma unroll
+  for (int lane = 16; lane > 0; lane /= 2) value = Op<A>::of(value, __shfl_xor_sync(0xffffffffu, value, lane));
+  return value;
+}
+
+}  // namespace showface
