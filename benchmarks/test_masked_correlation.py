@@ -1,17 +1,21 @@
 """masked_correlation against what a user would write instead: `pytest benchmarks/test_masked_correlation.py`.
 
-Each group is a size, a share of corrupted tokens and a mode; within it every implementation runs on the same tensors,
-after its result was compared with the float64 definition.
+Each group is a kind of mask, a size, a share of corrupted tokens and a mode; within it every implementation runs on the
+same tensors, in turns, after its results were compared with the float64 definition.
 """
 
 from collections.abc import Callable
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from interleaved import CLOCK, Run, report
 from torch import Tensor
 
 from showface import ops
+from showface.data.masks import random_hole
 from showface.ops import definitions
 from showface.ops.backends import BACKENDS
 
@@ -19,7 +23,6 @@ TEMPERATURE = 16.0
 BATCH = 4
 SIZES = [(1024, 64), (1024, 128), (1024, 256), (4096, 64), (4096, 128), (4096, 256)]  # tokens, channels
 HOLES = [0.1, 0.3, 0.5]
-Arguments = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def eager(query: Tensor, key: Tensor, value: Tensor, hole: Tensor) -> Tensor:
@@ -55,7 +58,7 @@ def ours(backend: str) -> Callable[..., Tensor]:
 
 PEERS = {
     "eager": eager,
-    "compiled eager": torch.compile(eager),
+    "compiled eager": torch.compile(eager, dynamic=False),
     "SDPA with a mask": sdpa_with_mask,
     "gather, then SDPA": gather_then_sdpa,
 }
@@ -74,38 +77,62 @@ def blob(tokens: int, share: float) -> Tensor:
     return torch.stack(holes)
 
 
-def arguments(tokens: int, channels: int, share: float) -> Arguments:
+def strokes(tokens: int, share: float) -> Tensor:
+    """(BATCH, tokens) bool: free strokes and dabs, in the manner of NVIDIA's irregular masks."""
+    side, rng = round(tokens**0.5), np.random.default_rng(0)
+    holes = [random_hole(side, side, rng, ratio=(share, share), kind="strokes") for _ in range(BATCH)]
+    return torch.from_numpy(np.stack(holes)).flatten(1)
+
+
+MASKS = {"blob": blob, "strokes": strokes}
+
+
+def prepare(mask: str, tokens: int, channels: int, share: float, backward: bool, device: str) -> dict[str, Run]:
+    """What there is to time, each compared with the float64 definition of the first image."""
+    torch.compiler.reset()  # so that each size is compiled for itself
     generator = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(BATCH, tokens, channels, generator=generator) for _ in range(3))
-    return query, key, value, blob(tokens, share)
+    query, key, value, grad = (torch.randn(BATCH, tokens, channels, generator=generator) for _ in range(4))
+    hole = MASKS[mask](tokens, share)
+    first = [x[:1].double().requires_grad_() for x in (query, key, value)]
+    expected = [definitions.masked_correlation(*first, hole[:1], TEMPERATURE)]
+    if backward:
+        expected += torch.autograd.grad(expected[0], first, grad[:1].double())
+    tensors = [x.to(device).requires_grad_(backward) for x in (query, key, value)]
+    hole, grad = hole.to(device), grad.to(device)
+
+    def run(implementation: Callable[..., Tensor]) -> list[Tensor]:
+        out = implementation(*tensors, hole)
+        return [out, *torch.autograd.grad(out, tensors, grad)] if backward else [out]
+
+    runs = {}
+    for name, implementation in IMPLEMENTATIONS.items():
+        if name.startswith("showface") and ops.why_not("masked_correlation", name.split()[1], device):
+            continue
+        for got, wanted in zip(run(implementation), expected, strict=True):
+            torch.testing.assert_close(got[:1].detach().cpu().double(), wanted.detach(), rtol=1e-4, atol=1e-4)
+        runs[name] = partial(run, implementation)
+    return runs
 
 
+@pytest.mark.benchmark(timer=CLOCK)
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
 @pytest.mark.parametrize("mode", ["forward", "forward and backward"])
 @pytest.mark.parametrize("share", HOLES)
 @pytest.mark.parametrize(("tokens", "channels"), SIZES)
-def test_masked_correlation(benchmark, tokens: int, channels: int, share: float, mode: str, name: str) -> None:
+@pytest.mark.parametrize("mask", MASKS)
+def test_masked_correlation(
+    benchmark, mask: str, tokens: int, channels: int, share: float, mode: str, name: str
+) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("showface"):
         reason = ops.why_not("masked_correlation", name.split()[1], device)
         if reason:
             pytest.skip(reason)
-    query, key, value, hole = arguments(tokens, channels, share)
-    expected = definitions.masked_correlation(query[:1].double(), key[:1].double(), value[:1].double(), hole[:1], 16.0)
-    tensors = [x.to(device).requires_grad_(mode != "forward") for x in (query, key, value)]
-    hole = hole.to(device)
-    implementation = IMPLEMENTATIONS[name]
-    out = implementation(*tensors, hole)
-    torch.testing.assert_close(out[:1].detach().cpu().double(), expected, rtol=1e-4, atol=1e-4)
-    grad = torch.randn_like(value).to(device)
-
-    def run() -> None:
-        out = implementation(*tensors, hole)
-        if mode != "forward":
-            torch.autograd.grad(out, tensors, grad)
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    benchmark.group = f"masked_correlation N={tokens} C={channels} hole={share:.0%} {mode} {device}"
-    benchmark.extra_info["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    benchmark.pedantic(run, rounds=15 if tokens < 2000 else 5, warmup_rounds=1)
+    report(
+        benchmark,
+        f"masked_correlation {mask} N={tokens} C={channels} hole={share:.0%} {mode} {device}",
+        name,
+        partial(prepare, mask, tokens, channels, share, mode != "forward", device),
+        device=device,
+        rounds=15 if tokens < 2000 else 5,
+    )
