@@ -117,15 +117,16 @@ __device__ __forceinline__ void mma(Accumulator<float>& d, const typename Fragme
 
 // d (16, 8 Tiles) += a (16, depth) times b, by a warp. Row r of a is a[r * a_stride ...]. With `Rows`, b is given by the
 // rows of its transpose, b[column * b_stride + k]; else by its own, b[k * b_stride + column]. `depth` is a multiple of 16.
-// Without `TensorCores` the products are ordinary multiply-adds in the type A.
+// Only the first `tiles` tiles are made. Without `TensorCores` the products are ordinary multiply-adds in the type A.
 template <bool TensorCores, bool Rows, typename T, typename A, int Tiles>
 __device__ __forceinline__ void warp_product(Accumulator<A> (&d)[Tiles], const T* a, int a_stride, const T* b,
-                                             int b_stride, int depth) {
+                                             int b_stride, int depth, int tiles = Tiles) {
   if constexpr (TensorCores) {
     for (int k = 0; k < depth; k += Fragment<T>::kDepth) {
       const auto left = Fragment<T>::load_a(a + k, a_stride);
 #pragma unroll
       for (int tile = 0; tile < Tiles; ++tile) {
+        if (tile >= tiles) continue;
         const auto right = Rows ? Fragment<T>::load_b_rows(b + tile * 8 * b_stride + k, b_stride)
                                 : Fragment<T>::load_b(b + k * b_stride + tile * 8, b_stride);
         mma<T>(d[tile], left, right);
@@ -138,6 +139,7 @@ __device__ __forceinline__ void warp_product(Accumulator<A> (&d)[Tiles], const T
       const A upper = static_cast<A>(a[row * a_stride + k]), lower = static_cast<A>(a[(row + 8) * a_stride + k]);
 #pragma unroll
       for (int tile = 0; tile < Tiles; ++tile) {
+        if (tile >= tiles) continue;
         const T* at = b + k * step + (tile * 8 + column) * across;
         const A left = static_cast<A>(at[0]), right = static_cast<A>(at[across]);
         d[tile].x[0] += upper * left;
