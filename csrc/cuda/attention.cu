@@ -183,6 +183,7 @@ void check(const Attention& call) {
 
 void attention_forward(const Attention& call, Tensor* out, Tensor& log_sum) {
   check(call);
+  if (call.queries == 0) return;
   const auto run = [&](auto function) { return function(call, out, log_sum); };
   switch (call.query.scalar_type()) {
     case ScalarType::Half: return run(forward<c10::Half, float, true, 4>);

@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kThreads)
   load(steps.begin);
   copy_wait<0>();
   __syncthreads();
-  make_unit<T, A>(query, stride, rows, p.channels, nullptr);
+  make_unit<TensorCores, T, A>(query, stride, rows, p.channels, nullptr);
 
   const A temperature = p.temperature_here() * A(kLog2E);
   // A correlation is at most the temperature: that is enough to subtract before exponentials, unless it is so high that
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kThreads)
   if (high) peak[0] = peak[1] = -INFINITY;
   Accumulator<A> mixed[kValueTiles];
   const auto prepare = [&](int step) {
-    make_unit<T, A>(keys + step % stages * columns * stride, stride, columns, p.channels, nullptr);
+    make_unit<TensorCores, T, A>(keys + step % stages * columns * stride, stride, columns, p.channels, nullptr);
   };
   const auto multiply = [&](int step) {
     if (warp_row >= work.rows.count) return;
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kThreads)
         const A power = exp2(score[tile].x[i] - peak[i / 2]);
         total[i / 2] += power;
         weight[(warp_row + score[tile].row(i)) * weight_stride + tile * 8 + score[tile].column(i)] =
-            static_cast<T>(power);
+            as_operand<TensorCores, T>(power);
       }
     }
     __syncwarp();
@@ -328,7 +328,7 @@ __global__ void __launch_bounds__(kThreads) sums_kernel(Problem<T, A> p, Sums<T,
   load(steps.begin);
   copy_wait<0>();
   __syncthreads();
-  make_unit<T, A>(row_vector, stride, rows, p.channels, inverse);
+  make_unit<TensorCores, T, A>(row_vector, stride, rows, p.channels, inverse);
   if (!keys) {
     for (int r = threadIdx.x / 32; r < work.rows.count; r += kThreads / 32) {
       A sum = 0;
@@ -352,7 +352,7 @@ __global__ void __launch_bounds__(kThreads) sums_kernel(Problem<T, A> p, Sums<T,
   // Of a row: the sum of grad_score * score, which is the part of its gradient along itself, or of the weights.
   A along[2] = {0, 0};
   const auto prepare = [&](int step) {
-    make_unit<T, A>(column_vector + step % stages * columns * stride, stride, columns, p.channels,
+    make_unit<TensorCores, T, A>(column_vector + step % stages * columns * stride, stride, columns, p.channels,
                     static_cast<A*>(nullptr));
   };
   const auto multiply = [&](int step) {
@@ -376,11 +376,11 @@ __global__ void __launch_bounds__(kThreads) sums_kernel(Problem<T, A> p, Sums<T,
         if constexpr (gradients) {
           const A gradient = valid ? power * (grad_weight[tile].x[i] - delta[of_query]) : A(0);
           along[i / 2] += gradient * score[tile].x[i];
-          grad_score[row * weight_stride + column] = static_cast<T>(gradient);
+          grad_score[row * weight_stride + column] = as_operand<TensorCores, T>(gradient);
         } else {
           along[i / 2] += power;
         }
-        if constexpr (keys) weight[row * weight_stride + column] = static_cast<T>(power);
+        if constexpr (keys) weight[row * weight_stride + column] = as_operand<TensorCores, T>(power);
       }
     }
     __syncwarp();

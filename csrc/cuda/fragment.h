@@ -55,6 +55,20 @@ struct Fragment {
   }
 };
 
+// A number as an operand of products on tensor cores (or without): rounded to T, or to tf32, since the chip would cut off
+// what tf32 doesn't hold and so make every product smaller.
+template <bool TensorCores, typename T, typename A>
+__device__ __forceinline__ T as_operand(A x) {
+  T rounded = static_cast<T>(x);
+  if constexpr (TensorCores && std::is_same_v<T, float>) {
+    uint32_t bits;
+    memcpy(&bits, &rounded, 4);
+    bits = (bits + 0x1000u) & ~0x1fffu;  // half of the last bit that counts, then only those that do
+    memcpy(&rounded, &bits, 4);
+  }
+  return rounded;
+}
+
 template <typename A>
 struct Accumulator {
   A x[4] = {0, 0, 0, 0};

@@ -37,7 +37,7 @@ __device__ __forceinline__ void load_rows(const T* from, int row_size, const int
 }
 
 // Bring a tile's rows to unit length; `inverse` gets one over their lengths. A warp takes a row.
-template <typename T, typename A>
+template <bool TensorCores, typename T, typename A>
 __device__ void make_unit(T* tile, int stride, int rows, int width, A* inverse) {
   for (int r = threadIdx.x / 32; r < rows; r += blockDim.x / 32) {
     A square = 0;
@@ -48,7 +48,7 @@ __device__ void make_unit(T* tile, int stride, int rows, int width, A* inverse) 
     square = warp_reduce<Sum>(square);
     const A scale = A(1) / Max<A>::of(sqrt(square), A(kMinNorm));
     for (int c = warp_lane(); c < width; c += 32) {
-      tile[r * stride + c] = static_cast<T>(static_cast<A>(tile[r * stride + c]) * scale);
+      tile[r * stride + c] = as_operand<TensorCores, T>(static_cast<A>(tile[r * stride + c]) * scale);
     }
     if (inverse != nullptr && warp_lane() == 0) inverse[r] = scale;
   }

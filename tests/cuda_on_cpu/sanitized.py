@@ -1,7 +1,7 @@
 """Run one thing under AddressSanitizer and UndefinedBehaviorSanitizer, in a process that was started for it.
 
 python sanitized.py probe LIBRARY NAME N THREADS SHARED_BYTES
-python sanitized.py kernels LIBRARY
+python sanitized.py kernels LIBRARY MULTIPROCESSORS
 """
 
 import ctypes
@@ -20,23 +20,44 @@ def run_probe(library: str, name: str, n: int, threads: int, shared_bytes: int) 
         raise SystemExit(error.value.decode())
 
 
-def run_kernels(library: str) -> None:
+def run_kernels(library: str, multiprocessors: int) -> None:
     import torch
 
     from showface.ops import definitions
 
     torch.ops.load_library(library)
+    ctypes.CDLL(library).cuda_on_cpu_multiprocessors(multiprocessors)
     ops = torch.ops.showface_cuda_on_cpu
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
-        for tokens, regions, slots, channels in ((1, 1, 1, 1), (7, 3, 5, 3), (5, 2, 1025, 20), (63, 4, 64, 129)):
+        for tokens, regions, slots, channels, values in (
+            (1, 1, 1, 1, None),
+            (7, 3, 5, 3, 4),
+            (5, 2, 1025, 20, None),
+            (63, 4, 64, 129, 130),
+            (2100, 5, 3, 8, None),  # so many that they are sorted in launches of their own
+        ):
             latent, memory = torch.randn(tokens, channels).to(dtype), torch.randn(regions, slots, channels).to(dtype)
+            value = None if values is None else torch.randn(regions, slots, values).to(dtype)
             region = torch.randint(-1, regions, (tokens,))
+            wide = latent.double(), memory.double(), region
             for temperature in (None, torch.tensor(2.0)):
-                out = ops.memory_read(latent, memory, region, temperature, 4.0)
-                wide = latent.double(), memory.double(), region
-                expected = definitions.memory_read(*wide, 4.0 if temperature is None else 8.0)
-                torch.testing.assert_close(out.double(), expected, rtol=0, atol=2e-2)
-        for tokens, channels, values, all_keys in ((1, 1, 1, True), (7, 3, 5, False), (65, 20, 130, False)):
+                rest = region, temperature, 4.0
+                tau = 4.0 if temperature is None else 8.0
+                out, log_sum = ops.memory_attend(latent, memory, value, *rest, True)
+                if value is None:
+                    expected = definitions.memory_read(*wide, tau)
+                    torch.testing.assert_close(out.double(), expected, rtol=0, atol=4e-2)
+                backward = ops.memory_attend_backward
+                grads = backward(torch.randn_like(out), latent, memory, value, region, out, log_sum, *rest[1:], True)
+                assert all(x.isfinite().all() for x in grads)
+                rho, total = ops.memory_accumulate(latent, memory, *rest, False)
+                expected_rho, expected_total = definitions.memory_accumulate(*wide, tau)
+                torch.testing.assert_close(rho.double(), expected_rho, rtol=2e-2, atol=2e-2)
+                torch.testing.assert_close(total.double(), expected_total, rtol=2e-2, atol=2e-1)
+                after = ops.memory_blend(memory, rho, total, 0.1)
+                expected = definitions.memory_blend(memory.double(), rho.double(), total.double(), 0.1)
+                torch.testing.assert_close(after.double(), expected, rtol=0, atol=2e-2)
+        for tokens, channels, values, all_keys in ((1, 1, 1, True), (7, 3, 5, False), (300, 20, 130, False)):
             query, key = (torch.randn(2, tokens, channels).to(dtype) for _ in range(2))
             value, hole = torch.randn(2, tokens, values).to(dtype), torch.rand(2, tokens) < 0.5
             rest = None, 4.0, all_keys, True
@@ -54,5 +75,5 @@ if __name__ == "__main__":
     if kind == "probe":
         run_probe(library, rest[0], *map(int, rest[1:]))
     else:
-        run_kernels(library)
+        run_kernels(library, int(rest[0]))
     print("clean")
