@@ -18,6 +18,10 @@ STABLE_TORCH_LIBRARY(showface_C, m) {
   m.def(
       "memory_accumulate(Tensor latent, Tensor memory, Tensor region, Tensor? temperature, float scale, bool tf32) "
       "-> (Tensor, Tensor)");
+  // accumulate and blend in one -> the new memory (K, S, C), rho (K, S)
+  m.def(
+      "memory_write(Tensor latent, Tensor memory, Tensor region, Tensor? temperature, float scale, float rate, "
+      "bool tf32) -> (Tensor, Tensor)");
   m.def("memory_blend(Tensor memory, Tensor rho, Tensor total, float rate) -> Tensor");
   // query, key (B, N, C), value (B, N, Cv), hole (B, N) bool, temperature ()
   // -> out (B, N, Cv), log_sum (B, N): the logarithm to base 2 of the sum under each corrupted token's softmax

@@ -61,7 +61,7 @@ template <typename T>
 struct Kernels {
   int64_t lanes;
   void (*inverse_norms)(const T* const*, int64_t, int64_t, T*);
-  void (*forward_tile)(const Group<T>&, int64_t, T*);
+  void (*forward_tile)(const Group<T>&, int64_t, const T*, T*);
   void (*prepare_tile)(const Group<T>&, int64_t, const Tile<T>&, T*);
   void (*backward_chunk)(const Group<T>&, int64_t, const Tile<T>*, int64_t, T*, T*);
   void (*query_gradients)(const Group<T>&, int64_t, const std::vector<const T*>&, int64_t, T*, double*);
@@ -103,19 +103,30 @@ std::vector<TileIndex> all_tiles(const std::vector<Group<T>>& groups) {
 }  // namespace
 
 template <typename T>
-void inverse_norms(const T* const* rows, int64_t count, int64_t width, T* to) {
-  Kernels<T>::best().inverse_norms(rows, count, width, to);
-}
-
-template <typename T>
 void attend(const std::vector<Group<T>>& groups) {
   if (groups.empty()) return;
   const auto kernels = Kernels<T>::best();
   const auto tiles = all_tiles(groups);
   const int64_t wide = groups[0].values + kernels.lanes;
   const int64_t scratch = kTileRows * (2 * groups[0].channels + kChunk + wide + 2) + kChunk * wide + 64;
+  // The lengths of keys: of a group with several tiles they are taken once before, else by the one task that needs them,
+  // so that the keys come from memory once.
+  std::vector<int64_t> first_key(groups.size() + 1, 0);
+  for (size_t g = 0; g < groups.size(); ++g) first_key[g + 1] = first_key[g] + groups[g].keys;
+  const Buffer<T> norms(first_key.back());
+  const auto find_norms = [&](int64_t g) {
+    kernels.inverse_norms(groups[g].key_rows, groups[g].keys, groups[g].channels, norms.get() + first_key[g]);
+  };
+  const auto alone = [&](int64_t g) { return groups[g].queries <= kTileRows; };
+  torch::stable::parallel_for(0, static_cast<int64_t>(groups.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t g = begin; g < end; ++g) {
+      if (!alone(g)) find_norms(g);
+    }
+  });
   run_tasks<T>(static_cast<int64_t>(tiles.size()), scratch, [&](int64_t i, T* memory) {
-    kernels.forward_tile(groups[tiles[i].group], tiles[i].tile, memory);
+    const auto [g, tile] = tiles[i];
+    if (alone(g)) find_norms(g);
+    kernels.forward_tile(groups[g], tile, norms.get() + first_key[g], memory);
   });
 }
 
@@ -173,7 +184,7 @@ double attend_backward(const std::vector<Group<T>>& groups) {
     of_group[share.group].push_back(place);
     place += (first_tile[share.group + 1] - first_tile[share.group]) * kTileRows * key_columns;
   }
-  const int64_t scratch = kChunk * (2 * kTileRows + 2 * (channels + kernels.lanes) + values + kernels.lanes) + 64;
+  const int64_t scratch = kChunk * (2 * kTileRows + 2 * (channels + kernels.lanes) + values + kernels.lanes + 1) + 64;
   run_tasks<T>(static_cast<int64_t>(shares.size()), scratch, [&](int64_t i, T* memory) {
     const Share& share = shares[i];
     const int64_t first = first_tile[share.group], count = first_tile[share.group + 1] - first;
@@ -198,13 +209,12 @@ void accumulate(const std::vector<Group<T>>& groups) {
   if (groups.empty()) return;
   const auto kernels = Kernels<T>::best();
   const int64_t columns = groups[0].channels + 1 + kernels.lanes, keys = round_up(groups[0].keys, 8);
-  const int64_t scratch = keys * (kTileRows + columns) + kTileRows * (2 * columns + 2) + 64;
+  const int64_t scratch = keys * (kTileRows + columns + 1) + kTileRows * (2 * columns + 2) + 64;
   run_tasks<T>(static_cast<int64_t>(groups.size()), scratch,
                [&](int64_t i, T* memory) { kernels.accumulate_group(groups[i], memory); });
 }
 
 #define SHOWFACE_INSTANTIATE(T)                                                 \
-  template void inverse_norms<T>(const T* const*, int64_t, int64_t, T*);        \
   template void attend<T>(const std::vector<Group<T>>&);                        \
   template double attend_backward<T>(const std::vector<Group<T>>&);             \
   template void accumulate<T>(const std::vector<Group<T>>&);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <vector>
@@ -24,15 +25,12 @@ struct Group {
   const T *query, *grad;                // rows of C and of V, found by query_index
   const int64_t *query_index, *key_index;
   const T* const *key_rows, *const *value_rows;  // (keys + kKeyFill): past the last key, any row that exists
-  const T* inverse_norm;                // (keys): 1 / |key|
   T *out, *log_sum, *grad_query;        // by query_index
   T *grad_key, *grad_value;             // by key_index; without grad_value, its part is added to grad_key
   T *rho, *total;                       // (keys), (keys, C)
+  T* blended;                           // (keys, C): instead of total, the keys moved towards their mean query
+  double log_keep;                      // by the share 1 - exp(rho * log_keep)
 };
-
-// Fill inverse_norm: 1 / max(|row|, kMinNorm) of `count` rows.
-template <typename T>
-void inverse_norms(const T* const* rows, int64_t count, int64_t width, T* to);
 
 // out and log_sum of every query: the answer, and the logarithm to base 2 of the sum under its softmax.
 template <typename T>
@@ -42,7 +40,7 @@ void attend(const std::vector<Group<T>>& groups);
 template <typename T>
 double attend_backward(const std::vector<Group<T>>& groups);
 
-// rho and total: the weights that each key gets, and the sum of the queries by these weights.
+// rho and total or blended: the weights that each key gets, and the sum of the queries by these weights.
 template <typename T>
 void accumulate(const std::vector<Group<T>>& groups);
 
@@ -62,6 +60,19 @@ class Buffer {
   };
   std::unique_ptr<T, Free> data_;
 };
+
+// to = from + gain * (total / rho - from) with gain = 1 - exp(rho * log_keep); `from` itself where there is no mass. `to` may
+// be `total`.
+template <typename T>
+inline void blend(const T* from, T rho, const T* total, double log_keep, int64_t width, T* to) {
+  if (!(rho > 0)) {
+    std::copy(from, from + width, to);
+    return;
+  }
+  const T gain = static_cast<T>(-std::expm1(rho * log_keep)), inverse = T(1) / rho;
+#pragma omp simd
+  for (int64_t i = 0; i < width; ++i) to[i] = from[i] + gain * (total[i] * inverse - from[i]);
+}
 
 // Run task(i, scratch) for i in 0 .. count - 1 on torch's threads, each as soon as one is free.
 template <typename T, typename Task>

@@ -92,7 +92,7 @@ void exponentiate(T* correlation, const T* inverse_norm, const T* shift, int64_t
 // What to subtract from each row of logits before exponentials. A correlation is at most the temperature: that is enough,
 // unless it is so high that a row of small correlations would vanish. Then the largest one is looked for first.
 template <typename T>
-void find_shift(const Group<T>& group, const Panels<T>& queries, T* shift, T* correlation) {
+void find_shift(const Group<T>& group, const Panels<T>& queries, const T* inverse_norm, T* shift, T* correlation) {
   const int64_t rows = queries.columns;
   std::fill(shift, shift + rows, group.temperature * T(kLog2E));
   if (group.temperature <= (sizeof(T) == 4 ? 40 : 300)) return;
@@ -102,7 +102,7 @@ void find_shift(const Group<T>& group, const Panels<T>& queries, T* shift, T* co
     correlate(queries, group.key_rows + chunk, padded, correlation);
     for (int64_t j = 0; j < count; ++j) {
       for (int64_t r = 0; r < rows; ++r) {
-        shift[r] = std::max(shift[r], correlation[j * rows + r] * group.inverse_norm[chunk + j]);
+        shift[r] = std::max(shift[r], correlation[j * rows + r] * inverse_norm[chunk + j]);
       }
     }
   }
@@ -110,7 +110,7 @@ void find_shift(const Group<T>& group, const Panels<T>& queries, T* shift, T* co
 
 // The answers to the queries of one tile, and the logarithm (to base 2) of the sum under their softmax.
 template <typename T>
-void forward_tile(const Group<T>& group, int64_t tile, T* scratch) {
+void forward_tile(const Group<T>& group, int64_t tile, const T* inverse_norm, T* scratch) {
   using S = Simd<T>;
   const int64_t rows = rows_of_tile(group, tile), first = tile * kTileRows;
   const int64_t real = std::min(rows, group.queries - first), width = group.values;
@@ -128,11 +128,11 @@ void forward_tile(const Group<T>& group, int64_t tile, T* scratch) {
   const Panels<T> queries{panels, group.channels, rows};
   std::fill(sum, sum + rows, T(0));
   std::fill(mixed, mixed + rows * value_columns, T(0));
-  find_shift(group, queries, shift, correlation);
+  find_shift(group, queries, inverse_norm, shift, correlation);
   for (int64_t chunk = 0; chunk < group.keys; chunk += kChunk) {
     const int64_t count = std::min(kChunk, group.keys - chunk), padded = round_up(count, kRows);
     correlate(queries, group.key_rows + chunk, padded, correlation);
-    exponentiate(correlation, group.inverse_norm + chunk, shift, count, padded, rows, sum);
+    exponentiate(correlation, inverse_norm + chunk, shift, count, padded, rows, sum);
     const T* const* value = group.value_rows + chunk;
     pack_rows([&](int64_t j) { return value[j]; }, count, width, value_columns, value_panels);
     const Panels<T> values{value_panels, count, value_columns};
@@ -187,10 +187,11 @@ void backward_chunk(const Group<T>& group, int64_t chunk, const Tile<T>* tiles, 
   T* key_panels = gradient + kChunk * kTileRows;     // (count, key_columns)
   T* grad_key = key_panels + kChunk * (channels + S::kLanes);
   T* grad_value = grad_key + kChunk * (channels + S::kLanes);
+  T* inverse_norm = grad_value + kChunk * (group.values + S::kLanes);
   std::fill(grad_key, grad_key + keys * key_columns, T(0));
   std::fill(grad_value, grad_value + keys * value_columns, T(0));
   const T* const* key = group.key_rows + chunk;
-  const T* inverse_norm = group.inverse_norm + chunk;
+  inverse_norms(key, count, channels, inverse_norm);
   pack_rows([&](int64_t j) { return key[j]; }, count, channels, key_columns, key_panels);
 
   for (int64_t t = 0; t < tile_count; ++t) {
@@ -260,28 +261,34 @@ void query_gradients(const Group<T>& group, int64_t tile, const std::vector<cons
   *temperature = total;
 }
 
-// rho[j] = sum of the weights that a group's queries give to key j; total[j] = the sum of the queries by these weights.
+// rho[j] = sum of the weights that a group's queries give to key j; total[j] = the sum of the queries by these weights, or
+// blended[j] = the key moved towards their mean.
 template <typename T>
 void accumulate_group(const Group<T>& group, T* scratch) {
   using S = Simd<T>;
   const int64_t channels = group.channels, keys = round_up(group.keys, kRows);
   const int64_t columns = round_up(channels + 1, S::kLanes);  // of the queries, and a one for the weights alone
-  T* weights = scratch;                          // (keys, rows)
+  T* weights = scratch;                             // (keys, rows)
   T* rows_of_queries = weights + keys * kTileRows;  // (rows, columns)
   T* panels = rows_of_queries + kTileRows * columns;
   T* shift = panels + kTileRows * columns;
   T* sum = shift + kTileRows;
-  T* total = sum + kTileRows;                    // (keys, columns)
-  std::fill(total, total + keys * columns, T(0));
+  T* total = sum + kTileRows;                       // (keys, columns)
+  T* inverse_norm = total + keys * columns;
+  if (group.queries == 0) {
+    std::fill(total, total + keys * columns, T(0));
+  } else {
+    inverse_norms(group.key_rows, group.keys, channels, inverse_norm);
+  }
   for (int64_t first = 0; first < group.queries; first += kTileRows) {
     const int64_t rows = rows_of_tile(group, first / kTileRows), real = std::min(rows, group.queries - first);
     unit_queries(group, first, rows, group.temperature * T(kLog2E), rows_of_queries);
     pack_columns([&](int64_t r) { return rows_of_queries + r * channels; }, channels, rows, panels);
     const Panels<T> queries{panels, channels, rows};
-    find_shift(group, queries, shift, weights);
+    find_shift(group, queries, inverse_norm, shift, weights);
     std::fill(sum, sum + rows, T(0));
     correlate(queries, group.key_rows, keys, weights);
-    exponentiate(weights, group.inverse_norm, shift, group.keys, keys, rows, sum);
+    exponentiate(weights, inverse_norm, shift, group.keys, keys, rows, sum);
     for (int64_t r = 0; r < rows; ++r) {
       T* row = rows_of_queries + r * columns;
       std::fill(row, row + columns, T(0));
@@ -293,10 +300,20 @@ void accumulate_group(const Group<T>& group, T* scratch) {
     }
     pack_rows([&](int64_t r) { return rows_of_queries + r * columns; }, rows, columns, columns, panels);
     const Panels<T> by_row{panels, rows, columns};
-    by_row.template times<true>([&](int64_t j) { return weights + j * rows; }, 1, keys, total, columns);
+    const auto weight = [&](int64_t j) { return weights + j * rows; };
+    if (first == 0) {
+      by_row.template times<false>(weight, 1, keys, total, columns);
+    } else {
+      by_row.template times<true>(weight, 1, keys, total, columns);
+    }
   }
   for (int64_t j = 0; j < group.keys; ++j) {
-    std::copy(total + j * columns, total + j * columns + channels, group.total + j * channels);
-    group.rho[j] = total[j * columns + channels];
+    const T* row = total + j * columns;
+    group.rho[j] = row[channels];
+    if (group.blended != nullptr) {
+      blend(group.key_rows[j], row[channels], row, group.log_keep, channels, group.blended + j * channels);
+    } else {
+      std::copy(row, row + channels, group.total + j * channels);
+    }
   }
 }

@@ -14,13 +14,12 @@ template <typename T>
 struct Images {
   std::vector<int64_t> index;
   std::vector<const T*> rows;
-  Buffer<T> norms;
   std::vector<Group<T>> groups;
 
   Images(const CorrelationShape& shape, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& hole,
          T temperature, bool all_keys)
       : index(2 * shape.batch * shape.tokens), rows(2 * shape.batch * (shape.tokens + kKeyFill)),
-        norms(shape.batch * shape.tokens), groups(shape.batch) {
+        groups(shape.batch) {
     const auto* holes = static_cast<const bool*>(hole.const_data_ptr());
     const auto* queries = static_cast<const T*>(query.const_data_ptr());
     const auto* keys = static_cast<const T*>(key.const_data_ptr());
@@ -47,14 +46,12 @@ struct Images {
           key_rows[j] = key_rows[0];
           value_rows[j] = value_rows[0];
         }
-        inverse_norms<T>(key_rows, group.keys, shape.channels, norms.get() + b * n);
         group.channels = shape.channels;
         group.values = shape.values;
         group.temperature = temperature;
         group.query = queries + b * n * shape.channels;
         group.key_rows = key_rows;
         group.value_rows = value_rows;
-        group.inverse_norm = norms.get() + b * n;
         group.query_index = query_index;
         group.key_index = key_index;
       }

@@ -25,13 +25,12 @@ struct Regions {
   int64_t with_region = 0;
   std::vector<int64_t> slots;        // 0 .. S-1
   std::vector<const T*> key_rows, value_rows;
-  Buffer<T> norms;                   // (K, S)
   std::vector<Group<T>> groups;
   std::vector<int64_t> region_of;    // of each group; those of a region follow one another
 
   Regions(const MemoryShape& shape, const Tensor& latent, const Tensor& memory, const Tensor& value,
           const Tensor& region, T temperature, bool sums)
-      : shape(shape), tokens(shape.tokens), slots(shape.slots), norms(shape.regions * shape.slots) {
+      : shape(shape), tokens(shape.tokens), slots(shape.slots) {
     const int64_t regions = shape.regions;
     const auto* of_token = static_cast<const int64_t*>(region.const_data_ptr());
     std::vector<int64_t> first(regions + 2, 0);  // where a region's tokens begin; of region -1, as region K
@@ -50,21 +49,13 @@ struct Regions {
     const int64_t stride = shape.slots + kKeyFill;
     key_rows.resize(regions * stride);
     value_rows.resize(regions * stride);
-    torch::stable::parallel_for(0, regions, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t k = begin; k < end; ++k) {
-        for (int64_t s = 0; s < stride; ++s) {
-          const int64_t row = k * shape.slots + (s < shape.slots ? s : 0);
-          key_rows[k * stride + s] = data<T>(memory) + row * shape.channels;
-          value_rows[k * stride + s] = data<T>(value) + row * shape.values;
-        }
-        T* here = norms.get() + k * shape.slots;
-        if (first[k + 1] == first[k]) {
-          std::fill_n(here, shape.slots, T(1));  // nothing that counts is multiplied by them, but it must be a number
-        } else {
-          inverse_norms<T>(key_rows.data() + k * stride, shape.slots, shape.channels, here);
-        }
+    for (int64_t k = 0; k < regions; ++k) {
+      for (int64_t s = 0; s < stride; ++s) {
+        const int64_t row = k * shape.slots + (s < shape.slots ? s : 0);
+        key_rows[k * stride + s] = data<T>(memory) + row * shape.channels;
+        value_rows[k * stride + s] = data<T>(value) + row * shape.values;
       }
-    });
+    }
     // Of a size that depends on nothing but the number of tokens, so that sums have the same bits on any machine.
     const int64_t piece = sums ? std::max<int64_t>(2048, shape.tokens / 64) : shape.tokens + 1;
     for (int64_t k = 0; k < regions; ++k) {
@@ -80,12 +71,15 @@ struct Regions {
         group.key_index = slots.data();
         group.key_rows = key_rows.data() + k * stride;
         group.value_rows = value_rows.data() + k * stride;
-        group.inverse_norm = norms.get() + k * shape.slots;
         groups.push_back(group);
         region_of.push_back(k);
       }
     }
   }
+
+  // Whether a group is its region's first, and its only one.
+  bool first(size_t g) const { return g == 0 || region_of[g] != region_of[g - 1]; }
+  bool alone(size_t g) const { return first(g) && (g + 1 == groups.size() || first(g + 1)); }
 
   // Zeros for the tokens without a region, in rows of `width`.
   void clear_others(T* rows, int64_t width) const {
@@ -103,15 +97,14 @@ class Sums {
         rest_(size * static_cast<int64_t>(regions.groups.size() - regions.shape.regions)) {
     T* next = rest_.get();
     for (size_t g = 0; g < regions.groups.size(); ++g) {
-      const bool first = g == 0 || regions.region_of[g] != regions.region_of[g - 1];
-      places_.push_back(first ? result + regions.region_of[g] * size : std::exchange(next, next + size));
+      places_.push_back(regions.first(g) ? result + regions.region_of[g] * size : std::exchange(next, next + size));
     }
   }
   T* of_group(size_t g) const { return places_[g]; }
 
   void finish() const {
     for (size_t g = 1; g < places_.size(); ++g) {
-      if (regions_.region_of[g] != regions_.region_of[g - 1]) continue;
+      if (regions_.first(g)) continue;
       T* to = result_ + regions_.region_of[g] * size_;
       torch::stable::parallel_for(0, size_, 1 << 15, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) to[i] += places_[g][i];
@@ -215,32 +208,59 @@ std::tuple<Tensor, Tensor> memory_accumulate(const Tensor& latent, const Tensor&
   return {rho, total};
 }
 
+// blend() of every slot.
+template <typename T>
+void blend_slots(const T* memory, const T* rho, const T* total, double log_keep, int64_t slots, int64_t channels,
+                 T* to) {
+  const int64_t grain = std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(channels, 1));
+  torch::stable::parallel_for(0, slots, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; ++s) {
+      blend(memory + s * channels, rho[s], total + s * channels, log_keep, channels, to + s * channels);
+    }
+  });
+}
+
 Tensor memory_blend(const Tensor& memory, const Tensor& rho, const Tensor& total, double rate) {
   check_memory_blend(memory, rho, total);
   STD_TORCH_CHECK(rho.scalar_type() == memory.scalar_type(), "memory_blend on the CPU takes one dtype for all");
   const Tensor m = as_contiguous(memory), p = as_contiguous(rho), t = as_contiguous(total);
-  const int64_t channels = memory.size(2);
-  Tensor out = empty(memory, {memory.size(0), memory.size(1), channels});
-  in_type_of("memory_blend", memory, std::nullopt, rate, [&]<typename T>(T share) {
-    const T* __restrict__ old = data<T>(m);
-    const T* __restrict__ sum = data<T>(t);
-    T* __restrict__ to = data<T>(out);
-    const T* mass = data<T>(p);
-    const double log_keep = std::log1p(-static_cast<double>(share));
-    const int64_t grain = std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(channels, 1));
-    torch::stable::parallel_for(0, rho.numel(), grain, [&](int64_t begin, int64_t end) {
-      for (int64_t slot = begin; slot < end; ++slot) {
-        const int64_t first = slot * channels;
-        if (!(mass[slot] > 0)) {
-          std::copy(old + first, old + first + channels, to + first);
-          continue;
-        }
-        const T gain = static_cast<T>(-std::expm1(mass[slot] * log_keep)), inverse = T(1) / mass[slot];
-        for (int64_t i = first; i < first + channels; ++i) to[i] = old[i] + gain * (sum[i] * inverse - old[i]);
-      }
-    });
+  Tensor out = empty(memory, {memory.size(0), memory.size(1), memory.size(2)});
+  in_type_of("memory_blend", memory, std::nullopt, 1, [&]<typename T>(T) {
+    blend_slots(data<T>(m), data<T>(p), data<T>(t), std::log1p(-rate), rho.numel(), memory.size(2), data<T>(out));
   });
   return out;
+}
+
+std::tuple<Tensor, Tensor> memory_write(const Tensor& latent, const Tensor& memory, const Tensor& region,
+                                        const std::optional<Tensor>& temperature, double scale, double rate, bool) {
+  const MemoryShape shape = check_memory("memory_write", latent, memory, std::nullopt, region, temperature);
+  const Tensor z = as_contiguous(latent), m = as_contiguous(memory), r = as_contiguous(region);
+  const double log_keep = std::log1p(-rate);
+  Tensor rho = empty(memory, {shape.regions, shape.slots});
+  Tensor out = empty(memory, {shape.regions, shape.slots, shape.channels});
+  in_type_of("memory_write", latent, temperature, scale, [&]<typename T>(T tau) {
+    Regions<T> regions(shape, z, m, m, r, tau, true);
+    // A region of one group is blended by the task that summed it; the sums of the others stand in `out` at first.
+    const int64_t size = shape.slots * shape.channels;
+    const Sums<T> of_rho(regions, shape.slots, data<T>(rho));
+    const Sums<T> of_total(regions, size, data<T>(out));
+    for (size_t i = 0; i < regions.groups.size(); ++i) {
+      Group<T>& group = regions.groups[i];
+      group.rho = of_rho.of_group(i);
+      (regions.alone(i) ? group.blended : group.total) = of_total.of_group(i);
+      group.log_keep = log_keep;
+    }
+    accumulate(regions.groups);
+    of_rho.finish();
+    of_total.finish();
+    for (size_t i = 0; i < regions.groups.size(); ++i) {
+      if (regions.alone(i) || !regions.first(i)) continue;
+      const int64_t slot = regions.region_of[i] * shape.slots, at = slot * shape.channels;
+      blend_slots(data<T>(m) + at, data<T>(rho) + slot, data<T>(out) + at, log_keep, shape.slots, shape.channels,
+                  data<T>(out) + at);
+    }
+  });
+  return {out, rho};
 }
 
 }  // namespace
@@ -250,5 +270,6 @@ STABLE_TORCH_LIBRARY_IMPL(showface_C, CPU, m) {
   m.impl("memory_attend", TORCH_BOX(&showface::memory_attend));
   m.impl("memory_attend_backward", TORCH_BOX(&showface::memory_attend_backward));
   m.impl("memory_accumulate", TORCH_BOX(&showface::memory_accumulate));
+  m.impl("memory_write", TORCH_BOX(&showface::memory_write));
   m.impl("memory_blend", TORCH_BOX(&showface::memory_blend));
 }

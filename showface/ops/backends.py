@@ -18,7 +18,7 @@ import torch
 from showface import native
 
 BACKENDS = ("triton", "cuda", "cpp", "reference")
-OPS = ("memory_read", "memory_write", "memory_blend", "masked_correlation", "coordination_loss")
+OPS = ("memory_read", "memory_write", "memory_accumulate", "memory_blend", "masked_correlation", "coordination_loss")
 
 
 @dataclass(frozen=True)

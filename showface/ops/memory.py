@@ -1,12 +1,12 @@
 """Memory addressing, the operator of the Disentangled Memory Module: read and write blocks of slots by cosine."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from showface.ops import backends, checks
-from showface.ops import memory_backends as implementations
+from showface.ops import backends, checks, memory_backends  # noqa: F401  (the last registers what runs)
 from showface.ops.library import LIBRARY, autocast, declare, differentiate
 from showface.ops.reference import accumulation_dtype
 
@@ -142,17 +142,27 @@ def _check_rate(rate: float) -> None:
         raise ValueError(f"rate must lie in (0, 1), got {rate}")
 
 
-# The torch operators.
+# The torch operators. Reading also gives, for its backward, the logarithm to base 2 of the sum under each softmax.
 
-_TAIL = "Tensor region, Tensor? temperature, float scale, str backend='auto'"
+_ADDRESS = "Tensor latent, Tensor memory, Tensor region"
+_TEMPERATURE = "Tensor? temperature, float scale"
+# The dispatcher leaves a last argument out where it has its default value: so implementations have the default too.
+_BACKEND = "str backend='auto'"
+
+
+def _checked_kernel(
+    op: str, backend: str, latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None
+) -> backends.Kernel:
+    kernel = backends.kernel(op, backend, latent, memory)
+    checks.check_regions(region, memory.shape[0])
+    checks.check_positive(temperature)
+    return kernel
 
 
 def _read_rows(
     latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    kernel = backends.kernel("memory_read", backend, latent, memory)
-    checks.check_regions(region, memory.shape[0])
-    checks.check_positive(temperature)
+    kernel = _checked_kernel("memory_read", backend, latent, memory, region, temperature)
     return kernel.forward(latent, memory, None, region, temperature, scale)
 
 
@@ -161,9 +171,9 @@ def _read_rows_backward(
     latent: Tensor,
     memory: Tensor,
     region: Tensor,
+    temperature: Tensor | None,
     out: Tensor,
     log_sum: Tensor,
-    temperature: Tensor | None,
     scale: float,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,34 +183,29 @@ def _read_rows_backward(
     return grad_latent, grad_memory, grad_temperature
 
 
+def _read(*args: Any) -> Tensor:
+    return torch.ops.showface.memory_read_rows(*args)[0]
+
+
 def _accumulate(
     latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    kernel = backends.kernel("memory_write", backend, latent, memory)
-    checks.check_regions(region, memory.shape[0])
-    checks.check_positive(temperature)
+    kernel = _checked_kernel("memory_accumulate", backend, latent, memory, region, temperature)
     return kernel.forward(latent, memory, region, temperature, scale)
 
 
-def _blend(memory: Tensor, rho: Tensor, total: Tensor, rate: float, backend: str = "auto") -> Tensor:
-    dtype = accumulation_dtype(memory.dtype)
-    return backends.kernel("memory_blend", backend, memory).forward(memory, rho.to(dtype), total.to(dtype), rate)
-
-
-def _blend_gradients(
-    grad: Tensor, memory: Tensor, rho: Tensor, total: Tensor, rate: float
+def _accumulate_backward(
+    grad_rho: Tensor,
+    grad_total: Tensor,
+    latent: Tensor,
+    memory: Tensor,
+    region: Tensor,
+    temperature: Tensor | None,
+    scale: float,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = accumulation_dtype(memory.dtype)
-    grad_memory, grad_rho, grad_total = implementations.blend_backward(
-        grad, memory, rho.to(dtype), total.to(dtype), rate
-    )
-    return grad_memory, grad_rho.to(rho.dtype), grad_total.to(total.dtype)
-
-
-def _read(
-    latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, backend: str = "auto"
-) -> Tensor:
-    return torch.ops.showface.memory_read_rows(latent, memory, region, temperature, scale, backend)[0]
+    kernel = backends.kernel("memory_accumulate", backend, latent, memory)
+    return kernel.backward(grad_rho, grad_total, latent, memory, region, temperature, scale)
 
 
 def _write(
@@ -212,8 +217,37 @@ def _write(
     rate: float,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    rho, total = torch.ops.showface.memory_accumulate(latent, memory, region, temperature, scale, backend)
-    return torch.ops.showface.memory_blend(memory, rho, total, rate, backend), rho
+    kernel = _checked_kernel("memory_write", backend, latent, memory, region, temperature)
+    return kernel.forward(latent, memory, region, temperature, scale, rate)
+
+
+def _write_backward(
+    grad: Tensor,
+    grad_rho: Tensor,
+    latent: Tensor,
+    memory: Tensor,
+    region: Tensor,
+    temperature: Tensor | None,
+    scale: float,
+    rate: float,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    kernel = backends.kernel("memory_write", backend, latent, memory)
+    return kernel.backward(grad, grad_rho, latent, memory, region, temperature, scale, rate)
+
+
+def _blend(memory: Tensor, rho: Tensor, total: Tensor, rate: float, backend: str = "auto") -> Tensor:
+    dtype = accumulation_dtype(memory.dtype)
+    return backends.kernel("memory_blend", backend, memory).forward(memory, rho.to(dtype), total.to(dtype), rate)
+
+
+def _blend_backward(
+    grad: Tensor, memory: Tensor, rho: Tensor, total: Tensor, rate: float, backend: str = "auto"
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = accumulation_dtype(memory.dtype)
+    kernel = backends.kernel("memory_blend", backend, memory)
+    grad_memory, grad_rho, grad_total = kernel.backward(grad, memory, rho.to(dtype), total.to(dtype), rate)
+    return grad_memory, grad_rho.to(rho.dtype), grad_total.to(total.dtype)
 
 
 def _fake_rows(latent: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -230,81 +264,93 @@ def _fake_sums(latent: Tensor, memory: Tensor, *_: Any) -> tuple[Tensor, Tensor]
     return memory.new_empty(memory.shape[:2], dtype=dtype), memory.new_empty(memory.shape, dtype=dtype)
 
 
-# The kernels (memory_attend) also give, for the backward, the logarithm to base 2 of the sum under each token's softmax.
-declare(f"memory_read_rows(Tensor latent, Tensor memory, {_TAIL}) -> (Tensor, Tensor)", _read_rows, _fake_rows)
 declare(
-    "memory_read_rows_backward(Tensor grad, Tensor latent, Tensor memory, Tensor region, Tensor out, Tensor log_sum,"
-    " Tensor? temperature, float scale, str backend='auto') -> (Tensor, Tensor, Tensor)",
+    f"memory_read_rows({_ADDRESS}, {_TEMPERATURE}, {_BACKEND}) -> (Tensor, Tensor)",
+    _read_rows,
+    _fake_rows,
+)
+declare(
+    f"memory_read_rows_backward(Tensor grad, {_ADDRESS}, Tensor? temperature, Tensor out, Tensor log_sum, float scale,"
+    f" {_BACKEND}) -> (Tensor, Tensor, Tensor)",
     _read_rows_backward,
     lambda grad, latent, memory, *_: _fake_gradients(latent, memory),
 )
-declare(f"memory_accumulate(Tensor latent, Tensor memory, {_TAIL}) -> (Tensor, Tensor)", _accumulate, _fake_sums)
 declare(
-    f"memory_accumulate_backward(Tensor grad_rho, Tensor grad_total, Tensor latent, Tensor memory, {_TAIL})"
+    f"memory_accumulate({_ADDRESS}, {_TEMPERATURE}, {_BACKEND}) -> (Tensor, Tensor)",
+    _accumulate,
+    _fake_sums,
+)
+declare(
+    f"memory_accumulate_backward(Tensor grad_rho, Tensor grad_total, {_ADDRESS}, {_TEMPERATURE}, {_BACKEND})"
     " -> (Tensor, Tensor, Tensor)",
-    implementations.accumulate_backward,
+    _accumulate_backward,
     lambda grad_rho, grad_total, latent, memory, *_: _fake_gradients(latent, memory),
 )
 declare(
-    "memory_blend(Tensor memory, Tensor rho, Tensor total, float rate, str backend='auto') -> Tensor",
+    f"memory_write({_ADDRESS}, {_TEMPERATURE}, float rate, {_BACKEND}) -> (Tensor, Tensor)",
+    _write,
+    lambda latent, memory, *_: (memory.new_empty(memory.shape), _fake_sums(latent, memory)[0]),
+)
+declare(
+    f"memory_write_backward(Tensor grad, Tensor grad_rho, {_ADDRESS}, {_TEMPERATURE}, float rate, {_BACKEND})"
+    " -> (Tensor, Tensor, Tensor)",
+    _write_backward,
+    lambda grad, grad_rho, latent, memory, *_: _fake_gradients(latent, memory),
+)
+declare(
+    f"memory_blend(Tensor memory, Tensor rho, Tensor total, float rate, {_BACKEND}) -> Tensor",
     _blend,
     lambda memory, *_: memory.new_empty(memory.shape),
 )
 declare(
-    "memory_blend_backward(Tensor grad, Tensor memory, Tensor rho, Tensor total, float rate)"
+    f"memory_blend_backward(Tensor grad, Tensor memory, Tensor rho, Tensor total, float rate, {_BACKEND})"
     " -> (Tensor, Tensor, Tensor)",
-    _blend_gradients,
+    _blend_backward,
     lambda grad, memory, rho, total, *_: tuple(x.new_empty(x.shape) for x in (memory, rho, total)),
 )
-# Made of others, so that they need neither a gradient nor a fake of their own.
-LIBRARY.define("memory_read(Tensor latent, Tensor memory, " + _TAIL + ") -> Tensor")
+LIBRARY.define(f"memory_read({_ADDRESS}, {_TEMPERATURE}, {_BACKEND}) -> Tensor")
 LIBRARY.impl("memory_read", _read, "CompositeImplicitAutograd")
-LIBRARY.define(
-    "memory_write(Tensor latent, Tensor memory, Tensor region, Tensor? temperature, float scale, float rate,"
-    " str backend='auto') -> (Tensor, Tensor)"
-)
-LIBRARY.impl("memory_write", _write, "CompositeImplicitAutograd")
 
 
-def _read_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    latent, memory, region, temperature, *ctx.rest = inputs
-    ctx.save_for_backward(latent, memory, region, *output, temperature)
-
-
-def _read_gradient(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
-    return _gradients(ctx, torch.ops.showface.memory_read_rows_backward(grad, *ctx.saved_tensors, *ctx.rest))
-
-
-def _gradients(ctx: Any, grads: tuple[Tensor, Tensor, Tensor]) -> tuple[Any, ...]:
-    """Those of the arguments (latent, memory, region, temperature, scale, backend)."""
-    grad_latent, grad_memory, grad_temperature = grads
-    temperature = ctx.saved_tensors[-1]
-    to_temperature = None if temperature is None else grad_temperature.to(temperature.dtype)
-    return grad_latent, grad_memory, None, to_temperature, None, None
-
-
-def _accumulate_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _address_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     latent, memory, region, temperature, *ctx.rest = inputs
     ctx.save_for_backward(latent, memory, region, temperature)
 
 
-def _accumulate_gradient(ctx: Any, grad_rho: Tensor, grad_total: Tensor) -> tuple[Any, ...]:
-    backward = torch.ops.showface.memory_accumulate_backward
-    return _gradients(ctx, backward(grad_rho, grad_total, *ctx.saved_tensors, *ctx.rest))
+def _read_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    latent, memory, region, temperature, *ctx.rest = inputs
+    ctx.save_for_backward(latent, memory, region, temperature, *output)
 
 
 def _blend_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    memory, rho, total, ctx.rate, _ = inputs
+    memory, rho, total, *ctx.rest = inputs
     ctx.save_for_backward(memory, rho, total)
 
 
+def _gradient(op: str) -> Callable[..., tuple[Any, ...]]:
+    """The gradients of the arguments (latent, memory, region, temperature, numbers and backend)."""
+
+    def gradient(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        if op == "memory_read_rows":
+            grads = grads[:1]  # nothing depends on the logarithms
+        backward = getattr(torch.ops.showface, f"{op}_backward")
+        grad_latent, grad_memory, grad_tau = backward(*grads, *ctx.saved_tensors, *ctx.rest)
+        temperature = ctx.saved_tensors[3]
+        to_temperature = None if temperature is None else grad_tau.to(temperature.dtype)
+        return grad_latent, grad_memory, None, to_temperature, *(None for _ in ctx.rest)
+
+    return gradient
+
+
 def _blend_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    return *torch.ops.showface.memory_blend_backward(grad, *ctx.saved_tensors, ctx.rate), None, None
+    return *torch.ops.showface.memory_blend_backward(grad, *ctx.saved_tensors, *ctx.rest), None, None
 
 
-differentiate("memory_read_rows", _read_gradient, _read_setup, public="memory_read")
-differentiate("memory_accumulate", _accumulate_gradient, _accumulate_setup)
+differentiate("memory_read_rows", _gradient("memory_read_rows"), _read_setup, public="memory_read")
+differentiate("memory_accumulate", _gradient("memory_accumulate"), _address_setup)
+differentiate("memory_write", _gradient("memory_write"), _address_setup)
 differentiate("memory_blend", _blend_gradient, _blend_setup)
 autocast("memory_read_rows", cast=(0, 1))
 # The memory is a state that many small steps add up in, so writing to it stays in float32.
 autocast("memory_accumulate", cast=(0, 1), dtype=torch.float32)
+autocast("memory_write", cast=(0, 1), dtype=torch.float32)

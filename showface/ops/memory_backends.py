@@ -5,7 +5,7 @@ slots instead of the slots themselves: so they give the gradients of a write too
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ def _blend_reference(memory: Tensor, rho: Tensor, total: Tensor, rate: float) ->
     return definitions.memory_blend(memory.to(rho.dtype), rho, total, rate).to(memory.dtype)
 
 
-def blend_backward(
+def _blend_backward(
     grad: Tensor, memory: Tensor, rho: Tensor, total: Tensor, rate: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Elementwise, in plain PyTorch for all backends: training writes to the memory without gradients."""
@@ -83,6 +83,13 @@ def blend_backward(
     by_gain = -math.log1p(-rate) * keep * (total / mass - memory) - share * total / mass
     grad_rho = torch.where(written, grad * by_gain, 0).sum(-1)
     return (grad * keep).to(memory.dtype), grad_rho, grad * share
+
+
+def _write_reference(
+    latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, rate: float
+) -> tuple[Tensor, Tensor]:
+    rho, total = _accumulate_reference(latent, memory, region, temperature, scale)
+    return _blend_reference(memory, rho, total, rate), rho
 
 
 # The compiled and Triton backends.
@@ -123,37 +130,78 @@ def _accumulate_cpp(
     return torch.ops.showface_C.memory_accumulate(z, m, region, temperature, scale, False)
 
 
+def _write_cpp(
+    latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, rate: float
+) -> tuple[Tensor, Tensor]:
+    z, m, _ = wide(None, 1.0, latent, memory)
+    after, rho = torch.ops.showface_C.memory_write(z, m, region, temperature, scale, rate, False)
+    return after.to(memory.dtype), rho
+
+
 def _blend_cpp(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Tensor:
     return torch.ops.showface_C.memory_blend(memory.to(rho.dtype), rho, total, rate).to(memory.dtype)
 
 
-def accumulate_backward(
-    grad_rho: Tensor,
-    grad_total: Tensor,
-    latent: Tensor,
-    memory: Tensor,
-    region: Tensor,
-    temperature: Tensor | None,
-    scale: float,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor, Tensor]:
+# Gradients of writing, for all backends.
+
+
+def _accumulate_backward(backend: str) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     """By the kernels of reading, since sum_s a[t,s] * (<z[t], grad_total[s]> + grad_rho[s]) is what a token of value
     [z[t], 1] reads of slots [grad_total[s], grad_rho[s]], and a its address."""
-    z, m, _ = wide(None, 1.0, latent, memory)
-    value = torch.cat([grad_total, grad_rho[..., None]], dim=-1).to(z.dtype)
-    if backend != "auto" and backends.refusal("memory_read", backend, z, value):
-        backend = "auto"  # one number more may be too wide
-    kernel = backends.kernel("memory_read", backend, z, value)
-    answer, log_sum = kernel.forward(z, m, value, region, temperature, scale)
-    grad = torch.cat([z, z.new_ones(len(z), 1)], dim=-1)
-    rest = (region, answer, log_sum, temperature, scale)
-    grad_latent, grad_memory, _, grad_temperature = kernel.backward(grad, z, m, value, *rest)
-    return (grad_latent + answer[:, :-1]).to(latent.dtype), grad_memory.to(memory.dtype), grad_temperature
+
+    def backward(
+        grad_rho: Tensor,
+        grad_total: Tensor,
+        latent: Tensor,
+        memory: Tensor,
+        region: Tensor,
+        temperature: Tensor | None,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        z, m, _ = wide(None, 1.0, latent, memory)
+        value = torch.cat([grad_total, grad_rho[..., None]], dim=-1).to(z.dtype)
+        # One number more may be too wide.
+        name = "auto" if backends.refusal("memory_read", backend, z, value) else backend
+        kernel = backends.kernel("memory_read", name, z, value)
+        answer, log_sum = kernel.forward(z, m, value, region, temperature, scale)
+        grad = torch.cat([z, z.new_ones(len(z), 1)], dim=-1)
+        rest = (region, answer, log_sum, temperature, scale)
+        grad_latent, grad_memory, _, grad_temperature = kernel.backward(grad, z, m, value, *rest)
+        return (grad_latent + answer[:, :-1]).to(latent.dtype), grad_memory.to(memory.dtype), grad_temperature
+
+    return backward
+
+
+def _write_backward(
+    accumulate: Callable[..., tuple[Tensor, Tensor]], backend: str
+) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """Accumulates again what the forward did not keep."""
+    accumulate_backward = _accumulate_backward(backend)
+
+    def backward(
+        grad: Tensor,
+        grad_rho: Tensor,
+        latent: Tensor,
+        memory: Tensor,
+        region: Tensor,
+        temperature: Tensor | None,
+        scale: float,
+        rate: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        rho, total = accumulate(latent, memory, region, temperature, scale)
+        direct, by_rho, grad_total = _blend_backward(grad, memory, rho, total, rate)
+        tensors = (latent, memory, region, temperature, scale)
+        grad_latent, by_address, grad_temperature = accumulate_backward(by_rho + grad_rho, grad_total, *tensors)
+        return grad_latent, direct + by_address, grad_temperature
+
+    return backward
 
 
 backends.register("memory_read", "reference", _attend_reference, _attend_backward_reference)
 backends.register("memory_read", "cpp", _attend_cpp, _attend_backward_cpp)
-backends.register("memory_write", "reference", _accumulate_reference, accumulate_backward)
-backends.register("memory_write", "cpp", _accumulate_cpp, accumulate_backward)
-backends.register("memory_blend", "reference", _blend_reference, blend_backward)
-backends.register("memory_blend", "cpp", _blend_cpp, blend_backward)
+backends.register("memory_accumulate", "reference", _accumulate_reference, _accumulate_backward("reference"))
+backends.register("memory_accumulate", "cpp", _accumulate_cpp, _accumulate_backward("cpp"))
+backends.register("memory_blend", "reference", _blend_reference, _blend_backward)
+backends.register("memory_blend", "cpp", _blend_cpp, _blend_backward)
+backends.register("memory_write", "reference", _write_reference, _write_backward(_accumulate_reference, "reference"))
+backends.register("memory_write", "cpp", _write_cpp, _write_backward(_accumulate_cpp, "cpp"))
