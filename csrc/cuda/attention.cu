@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <cmath>
 
 #include "attention_kernels.cuh"
 
@@ -113,6 +114,14 @@ void forward(const Attention& call, Tensor* out, Tensor& log_sum) {
          numbers<A>(share), log_sums, splits, static_cast<int>(call.queries), static_cast<int>(call.values), answers, numbers_to_fill<A>(log_sum));
 }
 
+template <typename T, typename A>
+void launch_blend(const char* op, const T* key, const A* sum, const A* weight, int splits, int64_t size, A log_keep,
+                  int64_t keys, int64_t channels, T* blended, A* mass,
+                  cudaStream_t stream) {
+  launch(op, blend_kernel<T, A>, dim3(blocks_of(keys, kThreads / 32)), kThreads, 0, stream, key, sum, weight, splits,
+         size, log_keep, keys, static_cast<int>(channels), blended, mass);
+}
+
 // One of the kernels that sum for each row, and what adds up its shares. Returns the shares in the temperature's gradient.
 template <typename T, typename A, bool TensorCores, Role role, int ColumnTiles>
 Tensor sum_rows(const Attention& call, Sums<T, A, role> sums, const Tensor& log_sum, const Tensor* grad = nullptr) {
@@ -133,6 +142,13 @@ Tensor sum_rows(const Attention& call, Sums<T, A, role> sums, const Tensor& log_
   if (tiles == 0) return temperature;
   launch(call.op, sums_kernel<T, A, TensorCores, role, ColumnTiles>, dim3(tiles, parts, splits), kThreads, tile.bytes,
          call.stream, problem_of<T, A>(call, grad), sums, tile.rows, tile.stages);
+  if constexpr (role == Role::write) {
+    if (splits > 1 && sums.blended != nullptr) {
+      launch_blend<T, A>(call.op, numbers<T>(call.key), sums.share, sums.share + sums.first_size, splits, sums.size,
+                         sums.log_keep, call.keys, call.channels, sums.blended, sums.second, call.stream);
+      return temperature;
+    }
+  }
   if (splits > 1 && sums.size > 0) {
     launch(call.op, add_shares_kernel<typename Sums<T, A, role>::Out, A>, dim3(blocks_of(sums.size, kThreads)),
            kThreads, 0, call.stream, sums.share, splits, sums.size, sums.first_size, sums.first, sums.second);
@@ -160,15 +176,31 @@ Tensor backward(const Attention& call, const Tensor& grad, const Tensor& out, co
   return shares;
 }
 
+// With `blended` no total.
 template <typename T, typename A, bool TensorCores, int ColumnTiles>
-void write(const Attention& call, const Tensor& log_sum, Tensor& total, Tensor& mass) {
+void write(const Attention& call, const Tensor& log_sum, Tensor* total, Tensor* blended, double log_keep, Tensor& mass) {
   Sums<T, A, Role::write> sums{};
   sums.log_sum = numbers<A>(log_sum);
-  sums.first = numbers_to_fill<A>(total);
   sums.second = numbers_to_fill<A>(mass);
   sums.first_size = call.keys * call.channels;
   sums.size = sums.first_size + call.keys;
+  if (blended != nullptr) {
+    sums.blended = numbers_to_fill<T>(*blended);
+    sums.log_keep = static_cast<A>(log_keep);
+  } else {
+    sums.first = numbers_to_fill<A>(*total);
+  }
   sum_rows<T, A, TensorCores, Role::write, ColumnTiles>(call, sums, log_sum);
+}
+
+void write_in_type(const Attention& call, const Tensor& log_sum, Tensor* total, Tensor* blended, double log_keep,
+                   Tensor& mass) {
+  const auto run = [&](auto function) { return function(call, log_sum, total, blended, log_keep, mass); };
+  switch (call.query.scalar_type()) {
+    case ScalarType::Double: return run(write<double, double, false, 2>);
+    case ScalarType::Float: return call.tf32 ? run(write<float, float, true, 2>) : run(write<float, float, false, 2>);
+    default: STD_TORCH_CHECK(false, call.op, " takes float32 and float64: sums that add up are not of half precision");
+  }
 }
 
 void check(const Attention& call) {
@@ -205,14 +237,30 @@ Tensor attention_backward(const Attention& call, const Tensor& grad, const Tenso
   }
 }
 
-void attention_write(const Attention& call, const Tensor& log_sum, Tensor& total, Tensor& mass) {
+void attention_accumulate(const Attention& call, const Tensor& log_sum, Tensor& total, Tensor& mass) {
   check(call);
-  const auto run = [&](auto function) { return function(call, log_sum, total, mass); };
-  switch (call.query.scalar_type()) {
-    case ScalarType::Half: return run(write<c10::Half, float, true, 4>);
-    case ScalarType::BFloat16: return run(write<c10::BFloat16, float, true, 4>);
-    case ScalarType::Double: return run(write<double, double, false, 2>);
-    default: return call.tf32 ? run(write<float, float, true, 2>) : run(write<float, float, false, 2>);
+  write_in_type(call, log_sum, &total, nullptr, 0, mass);
+}
+
+void attention_write(const Attention& call, const Tensor& log_sum, double rate, Tensor& blended, Tensor& mass) {
+  check(call);
+  write_in_type(call, log_sum, nullptr, &blended, std::log1p(-rate), mass);
+}
+
+void blend_keys(const char* op, const Tensor& key, const Tensor& total, const Tensor& mass, double rate, Tensor& blended,
+                cudaStream_t stream) {
+  const int64_t keys = mass.numel(), channels = keys > 0 ? key.numel() / keys : 0;
+  if (key.numel() == 0) return;
+  const auto run = [&]<typename T, typename A>(T, A log_keep) {
+    launch_blend<T, A>(op, numbers<T>(key), numbers<A>(total), numbers<A>(mass), 1, 0, log_keep, keys, channels,
+                       numbers_to_fill<T>(blended), nullptr, stream);
+  };
+  const double log_keep = std::log1p(-rate);
+  switch (key.scalar_type()) {
+    case ScalarType::Half: return run(c10::Half(), static_cast<float>(log_keep));
+    case ScalarType::BFloat16: return run(c10::BFloat16(), static_cast<float>(log_keep));
+    case ScalarType::Double: return run(0., log_keep);
+    default: return run(0.f, static_cast<float>(log_keep));
   }
 }
 

@@ -27,8 +27,16 @@ void attention_forward(const Attention& call, Tensor* out, Tensor& log_sum);
 Tensor attention_backward(const Attention& call, const Tensor& grad, const Tensor& out, const Tensor& log_sum,
                           Tensor& grad_query, Tensor& grad_key, Tensor* grad_value);
 
-// For each key, total (keys, C) and mass (keys): the sum over its group's queries of weight * query, and of the weight.
-void attention_write(const Attention& call, const Tensor& log_sum, Tensor& total, Tensor& mass);
+// For each key, total (keys, C) and mass (keys): the sum over its group's queries of weight * query, and of the weight. In
+// float32 and float64 only.
+void attention_accumulate(const Attention& call, const Tensor& log_sum, Tensor& total, Tensor& mass);
+
+// The same sums blended into the keys, memory_blend's way: blended (keys, C), and mass.
+void attention_write(const Attention& call, const Tensor& log_sum, double rate, Tensor& blended, Tensor& mass);
+
+// Blend sums, (keys, C) and (keys), into key (keys, C).
+void blend_keys(const char* op, const Tensor& key, const Tensor& total, const Tensor& mass, double rate, Tensor& blended,
+                cudaStream_t stream);
 
 // The numbers of a tensor, contiguous.
 template <typename T>

@@ -241,7 +241,16 @@ struct Sums {
   int64_t first_size, size;
   A* temperature;  // query: (splits, blocks), shares in the gradient of the temperature
   bool tied;       // key: the keys are the values too, and `first` gets both gradients
+  T* blended;      // write: (keys, C), the keys moved towards what is written to them, and then no `first`
+  A log_keep;      // what a unit of weight leaves of a key, its logarithm
 };
+
+// Of a number of a key, what a write of such a weight and weighted sum makes. A key without weight keeps its exact bits.
+template <typename T, typename A>
+__device__ __forceinline__ T blend(T old, A weight, A sum, A log_keep) {
+  const A wide = static_cast<A>(old);
+  return weight > 0 ? static_cast<T>(wide - expm1(weight * log_keep) * (sum / weight - wide)) : old;
+}
 
 // With score = row * column, weight = 2 ** (score * temperature - log_sum) and the gradient of score from that of the
 // answers, a row's gradient is the sum over columns of grad_score * column, and for values, of weight * grad.
@@ -270,7 +279,14 @@ __global__ void __launch_bounds__(kThreads) sums_kernel(Problem<T, A> p, Sums<T,
       const int64_t row = work.rows[i / part];
       const int c = i % part;
       if (c < channels_here) to_row.store(row * p.channels + first_channel + c, 0);
-      if (c < values_here && !s.tied) to_value.store(row * p.values + first_channel + c, 0);
+      if (c < values_here && !s.tied) {
+        const int64_t at = row * p.values + first_channel + c;
+        if (!gradients && alone && s.blended != nullptr) {
+          s.blended[at] = p.key[at];
+        } else {
+          to_value.store(at, 0);
+        }
+      }
       if (!gradients && blockIdx.y == 0 && c == 0) to_mass.store(row, 0);
     }
     if (!keys && blockIdx.y == 0 && threadIdx.x == 0) s.temperature[blockIdx.z * gridDim.x + blockIdx.x] = 0;
@@ -423,7 +439,12 @@ __global__ void __launch_bounds__(kThreads) sums_kernel(Problem<T, A> p, Sums<T,
         }
         if constexpr (keys) {
           if (column < values_here && !s.tied) {
-            to_value.store(row * p.values + first_channel + column, sum_value[tile].x[i]);
+            const int64_t at = row * p.values + first_channel + column;
+            if (!gradients && alone && s.blended != nullptr) {
+              s.blended[at] = blend(p.key[at], along[half], sum_value[tile].x[i], s.log_keep);
+            } else {
+              to_value.store(at, sum_value[tile].x[i]);
+            }
           }
         }
       }
@@ -449,6 +470,24 @@ __global__ void __launch_bounds__(kThreads)
   A sum = 0;
   for (int split = 0; split < splits; ++split) sum += share[split * size + i];
   (i < first_size ? first[i] : second[i - first_size]) = static_cast<Out>(sum);
+}
+
+// Blend sums into keys, both in shares of splits: sum (splits, keys, C) and weight (splits, keys) lie `size` apart. `mass`,
+// if not null, gets the weights added up. A warp takes a key.
+template <typename T, typename A>
+__global__ void __launch_bounds__(kThreads, 4)
+    blend_kernel(const T* __restrict__ key, const A* __restrict__ sum, const A* __restrict__ weight, int splits,
+                 int64_t size, A log_keep, int64_t keys, int channels, T* __restrict__ blended, A* __restrict__ mass) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
+  if (row >= keys) return;
+  A all = 0;
+  for (int split = 0; split < splits; ++split) all += weight[split * size + row];
+  if (mass != nullptr && warp_lane() == 0) mass[row] = all;
+  for (int64_t i = row * channels + warp_lane(); i < (row + 1) * channels; i += 32) {
+    A total = 0;
+    for (int split = 0; split < splits; ++split) total += sum[split * size + i];
+    blended[i] = blend(key[i], all, total, log_keep);
+  }
 }
 
 }  // namespace showface

@@ -1,8 +1,8 @@
 // Memory addressing on CUDA: attention within each region, between its tokens and the slots of its block.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <climits>
-#include <cmath>
 #include <tuple>
 
 #include "../common/memory.h"
@@ -47,20 +47,6 @@ __global__ void __launch_bounds__(kSortThreads, 4)
   sort_by_region(region + first, first, min(each, tokens - first), regions, gridDim.x > 1 ? of_blocks : nullptr,
                  shared.counts, shared.bounds, order);
   for (int i = threadIdx.x; i < regions + 2 && blockIdx.x == 0; i += kSortThreads) bounds[i] = shared.bounds[i];
-}
-
-// memory + gain * (total / rho - memory), with the gain that the mass gives. A warp takes a slot.
-template <typename T, typename A>
-__global__ void __launch_bounds__(kSortThreads, 4)
-    blend_kernel(const T* __restrict__ memory, const A* __restrict__ rho, const A* __restrict__ total, A log_keep,
-                 int64_t slots, int channels, T* __restrict__ out) {
-  const int64_t slot = static_cast<int64_t>(blockIdx.x) * (kSortThreads / 32) + threadIdx.x / 32;
-  if (slot >= slots) return;
-  const A mass = rho[slot], gain = -expm1(mass * log_keep);
-  for (int64_t i = slot * channels + warp_lane(); i < (slot + 1) * channels; i += 32) {
-    const A old = static_cast<A>(memory[i]);
-    out[i] = mass > 0 ? static_cast<T>(old + gain * (total[i] / mass - old)) : memory[i];
-  }
 }
 
 Tensor empty(const Tensor& like, ScalarType type, torch::headeronly::IntHeaderOnlyArrayRef size) {
@@ -154,19 +140,35 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> memory_attend_backward(
   return {grad_latent, grad_memory, grad_value, shares};
 }
 
+// What both halves of a write start from: the sums under the tokens' softmax, an answer without values.
+Tensor log_sums(Call& call) {
+  Tensor log_sum = empty(call.attention.query, type_of_sums(call.attention.query), {call.shape.tokens});
+  call.attention.values = 0;
+  attention_forward(call.attention, nullptr, log_sum);
+  call.attention.values = call.shape.channels;
+  return log_sum;
+}
+
 std::tuple<Tensor, Tensor> memory_accumulate(const Tensor& latent, const Tensor& memory, const Tensor& region,
                                              const std::optional<Tensor>& temperature, double scale, bool tf32) {
   const LaunchGuard guard(latent.get_device_index());
   Call call("memory_accumulate", latent, memory, std::nullopt, region, temperature, scale, tf32, guard);
   const MemoryShape& shape = call.shape;
-  const ScalarType type = type_of_sums(latent);
-  Tensor log_sum = empty(latent, type, {shape.tokens}), rho = empty(latent, type, {shape.regions, shape.slots});
-  Tensor total = empty(latent, type, {shape.regions, shape.slots, shape.channels});
-  call.attention.values = 0;
-  attention_forward(call.attention, nullptr, log_sum);
-  call.attention.values = shape.channels;
-  attention_write(call.attention, log_sum, total, rho);
+  Tensor rho = empty(latent, type_of_sums(latent), {shape.regions, shape.slots});
+  Tensor total = empty(latent, type_of_sums(latent), {shape.regions, shape.slots, shape.channels});
+  attention_accumulate(call.attention, log_sums(call), total, rho);
   return {rho, total};
+}
+
+std::tuple<Tensor, Tensor> memory_write(const Tensor& latent, const Tensor& memory, const Tensor& region,
+                                        const std::optional<Tensor>& temperature, double scale, double rate, bool tf32) {
+  const LaunchGuard guard(latent.get_device_index());
+  Call call("memory_write", latent, memory, std::nullopt, region, temperature, scale, tf32, guard);
+  const MemoryShape& shape = call.shape;
+  Tensor rho = empty(latent, type_of_sums(latent), {shape.regions, shape.slots});
+  Tensor after = empty(latent, latent.scalar_type(), {shape.regions, shape.slots, shape.channels});
+  attention_write(call.attention, log_sums(call), rate, after, rho);
+  return {after, rho};
 }
 
 Tensor memory_blend(const Tensor& memory, const Tensor& rho, const Tensor& total, double rate) {
@@ -174,23 +176,9 @@ Tensor memory_blend(const Tensor& memory, const Tensor& rho, const Tensor& total
   STD_TORCH_CHECK(is_floating(memory.scalar_type()) && rho.scalar_type() == type_of_sums(memory),
                   "memory_blend on CUDA takes rho and total in float64 for a float64 memory, else in float32");
   const LaunchGuard guard(memory.get_device_index());
-  const int64_t slots = memory.size(0) * memory.size(1), channels = memory.size(2);
-  Tensor out = empty(memory, memory.scalar_type(), {memory.size(0), memory.size(1), channels});
-  if (out.numel() == 0) return out;
-  const Tensor m = as_contiguous(memory), r = as_contiguous(rho), t = as_contiguous(total);
-  const auto run = [&]<typename T, typename A>(T, A log_keep) {
-    launch("memory_blend", blend_kernel<T, A>, dim3(blocks_of(slots, kSortThreads / 32)), kSortThreads, 0, guard.stream(),
-           numbers<T>(m), numbers<A>(r), numbers<A>(t), log_keep, slots, static_cast<int>(channels),
-           numbers_to_fill<T>(out));
-  };
-  const double log_keep = std::log1p(-rate);
-  switch (memory.scalar_type()) {
-    case ScalarType::Half: run(c10::Half(), static_cast<float>(log_keep)); break;
-    case ScalarType::BFloat16: run(c10::BFloat16(), static_cast<float>(log_keep)); break;
-    case ScalarType::Double: run(0., log_keep); break;
-    default: run(0.f, static_cast<float>(log_keep));
-  }
-  return out;
+  Tensor after = empty(memory, memory.scalar_type(), {memory.size(0), memory.size(1), memory.size(2)});
+  blend_keys("memory_blend", as_contiguous(memory), as_contiguous(total), as_contiguous(rho), rate, after, guard.stream());
+  return after;
 }
 
 }  // namespace
@@ -200,5 +188,6 @@ STABLE_TORCH_LIBRARY_IMPL(showface_C, SHOWFACE_CUDA_KEY, m) {
   m.impl("memory_attend", TORCH_BOX(&showface::memory_attend));
   m.impl("memory_attend_backward", TORCH_BOX(&showface::memory_attend_backward));
   m.impl("memory_accumulate", TORCH_BOX(&showface::memory_accumulate));
+  m.impl("memory_write", TORCH_BOX(&showface::memory_write));
   m.impl("memory_blend", TORCH_BOX(&showface::memory_blend));
 }
