@@ -116,8 +116,7 @@ void forward(const Attention& call, Tensor* out, Tensor& log_sum) {
 
 template <typename T, typename A>
 void launch_blend(const char* op, const T* key, const A* sum, const A* weight, int splits, int64_t size, A log_keep,
-                  int64_t keys, int64_t channels, T* blended, A* mass,
-                  cudaStream_t stream) {
+                  int64_t keys, int64_t channels, T* blended, T* mass, cudaStream_t stream) {
   launch(op, blend_kernel<T, A>, dim3(blocks_of(keys, kThreads / 32)), kThreads, 0, stream, key, sum, weight, splits,
          size, log_keep, keys, static_cast<int>(channels), blended, mass);
 }
@@ -142,15 +141,11 @@ Tensor sum_rows(const Attention& call, Sums<T, A, role> sums, const Tensor& log_
   if (tiles == 0) return temperature;
   launch(call.op, sums_kernel<T, A, TensorCores, role, ColumnTiles>, dim3(tiles, parts, splits), kThreads, tile.bytes,
          call.stream, problem_of<T, A>(call, grad), sums, tile.rows, tile.stages);
-  if constexpr (role == Role::write) {
-    if (splits > 1 && sums.blended != nullptr) {
-      launch_blend<T, A>(call.op, numbers<T>(call.key), sums.share, sums.share + sums.first_size, splits, sums.size,
-                         sums.log_keep, call.keys, call.channels, sums.blended, sums.second, call.stream);
-      return temperature;
-    }
-  }
-  if (splits > 1 && sums.size > 0) {
-    launch(call.op, add_shares_kernel<typename Sums<T, A, role>::Out, A>, dim3(blocks_of(sums.size, kThreads)),
+  if (splits > 1 && sums.blended != nullptr) {
+    launch_blend(call.op, numbers<T>(call.key), sums.share, sums.share + sums.first_size, splits, sums.size,
+                 sums.log_keep, call.keys, call.channels, sums.blended, sums.second, call.stream);
+  } else if (splits > 1 && sums.size > 0) {
+    launch(call.op, add_shares_kernel<T, A>, dim3(blocks_of(sums.size, kThreads)),
            kThreads, 0, call.stream, sums.share, splits, sums.size, sums.first_size, sums.first, sums.second);
   }
   return temperature;
@@ -181,14 +176,14 @@ template <typename T, typename A, bool TensorCores, int ColumnTiles>
 void write(const Attention& call, const Tensor& log_sum, Tensor* total, Tensor* blended, double log_keep, Tensor& mass) {
   Sums<T, A, Role::write> sums{};
   sums.log_sum = numbers<A>(log_sum);
-  sums.second = numbers_to_fill<A>(mass);
+  sums.second = numbers_to_fill<T>(mass);
   sums.first_size = call.keys * call.channels;
   sums.size = sums.first_size + call.keys;
   if (blended != nullptr) {
     sums.blended = numbers_to_fill<T>(*blended);
     sums.log_keep = static_cast<A>(log_keep);
   } else {
-    sums.first = numbers_to_fill<A>(*total);
+    sums.first = numbers_to_fill<T>(*total);
   }
   sum_rows<T, A, TensorCores, Role::write, ColumnTiles>(call, sums, log_sum);
 }
@@ -252,8 +247,8 @@ void blend_keys(const char* op, const Tensor& key, const Tensor& total, const Te
   const int64_t keys = mass.numel(), channels = keys > 0 ? key.numel() / keys : 0;
   if (key.numel() == 0) return;
   const auto run = [&]<typename T, typename A>(T, A log_keep) {
-    launch_blend<T, A>(op, numbers<T>(key), numbers<A>(total), numbers<A>(mass), 1, 0, log_keep, keys, channels,
-                       numbers_to_fill<T>(blended), nullptr, stream);
+    launch_blend(op, numbers<T>(key), numbers<A>(total), numbers<A>(mass), 1, 0, log_keep, keys, channels,
+                 numbers_to_fill<T>(blended), static_cast<T*>(nullptr), stream);
   };
   const double log_keep = std::log1p(-rate);
   switch (key.scalar_type()) {

@@ -42,15 +42,15 @@ struct Steps {
 };
 
 // Where results go: to the tensor asked for, or with splits to this split's share of it.
-template <typename O, typename A>
+template <typename T, typename A>
 struct Target {
-  O* whole;
+  T* whole;
   A* share;  // null without splits
   __device__ void store(int64_t at, A x) const {
     if (share != nullptr) {
       share[at] = x;
     } else {
-      whole[at] = static_cast<O>(x);
+      whole[at] = static_cast<T>(x);
     }
   }
 };
@@ -231,12 +231,11 @@ constexpr int kSumTiles = role == Role::key ? 8 : 16;
 // What the three have as arguments.
 template <typename T, typename A, Role role>
 struct Sums {
-  using Out = std::conditional_t<role == Role::write, A, T>;
   const T *grad, *out;  // (queries, V)
   const A* log_sum;     // (queries)
   A* along;             // (queries): <grad, out>, from the queries' kernel for the keys'
-  Out* first;           // query: (queries, C). key: (keys, C). write: (keys, C)
-  Out* second;          // key: (keys, V). write: (keys), the weights
+  T* first;             // query: (queries, C). key: (keys, C). write: (keys, C)
+  T* second;            // key: (keys, V). write: (keys), the weights
   A* share;             // (splits, size of both), or null
   int64_t first_size, size;
   A* temperature;  // query: (splits, blocks), shares in the gradient of the temperature
@@ -258,16 +257,15 @@ template <typename T, typename A, bool TensorCores, Role role, int ColumnTiles>
 __global__ void __launch_bounds__(kThreads) sums_kernel(Problem<T, A> p, Sums<T, A, role> s, int rows, int stages) {
   constexpr bool keys = role != Role::query, gradients = role != Role::write;
   constexpr int columns = 8 * ColumnTiles, sum_tiles = kSumTiles<role>, part = 8 * sum_tiles;
-  using Out = typename Sums<T, A, role>::Out;
   const int first_channel = blockIdx.y * part;
   // Of this block's part, how many channels vectors and values have.
   const int channels_here = gradients ? min(part, p.channels - first_channel) : 0;
   const int values_here = keys ? min(part, p.values - first_channel) : 0;
   const bool alone = gridDim.z == 1;
   A* const share = alone ? nullptr : s.share + blockIdx.z * s.size;
-  const Target<Out, A> to_row{s.first, share};
-  const Target<Out, A> to_value{gradients ? s.second : s.first, alone ? nullptr : share + (gradients ? s.first_size : 0)};
-  const Target<Out, A> to_mass{s.second, alone ? nullptr : share + s.first_size};
+  const Target<T, A> to_row{s.first, share};
+  const Target<T, A> to_value{gradients ? s.second : s.first, alone ? nullptr : share + (gradients ? s.first_size : 0)};
+  const Target<T, A> to_mass{s.second, alone ? nullptr : share + s.first_size};
 
   Arena arena{dynamic_shared_memory<unsigned char>()};
   Groups groups = p.groups;
@@ -461,15 +459,15 @@ __global__ void __launch_bounds__(kThreads) sums_kernel(Problem<T, A> p, Sums<T,
 }
 
 // Add up the shares of all splits: (splits, size) to `first_size` numbers of `first` and the rest of `second`.
-template <typename Out, typename A>
+template <typename T, typename A>
 __global__ void __launch_bounds__(kThreads)
-    add_shares_kernel(const A* __restrict__ share, int splits, int64_t size, int64_t first_size,
-                      Out* __restrict__ first, Out* __restrict__ second) {
+    add_shares_kernel(const A* __restrict__ share, int splits, int64_t size, int64_t first_size, T* __restrict__ first,
+                      T* __restrict__ second) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= size) return;
   A sum = 0;
   for (int split = 0; split < splits; ++split) sum += share[split * size + i];
-  (i < first_size ? first[i] : second[i - first_size]) = static_cast<Out>(sum);
+  (i < first_size ? first[i] : second[i - first_size]) = static_cast<T>(sum);
 }
 
 // Blend sums into keys, both in shares of splits: sum (splits, keys, C) and weight (splits, keys) lie `size` apart. `mass`,
@@ -477,12 +475,12 @@ __global__ void __launch_bounds__(kThreads)
 template <typename T, typename A>
 __global__ void __launch_bounds__(kThreads, 4)
     blend_kernel(const T* __restrict__ key, const A* __restrict__ sum, const A* __restrict__ weight, int splits,
-                 int64_t size, A log_keep, int64_t keys, int channels, T* __restrict__ blended, A* __restrict__ mass) {
+                 int64_t size, A log_keep, int64_t keys, int channels, T* __restrict__ blended, T* __restrict__ mass) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
   if (row >= keys) return;
   A all = 0;
   for (int split = 0; split < splits; ++split) all += weight[split * size + row];
-  if (mass != nullptr && warp_lane() == 0) mass[row] = all;
+  if (mass != nullptr && warp_lane() == 0) mass[row] = static_cast<T>(all);
   for (int64_t i = row * channels + warp_lane(); i < (row + 1) * channels; i += 32) {
     A total = 0;
     for (int split = 0; split < splits; ++split) total += sum[split * size + i];
