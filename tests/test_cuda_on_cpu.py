@@ -131,9 +131,8 @@ def test_sanitizers_pass(sanitized_probes, name):
     assert done.stdout == "clean\n", done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("multiprocessors", [1, 132])
-def test_kernels_are_clean(multiprocessors):
-    done = sanitized("kernels", build.build("kernels", build.KERNELS, sanitize=True), multiprocessors)
+def test_kernels_are_clean():
+    done = sanitized("kernels", build.build("kernels", build.KERNELS, sanitize=True))
     assert done.stdout == "clean\n", done.stderr[-2000:]
 
 

@@ -1,7 +1,7 @@
 """Run one thing under AddressSanitizer and UndefinedBehaviorSanitizer, in a process that was started for it.
 
 python sanitized.py probe LIBRARY NAME N THREADS SHARED_BYTES
-python sanitized.py kernels LIBRARY MULTIPROCESSORS
+python sanitized.py kernels LIBRARY
 """
 
 import ctypes
@@ -20,13 +20,13 @@ def run_probe(library: str, name: str, n: int, threads: int, shared_bytes: int) 
         raise SystemExit(error.value.decode())
 
 
-def run_kernels(library: str, multiprocessors: int) -> None:
+def run_kernels(library: str) -> None:
     import torch
 
     from showface.ops import definitions
 
     torch.ops.load_library(library)
-    ctypes.CDLL(library).cuda_on_cpu_multiprocessors(multiprocessors)
+    size_chip = ctypes.CDLL(library).cuda_on_cpu_multiprocessors
     ops = torch.ops.showface_cuda_on_cpu
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
         for tokens, regions, slots, channels, values in (
@@ -40,7 +40,8 @@ def run_kernels(library: str, multiprocessors: int) -> None:
             value = None if values is None else torch.randn(regions, slots, values).to(dtype)
             region = torch.randint(-1, regions, (tokens,))
             wide = latent.double(), memory.double(), region
-            for temperature in (None, torch.tensor(2.0)):
+            for temperature, multiprocessors in ((None, 1), (torch.tensor(2.0), 132)):
+                size_chip(multiprocessors)
                 rest = region, temperature, 4.0
                 tau = 4.0 if temperature is None else 8.0
                 out, log_sum = ops.memory_attend(latent, memory, value, *rest, True)
@@ -59,6 +60,7 @@ def run_kernels(library: str, multiprocessors: int) -> None:
                 for after in (ops.memory_write(*written, 0.1, False)[0], ops.memory_blend(memory, rho, total, 0.1)):
                     torch.testing.assert_close(after.double(), expected, rtol=0, atol=4e-2)
         for tokens, channels, values, all_keys in ((1, 1, 1, True), (7, 3, 5, False), (300, 20, 130, False)):
+            size_chip(132 if tokens > 100 else 1)
             query, key = (torch.randn(2, tokens, channels).to(dtype) for _ in range(2))
             value, hole = torch.randn(2, tokens, values).to(dtype), torch.rand(2, tokens) < 0.5
             rest = None, 4.0, all_keys, True
@@ -76,5 +78,5 @@ if __name__ == "__main__":
     if kind == "probe":
         run_probe(library, rest[0], *map(int, rest[1:]))
     else:
-        run_kernels(library, int(rest[0]))
+        run_kernels(library)
     print("clean")
