@@ -108,8 +108,8 @@ def memory_picture(model: MDRNets, photos: Sequence[Photo], slots: int = 10) -> 
 
     Each row is a part of the face. Its text says how many slots reading spreads over (the perplexity of their shares;
     as many as there are means that it picks none) and how alike they are (the mean cosine of a slot and its nearest).
-    Its columns are the slots that these photos use most, from the left: a cell shows that part of the photo nearest to the
-    slot, and the bar under it the slot's share of the reading, next to that of the most used one.
+    Its columns are the slots that these photos use most, from the left: a cell shows that part of the photo nearest to
+    the slot, and the bar under it the slot's share of the reading, next to that of the most used one.
 
     Args:
         photos: files or images of whole faces; each is cropped to a square of the model's size.
