@@ -107,6 +107,28 @@ def train(
 
 
 @app.command()
+def memory(
+    photos: Annotated[Path, typer.Argument(help="Folder of whole faces, best those of the training.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the picture.")] = Path("showface-memory.png"),
+    limit: Annotated[int, typer.Option(min=1, help="Look at no more than this many photos.")] = 200,
+    slots: Annotated[int, typer.Option(min=1, help="Columns of the picture.")] = 10,
+    model: ModelOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Show what the memory holds: for each part of the face, the photos most like its most used slots."""
+    from showface.data import find_images
+    from showface.inspection import memory_picture
+
+    _check_image_name(out)
+    found = find_images(photos)
+    if not found:
+        raise ValueError(f"there are no images in {photos}")
+    chosen = found[:: max(1, len(found) // limit)][:limit]
+    _save(memory_picture(_load(model, device), chosen, slots), out)
+    console.print(f"the memory by {len(chosen)} of {len(found)} photos: {escape(str(out.resolve()))}")
+
+
+@app.command()
 def info() -> None:
     """Print versions, devices, what was built, and which backend each operator will use."""
     from showface.info import describe, render
