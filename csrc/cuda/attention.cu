@@ -1,4 +1,4 @@
-// Attention within groups on CUDA: sizes and launches of the kernels in attention_kernels.cuh.
+// Attention within groups on CUDA: sizes and launches of the kernels in attention_*.cuh.
 #include "attention.h"
 
 #include <algorithm>
@@ -6,6 +6,8 @@
 #include <cmath>
 
 #include "attention_kernels.cuh"
+#include "attention_shares.cuh"
+#include "attention_sums.cuh"
 
 namespace showface {
 namespace {
@@ -16,10 +18,10 @@ size_t list_bytes(const Attention& call) {
   return call.groups.unsorted ? sizeof(int) * sort_numbers(call.groups.tokens, call.groups.count, kThreads / 32) : 0;
 }
 
-template <typename T>
+template <typename T, typename A>
 size_t forward_bytes(const Attention& call, size_t rows, size_t columns, size_t stages) {
   const size_t stride = row_stride<T>(call.channels);
-  const size_t value_stride = row_stride<T>(std::min<int64_t>(call.values, kValueTiles * 8));
+  const size_t value_stride = row_stride<T>(std::min<int64_t>(call.values, kValueTiles<A> * 8));
   return sizeof(T) * (rows * (stride + row_stride<T>(columns)) + stages * columns * (stride + value_stride)) +
          sizeof(int) * (rows + 2 * columns) + list_bytes(call) + 256;
 }
@@ -28,7 +30,7 @@ template <typename T, typename A, Role role>
 size_t sums_bytes(const Attention& call, size_t rows, size_t columns, size_t stages) {
   const bool write = role == Role::write;
   const size_t stride = row_stride<T>(call.channels);
-  const size_t value_stride = row_stride<T>(write ? std::min<int64_t>(call.values, kSumTiles<role> * 8) : call.values);
+  const size_t value_stride = row_stride<T>(write ? std::min<int64_t>(call.values, kSumTiles<A, role> * 8) : call.values);
   return sizeof(T) * (rows * (stride + (write ? 0 : value_stride) + 2 * row_stride<T>(columns)) +
                       stages * columns * (stride + value_stride)) +
          sizeof(A) * (4 * rows + 4 * columns) + sizeof(int) * (rows + 2 * columns) + list_bytes(call) + 256;
@@ -94,8 +96,8 @@ template <typename T, typename A, bool TensorCores, int ColumnTiles>
 void forward(const Attention& call, Tensor* out, Tensor& log_sum) {
   constexpr int columns = 8 * ColumnTiles;
   const Tile tile(call, call.queries_each,
-                  [&](int rows, int stages) { return forward_bytes<T>(call, rows, columns, stages); });
-  const unsigned parts = std::max(1u, blocks_of(call.values, kValueTiles * 8));
+                  [&](int rows, int stages) { return forward_bytes<T, A>(call, rows, columns, stages); });
+  const unsigned parts = std::max(1u, blocks_of(call.values, kValueTiles<A> * 8));
   const int64_t busy = blocks_of(call.queries_each, tile.rows) * call.groups.count * parts;
   const int splits = splits_of(call, busy, call.keys_each, columns);
   T* const answers = out != nullptr ? numbers_to_fill<T>(*out) : nullptr;
@@ -131,7 +133,7 @@ Tensor sum_rows(const Attention& call, Sums<T, A, role> sums, const Tensor& log_
                   [&](int rows, int stages) { return sums_bytes<T, A, role>(call, rows, columns, stages); });
   const unsigned tiles = keys ? tiles_of_keys(call, tile.rows) : tiles_of_queries(call, tile.rows);
   const int64_t width = role == Role::key ? std::max(call.channels, call.values) : call.channels;
-  const unsigned parts = std::max(1u, blocks_of(width, 8 * kSumTiles<role>));
+  const unsigned parts = std::max(1u, blocks_of(width, 8 * kSumTiles<A, role>));
   const int64_t busy = blocks_of(rows_each, tile.rows) * call.groups.count * parts;
   const int splits = splits_of(call, busy, keys ? call.queries_each : call.keys_each, columns);
   Tensor temperature = empty_like(log_sum, {keys ? 0 : splits, tiles});

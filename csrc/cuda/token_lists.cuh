@@ -17,6 +17,7 @@ struct RowList {
   const int* list;
   int first, count;
   __device__ int operator[](int i) const { return list != nullptr ? list[i] : first + i; }
+  __device__ int or_none(int i) const { return i < count ? (*this)[i] : -1; }
   __device__ RowList part(int from, int up_to) const {
     return {list != nullptr ? list + from : nullptr, first + from, min(up_to, count - from)};
   }
