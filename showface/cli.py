@@ -146,7 +146,7 @@ def evaluate(
         frechet = ev.FrechetDistances(fid_weights) if fid_weights else None
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from error
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("scoring", total=None)
         result = ev.run_evaluation(
             systems,
@@ -185,8 +185,6 @@ def memory(
 
     _check_image_name(out)
     found = find_images(photos)
-    if not found:
-        raise ValueError(f"there are no images in {photos}")
     chosen = found[:: max(1, len(found) // limit)][:limit]
     _save(memory_picture(_load(model, device), chosen, slots), out)
     console.print(f"the memory by {len(chosen)} of {len(found)} photos: {escape(str(out.resolve()))}")

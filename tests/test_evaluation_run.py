@@ -12,7 +12,6 @@ from conftest import save_faces
 from PIL import Image
 from torch import nn
 
-from showface import cli
 from showface import evaluation as ev
 
 SIZE = 32
@@ -176,49 +175,3 @@ def test_frechet_distance_of_two_normal_distributions(images: Path, tmp_path: Pa
     )
     assert all(row.fid is not None and row.fid > 0 for row in found.rows)
     assert "| FID |" in (tmp_path / "out" / "table.md").read_text()
-
-
-# The command.
-
-
-def test_command(images: Path, tmp_path: Path, model, monkeypatch, capsys) -> None:
-    model.save_pretrained(tmp_path / "mine")
-    arguments = [
-        "--images",
-        images,
-        "--out",
-        tmp_path / "out",
-        "--size",
-        32,
-        "--limit",
-        2,
-        "--model",
-        tmp_path / "mine",
-    ]
-    monkeypatch.setattr("sys.argv", ["showface", "evaluate", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    assert exit_.value.code == 0
-    printed = capsys.readouterr().out
-    assert "mine" in printed
-    assert "40-60%" in printed
-    assert len(json.loads((tmp_path / "out" / "results.json").read_text())["scores"]) == 6
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--baseline", "magic"], "baseline must be one of telea, navier-stokes, got 'magic'"),
-        (["--model", "nowhere"], "no config.json in nowhere"),
-        (["--lpips-weights", "nowhere.pth"], "there is no file nowhere.pth"),
-        (["--masks", "nowhere"], "nowhere"),
-    ],
-)
-def test_command_errors(images: Path, tmp_path: Path, monkeypatch, capsys, arguments, message) -> None:
-    monkeypatch.setattr(
-        "sys.argv", ["showface", "evaluate", "--images", str(images), "--out", str(tmp_path / "out"), *arguments]
-    )
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    assert exit_.value.code == 1
-    assert message in " ".join(capsys.readouterr().err.split())
