@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from showface.kernels.tokens import MIN_NORM
+from showface.kernels.rows import MIN_NORM
 
 # How many numbers of a memory block a program holds at once: 32 for each thread of 4 warps. With twice as many,
 # float64 no longer fits the registers and float32 takes 200 of them, which halves the programs that run side by side.

@@ -75,7 +75,7 @@ class CorrelationTests(OperatorTests):
     @pytest.mark.parametrize("temperature", [8.0, 100.0])
     def test_high_temperature_and_splits(self, device, backend, dtype, temperature, monkeypatch):
         if backend == "triton":  # a small problem on a large GPU is split over the keys
-            monkeypatch.setattr("showface.kernels.correlation._splits", lambda *_: 3)
+            monkeypatch.setattr("showface.kernels.launch._splits", lambda *_: 3)
         case = self.make(129, 20, dtype)
         out = self.call(*on(device, case), temperature=temperature, backend=backend)
         expected = self.define(*wide(case), temperature=temperature)
