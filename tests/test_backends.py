@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+import torch._dynamo.testing
 from tolerances import assert_close
 
 from showface import native, ops
@@ -116,22 +117,31 @@ def test_sizes_that_a_kernel_refuses(monkeypatch):
 # The operators as torch sees them.
 
 
-@pytest.mark.parametrize("with_temperature", [False, True])
-def test_opcheck_of_accumulate(device, with_temperature):
-    case = [x.requires_grad_() if x.is_floating_point() else x for x in memory_case(device)]
-    tau = torch.tensor(3.0, device=device, requires_grad=True) if with_temperature else None
-    torch.library.opcheck(torch.ops.showface.memory_accumulate.default, (*case, tau, 1.0))
-
-
-@pytest.mark.parametrize("name", ["memory_read", "memory_accumulate", "masked_correlation_rows", "coordination_loss"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "memory_read_rows",
+        "memory_accumulate",
+        "memory_write",
+        "memory_blend",
+        "masked_correlation_rows",
+        "coordination_loss",
+    ],
+)
 def test_opcheck_of_backwards(device, name):
     operator = getattr(torch.ops.showface, f"{name}_backward").default
     tau = torch.tensor(3.0, device=device)
-    if name == "memory_read":
-        case = (torch.randn(TOKENS, CHANNELS, device=device), *memory_case(device), tau, 1.0)
+    latent, memory, region = memory_case(device)
+    mass = torch.rand(memory.shape[:2], device=device)
+    if name == "memory_read_rows":
+        results = torch.ops.showface.memory_read_rows(latent, memory, region, tau, 1.0)
+        case = (latent, latent, memory, region, tau, *results, 1.0)
     elif name == "memory_accumulate":
-        grads = torch.randn(BLOCKS, SLOTS, device=device), torch.randn(BLOCKS, SLOTS, CHANNELS, device=device)
-        case = (*grads, *memory_case(device), tau, 1.0)
+        case = (mass, memory, latent, memory, region, tau, 1.0)
+    elif name == "memory_write":
+        case = (memory, mass, latent, memory, region, tau, 1.0, 0.1)
+    elif name == "memory_blend":
+        case = (memory, memory, mass, memory, 0.1)
     elif name == "masked_correlation_rows":
         case = image_case(3, device)
         results = torch.ops.showface.masked_correlation_rows(*case, tau, 1.0, "all")

@@ -1,186 +1,275 @@
-// memory_read on the CPU: float32 and float64, accumulated in their own type.
+// Memory addressing on the CPU: a region's tokens are a group of queries, its slots the keys.
 #include <torch/csrc/stable/library.h>
 
-#include <algorithm>
 #include <cmath>
-#include <limits>
-#include <vector>
+#include <numeric>
+#include <tuple>
 
 #include "../common/memory.h"
-#include "dispatch.h"
+#include "attention.h"
 
 namespace showface {
 namespace {
 
 template <typename T>
-struct Problem {
-  const T* latent;         // (T, C)
-  const T* memory;         // (K, S, C)
-  const int64_t* region;   // (T,)
-  const T* inverse_norm;   // (K, S), set for the regions in use
-  T* out;                  // (T, C)
-  T temperature;
+T* data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+// The tokens sorted by region, each region one group; or several where sums over its tokens are wanted of so many that
+// they are worth more than one task.
+template <typename T>
+struct Regions {
   MemoryShape shape;
-};
+  std::vector<int64_t> tokens;       // (T): those without a region come last
+  int64_t with_region = 0;
+  std::vector<int64_t> slots;        // 0 .. S-1
+  std::vector<const T*> key_rows, value_rows;
+  std::vector<Group<T>> groups;
+  std::vector<int64_t> region_of;    // of each group; those of a region follow one another
 
-template <typename T>
-SHOWFACE_BODY T dot(const T* a, const T* b, int64_t n) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
-  return sum;
-}
-
-// Four rows at a time: one row's chain of additions would leave most of the multipliers idle.
-template <typename T>
-SHOWFACE_BODY void dot_rows(const T* a, const T* rows, int64_t count, int64_t n, T* out) {
-  int64_t r = 0;
-  for (; r + 4 <= count; r += 4) {
-    const T *b0 = rows + r * n, *b1 = b0 + n, *b2 = b1 + n, *b3 = b2 + n;
-    T s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-    for (int64_t i = 0; i < n; ++i) {
-      s0 += a[i] * b0[i];
-      s1 += a[i] * b1[i];
-      s2 += a[i] * b2[i];
-      s3 += a[i] * b3[i];
+  Regions(const MemoryShape& shape, const Tensor& latent, const Tensor& memory, const Tensor& value,
+          const Tensor& region, T temperature, bool sums)
+      : shape(shape), tokens(shape.tokens), slots(shape.slots) {
+    const int64_t regions = shape.regions;
+    const auto* of_token = static_cast<const int64_t*>(region.const_data_ptr());
+    std::vector<int64_t> first(regions + 2, 0);  // where a region's tokens begin; of region -1, as region K
+    const auto place = [&](int64_t t) { return of_token[t] < 0 ? regions : of_token[t]; };
+    for (int64_t t = 0; t < shape.tokens; ++t) {
+      STD_TORCH_CHECK(of_token[t] >= -1 && of_token[t] < regions, "memory: region ", of_token[t], " at token ", t,
+                      " is outside -1..", regions - 1);
+      ++first[place(t) + 1];
     }
-    out[r] = s0, out[r + 1] = s1, out[r + 2] = s2, out[r + 3] = s3;
-  }
-  for (; r < count; ++r) out[r] = dot(a, rows + r * n, n);
-}
+    std::partial_sum(first.begin(), first.end(), first.begin());
+    with_region = first[regions];
+    std::vector<int64_t> next = first;
+    for (int64_t t = 0; t < shape.tokens; ++t) tokens[next[place(t)]++] = t;
+    std::iota(slots.begin(), slots.end(), 0);
 
-// out = sum over r of weight[r] * rows[r]; four rows for each pass over `out`.
-template <typename T>
-SHOWFACE_BODY void mix_rows(const T* weight, const T* rows, int64_t count, int64_t n, T* out) {
-  std::fill(out, out + n, T(0));
-  int64_t r = 0;
-  for (; r + 4 <= count; r += 4) {
-    const T *b0 = rows + r * n, *b1 = b0 + n, *b2 = b1 + n, *b3 = b2 + n;
-    const T w0 = weight[r], w1 = weight[r + 1], w2 = weight[r + 2], w3 = weight[r + 3];
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) out[i] += w0 * b0[i] + w1 * b1[i] + w2 * b2[i] + w3 * b3[i];
-  }
-  for (; r < count; ++r) {
-    const T* b = rows + r * n;
-    const T w = weight[r];
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) out[i] += w * b[i];
-  }
-}
-
-template <typename T>
-SHOWFACE_BODY void read_tokens_body(const Problem<T>& p, int64_t begin, int64_t end, T* weight) {
-  const int64_t slots = p.shape.slots, channels = p.shape.channels;
-  for (int64_t t = begin; t < end; ++t) {
-    T* out = p.out + t * channels;
-    const int64_t region = p.region[t];
-    if (region < 0) {
-      std::fill(out, out + channels, T(0));
-      continue;
-    }
-    const T* latent = p.latent + t * channels;
-    const T* block = p.memory + region * slots * channels;
-    const T* inverse_norm = p.inverse_norm + region * slots;
-    const T norm = std::max(std::sqrt(dot(latent, latent, channels)), T(kMinNorm));
-    const T gain = p.temperature / norm;
-
-    dot_rows(latent, block, slots, channels, weight);
-    T peak = -std::numeric_limits<T>::infinity();
-    for (int64_t s = 0; s < slots; ++s) {
-      weight[s] *= gain * inverse_norm[s];
-      peak = std::max(peak, weight[s]);
-    }
-    T sum = 0;
-    for (int64_t s = 0; s < slots; ++s) {
-      weight[s] = std::exp(weight[s] - peak);
-      sum += weight[s];
-    }
-    for (int64_t s = 0; s < slots; ++s) weight[s] /= sum;
-    mix_rows(weight, block, slots, channels, out);
-  }
-}
-
-#if SHOWFACE_X86
-template <typename T>
-SHOWFACE_AVX2 void read_tokens_avx2(const Problem<T>& p, int64_t begin, int64_t end, T* weight) {
-  read_tokens_body(p, begin, end, weight);
-}
-template <typename T>
-SHOWFACE_AVX512 void read_tokens_avx512(const Problem<T>& p, int64_t begin, int64_t end, T* weight) {
-  read_tokens_body(p, begin, end, weight);
-}
-#endif
-
-template <typename T>
-void read_tokens(const Problem<T>& p, int64_t begin, int64_t end, T* weight) {
-#if SHOWFACE_X86
-  switch (best_instruction_set()) {
-    case InstructionSet::avx512: return read_tokens_avx512(p, begin, end, weight);
-    case InstructionSet::avx2: return read_tokens_avx2(p, begin, end, weight);
-    default: break;
-  }
-#endif
-  read_tokens_body(p, begin, end, weight);
-}
-
-// 1 / max(|slot|, kMinNorm) of every slot in the regions that a token reads. Raises on a region out of range.
-template <typename T>
-std::vector<T> inverse_slot_norms(const T* memory, const int64_t* region, const MemoryShape& shape) {
-  std::vector<char> used(shape.regions, 0);
-  for (int64_t t = 0; t < shape.tokens; ++t) {
-    STD_TORCH_CHECK(region[t] >= -1 && region[t] < shape.regions, "memory_read: region ", region[t], " at token ", t,
-                    " is outside -1..", shape.regions - 1);
-    if (region[t] >= 0) used[region[t]] = 1;
-  }
-  std::vector<T> norms(shape.regions * shape.slots);
-  torch::stable::parallel_for(0, shape.regions, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) {
-      if (!used[k]) continue;
-      for (int64_t s = k * shape.slots; s < (k + 1) * shape.slots; ++s) {
-        const T* slot = memory + s * shape.channels;
-        norms[s] = T(1) / std::max(std::sqrt(dot(slot, slot, shape.channels)), T(kMinNorm));
+    const int64_t stride = shape.slots + kKeyFill;
+    key_rows.resize(regions * stride);
+    value_rows.resize(regions * stride);
+    for (int64_t k = 0; k < regions; ++k) {
+      for (int64_t s = 0; s < stride; ++s) {
+        const int64_t row = k * shape.slots + (s < shape.slots ? s : 0);
+        key_rows[k * stride + s] = data<T>(memory) + row * shape.channels;
+        value_rows[k * stride + s] = data<T>(value) + row * shape.values;
       }
     }
-  });
-  return norms;
-}
-
-template <typename T>
-void run(const Tensor& latent, const Tensor& memory, const Tensor& region, T temperature, const MemoryShape& shape,
-         Tensor& out) {
-  const auto* memory_data = static_cast<const T*>(memory.const_data_ptr());
-  const auto* region_data = static_cast<const int64_t*>(region.const_data_ptr());
-  const std::vector<T> norms = inverse_slot_norms(memory_data, region_data, shape);
-  const Problem<T> problem{static_cast<const T*>(latent.const_data_ptr()), memory_data, region_data, norms.data(),
-                           static_cast<T*>(out.mutable_data_ptr()), temperature, shape};
-  // About 100,000 multiplications are worth waking a thread for.
-  const int64_t grain = std::max<int64_t>(1, 100'000 / std::max<int64_t>(1, 2 * shape.slots * shape.channels));
-  torch::stable::parallel_for(0, shape.tokens, grain, [&](int64_t begin, int64_t end) {
-    std::vector<T> weight(shape.slots);
-    read_tokens(problem, begin, end, weight.data());
-  });
-}
-
-Tensor memory_read(const Tensor& latent, const Tensor& memory, const Tensor& region,
-                   const std::optional<Tensor>& temperature, double scale) {
-  const MemoryShape shape = check_memory_read(latent, memory, region, temperature);
-  const ScalarType type = latent.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double,
-                  "memory_read on the CPU takes float32 and float64");
-  Tensor out = torch::stable::empty({shape.tokens, shape.channels}, type, std::nullopt, latent.device());
-  const double factor =
-      temperature.has_value() ? load_scalar<double>(temperature->const_data_ptr(), temperature->scalar_type()) : 1.0;
-  const Tensor z = as_contiguous(latent), m = as_contiguous(memory), r = as_contiguous(region);
-  if (type == ScalarType::Float) {
-    run<float>(z, m, r, static_cast<float>(scale * factor), shape, out);
-  } else {
-    run<double>(z, m, r, scale * factor, shape, out);
+    // Of a size that depends on nothing but the number of tokens, so that sums have the same bits on any machine.
+    const int64_t piece = sums ? std::max<int64_t>(2048, shape.tokens / 64) : shape.tokens + 1;
+    for (int64_t k = 0; k < regions; ++k) {
+      for (int64_t begin = first[k]; begin == first[k] || begin < first[k + 1]; begin += piece) {
+        Group<T> group{};
+        group.queries = std::min(piece, first[k + 1] - begin);
+        group.keys = shape.slots;
+        group.channels = shape.channels;
+        group.values = shape.values;
+        group.temperature = temperature;
+        group.query = data<T>(latent);
+        group.query_index = tokens.data() + begin;
+        group.key_index = slots.data();
+        group.key_rows = key_rows.data() + k * stride;
+        group.value_rows = value_rows.data() + k * stride;
+        groups.push_back(group);
+        region_of.push_back(k);
+      }
+    }
   }
+
+  // Whether a group is its region's first, and its only one.
+  bool first(size_t g) const { return g == 0 || region_of[g] != region_of[g - 1]; }
+  bool alone(size_t g) const { return first(g) && (g + 1 == groups.size() || first(g + 1)); }
+
+  // Zeros for the tokens without a region, in rows of `width`.
+  void clear_others(T* rows, int64_t width) const {
+    for (int64_t i = with_region; i < shape.tokens; ++i) std::fill_n(rows + tokens[i] * width, width, T(0));
+  }
+};
+
+// Results of `size` numbers for each region, to which all of its groups contribute. The first group of a region writes the
+// result itself; those of the others are added to it in order.
+template <typename T>
+class Sums {
+ public:
+  Sums(const Regions<T>& regions, int64_t size, T* result)
+      : regions_(regions), size_(size), result_(result),
+        rest_(size * static_cast<int64_t>(regions.groups.size() - regions.shape.regions)) {
+    T* next = rest_.get();
+    for (size_t g = 0; g < regions.groups.size(); ++g) {
+      places_.push_back(regions.first(g) ? result + regions.region_of[g] * size : std::exchange(next, next + size));
+    }
+  }
+  T* of_group(size_t g) const { return places_[g]; }
+
+  void finish() const {
+    for (size_t g = 1; g < places_.size(); ++g) {
+      if (regions_.first(g)) continue;
+      T* to = result_ + regions_.region_of[g] * size_;
+      torch::stable::parallel_for(0, size_, 1 << 15, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) to[i] += places_[g][i];
+      });
+    }
+  }
+
+ private:
+  const Regions<T>& regions_;
+  int64_t size_;
+  T* result_;
+  Buffer<T> rest_;
+  std::vector<T*> places_;
+};
+
+Tensor empty(const Tensor& like, std::vector<int64_t> size) { return torch::stable::new_empty(like, size); }
+
+// Call run.operator()<float or double>(temperature).
+template <typename Run>
+void in_type_of(const char* op, const Tensor& latent, const std::optional<Tensor>& temperature, double scale,
+                const Run& run) {
+  const double tau = temperature_of(temperature, scale);
+  check_cpu_type(op, latent) == ScalarType::Float ? run(static_cast<float>(tau)) : run(tau);
+}
+
+std::tuple<Tensor, Tensor> memory_attend(const Tensor& latent, const Tensor& memory, const std::optional<Tensor>& value,
+                                         const Tensor& region, const std::optional<Tensor>& temperature, double scale,
+                                         bool) {
+  const MemoryShape shape = check_memory("memory_attend", latent, memory, value, region, temperature);
+  const Tensor z = as_contiguous(latent), m = as_contiguous(memory), r = as_contiguous(region);
+  const Tensor v = value.has_value() ? as_contiguous(*value) : m;
+  Tensor out = empty(latent, {shape.tokens, shape.values}), log_sum = empty(latent, {shape.tokens});
+  in_type_of("memory_attend", latent, temperature, scale, [&]<typename T>(T tau) {
+    Regions<T> regions(shape, z, m, v, r, tau, false);
+    for (Group<T>& group : regions.groups) {
+      group.out = data<T>(out);
+      group.log_sum = data<T>(log_sum);
+    }
+    attend(regions.groups);
+    regions.clear_others(data<T>(out), shape.values);
+    regions.clear_others(data<T>(log_sum), 1);
+  });
+  return {out, log_sum};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> memory_attend_backward(
+    const Tensor& grad, const Tensor& latent, const Tensor& memory, const std::optional<Tensor>& value,
+    const Tensor& region, const Tensor& out, const Tensor& log_sum, const std::optional<Tensor>& temperature,
+    double scale, bool) {
+  const MemoryShape shape = check_memory("memory_attend_backward", latent, memory, value, region, temperature);
+  for (const Tensor* tensor : {&grad, &out, &log_sum}) {
+    STD_TORCH_CHECK(tensor->scalar_type() == latent.scalar_type() && tensor->size(0) == shape.tokens,
+                    "memory_attend_backward: grad, out and log_sum must go with latent");
+  }
+  const Tensor z = as_contiguous(latent), m = as_contiguous(memory), r = as_contiguous(region);
+  const Tensor v = value.has_value() ? as_contiguous(*value) : m;
+  const Tensor g = as_contiguous(grad), o = as_contiguous(out), l = as_contiguous(log_sum);
+  Tensor grad_latent = empty(latent, {shape.tokens, shape.channels});
+  Tensor grad_memory = empty(memory, {shape.regions, shape.slots, shape.channels});
+  Tensor grad_value = empty(memory, {value.has_value() ? shape.regions : 0, shape.slots, shape.values});
+  Tensor grad_temperature = empty(latent, {});
+  in_type_of("memory_attend_backward", latent, temperature, scale, [&]<typename T>(T tau) {
+    Regions<T> regions(shape, z, m, v, r, tau, true);
+    const Sums<T> of_memory(regions, shape.slots * shape.channels, data<T>(grad_memory));
+    const Sums<T> of_value(regions, value.has_value() ? shape.slots * shape.values : 0, data<T>(grad_value));
+    for (size_t i = 0; i < regions.groups.size(); ++i) {
+      Group<T>& group = regions.groups[i];
+      group.grad = data<T>(g);
+      group.out = data<T>(o);
+      group.log_sum = data<T>(l);
+      group.grad_query = data<T>(grad_latent);
+      group.grad_key = of_memory.of_group(i);
+      group.grad_value = value.has_value() ? of_value.of_group(i) : nullptr;
+    }
+    *data<T>(grad_temperature) = static_cast<T>(attend_backward(regions.groups));
+    of_memory.finish();
+    if (value.has_value()) of_value.finish();
+    regions.clear_others(data<T>(grad_latent), shape.channels);
+  });
+  return {grad_latent, grad_memory, grad_value, grad_temperature};
+}
+
+std::tuple<Tensor, Tensor> memory_accumulate(const Tensor& latent, const Tensor& memory, const Tensor& region,
+                                             const std::optional<Tensor>& temperature, double scale, bool) {
+  const MemoryShape shape = check_memory("memory_accumulate", latent, memory, std::nullopt, region, temperature);
+  const Tensor z = as_contiguous(latent), m = as_contiguous(memory), r = as_contiguous(region);
+  Tensor rho = empty(memory, {shape.regions, shape.slots});
+  Tensor total = empty(memory, {shape.regions, shape.slots, shape.channels});
+  in_type_of("memory_accumulate", latent, temperature, scale, [&]<typename T>(T tau) {
+    Regions<T> regions(shape, z, m, m, r, tau, true);
+    const Sums<T> of_rho(regions, shape.slots, data<T>(rho));
+    const Sums<T> of_total(regions, shape.slots * shape.channels, data<T>(total));
+    for (size_t i = 0; i < regions.groups.size(); ++i) {
+      regions.groups[i].rho = of_rho.of_group(i);
+      regions.groups[i].total = of_total.of_group(i);
+    }
+    accumulate(regions.groups);
+    of_rho.finish();
+    of_total.finish();
+  });
+  return {rho, total};
+}
+
+// blend() of every slot.
+template <typename T>
+void blend_slots(const T* memory, const T* rho, const T* total, double log_keep, int64_t slots, int64_t channels,
+                 T* to) {
+  const int64_t grain = std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(channels, 1));
+  torch::stable::parallel_for(0, slots, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; ++s) {
+      blend(memory + s * channels, rho[s], total + s * channels, log_keep, channels, to + s * channels);
+    }
+  });
+}
+
+Tensor memory_blend(const Tensor& memory, const Tensor& rho, const Tensor& total, double rate) {
+  check_memory_blend(memory, rho, total);
+  STD_TORCH_CHECK(rho.scalar_type() == memory.scalar_type(), "memory_blend on the CPU takes one dtype for all");
+  const Tensor m = as_contiguous(memory), p = as_contiguous(rho), t = as_contiguous(total);
+  Tensor out = empty(memory, {memory.size(0), memory.size(1), memory.size(2)});
+  in_type_of("memory_blend", memory, std::nullopt, 1, [&]<typename T>(T) {
+    blend_slots(data<T>(m), data<T>(p), data<T>(t), std::log1p(-rate), rho.numel(), memory.size(2), data<T>(out));
+  });
   return out;
+}
+
+std::tuple<Tensor, Tensor> memory_write(const Tensor& latent, const Tensor& memory, const Tensor& region,
+                                        const std::optional<Tensor>& temperature, double scale, double rate, bool) {
+  const MemoryShape shape = check_memory("memory_write", latent, memory, std::nullopt, region, temperature);
+  const Tensor z = as_contiguous(latent), m = as_contiguous(memory), r = as_contiguous(region);
+  const double log_keep = std::log1p(-rate);
+  Tensor rho = empty(memory, {shape.regions, shape.slots});
+  Tensor out = empty(memory, {shape.regions, shape.slots, shape.channels});
+  in_type_of("memory_write", latent, temperature, scale, [&]<typename T>(T tau) {
+    Regions<T> regions(shape, z, m, m, r, tau, true);
+    // A region of one group is blended by the task that summed it; the sums of the others stand in `out` at first.
+    const int64_t size = shape.slots * shape.channels;
+    const Sums<T> of_rho(regions, shape.slots, data<T>(rho));
+    const Sums<T> of_total(regions, size, data<T>(out));
+    for (size_t i = 0; i < regions.groups.size(); ++i) {
+      Group<T>& group = regions.groups[i];
+      group.rho = of_rho.of_group(i);
+      (regions.alone(i) ? group.blended : group.total) = of_total.of_group(i);
+      group.log_keep = log_keep;
+    }
+    accumulate(regions.groups);
+    of_rho.finish();
+    of_total.finish();
+    for (size_t i = 0; i < regions.groups.size(); ++i) {
+      if (regions.alone(i) || !regions.first(i)) continue;
+      const int64_t slot = regions.region_of[i] * shape.slots, at = slot * shape.channels;
+      blend_slots(data<T>(m) + at, data<T>(rho) + slot, data<T>(out) + at, log_keep, shape.slots, shape.channels,
+                  data<T>(out) + at);
+    }
+  });
+  return {out, rho};
 }
 
 }  // namespace
 }  // namespace showface
 
-STABLE_TORCH_LIBRARY_IMPL(showface_C, CPU, m) { m.impl("memory_read", TORCH_BOX(&showface::memory_read)); }
+STABLE_TORCH_LIBRARY_IMPL(showface_C, CPU, m) {
+  m.impl("memory_attend", TORCH_BOX(&showface::memory_attend));
+  m.impl("memory_attend_backward", TORCH_BOX(&showface::memory_attend_backward));
+  m.impl("memory_accumulate", TORCH_BOX(&showface::memory_accumulate));
+  m.impl("memory_write", TORCH_BOX(&showface::memory_write));
+  m.impl("memory_blend", TORCH_BOX(&showface::memory_blend));
+}

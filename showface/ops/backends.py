@@ -18,7 +18,7 @@ import torch
 from showface import native
 
 BACKENDS = ("triton", "cuda", "cpp", "reference")
-OPS = ("memory_read", "memory_write", "masked_correlation", "coordination_loss")
+OPS = ("memory_read", "memory_write", "memory_accumulate", "memory_blend", "masked_correlation", "coordination_loss")
 
 
 @dataclass(frozen=True)
@@ -100,20 +100,20 @@ def _say_what_is_missing() -> None:
         warnings.warn(f"showface runs without its compiled kernels: {reason}", stacklevel=2)
 
 
+def refusal(op: str, backend: str, *tensors: torch.Tensor) -> str | None:
+    """The reason why `backend` can't run `op` on tensors like these, as a sentence's end, or None where it can."""
+    return why_not(op, backend, tensors[0].device.type, tensors[0].dtype) or _kernels[op, backend].refuses(*tensors)
+
+
 def kernel(op: str, backend: str, *tensors: torch.Tensor) -> Kernel:
     """The implementation to run on tensors like these, of which the first one tells device and dtype.
 
     Raises RuntimeError with the reason if a named backend can't run.
     """
-    device_type, dtype = tensors[0].device.type, tensors[0].dtype
-
-    def why_not_these(name: str) -> str | None:
-        return why_not(op, name, device_type, dtype) or _kernels[op, name].refuses(*tensors)
-
     if backend == "auto":
         _say_what_is_missing()
-        backend = next(name for name in BACKENDS if why_not_these(name) is None)
-    reason = why_not_these(backend)
+        backend = next(name for name in BACKENDS if refusal(op, name, *tensors) is None)
+    reason = refusal(op, backend, *tensors)
     if reason:
         raise RuntimeError(f"showface.ops.{op}: backend {backend!r} can't run here: {reason}")
     return _kernels[op, backend]

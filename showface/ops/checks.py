@@ -88,9 +88,12 @@ def check_values(ok: Tensor, message: str) -> None:
 
 def check_regions(region: Tensor, regions: int) -> None:
     """Check the values of `region` where the operator runs: -1 or 0 to K-1."""
-    ok = ((region >= -1) & (region < regions)).all()
-    low, high = (region.min(), region.max()) if region.device.type == "cpu" and region.numel() else ("?", "?")
-    check_values(ok, f"region must hold -1 or 0 to {regions - 1}, got values from {low} to {high}")
+    if region.device.type == "cpu":
+        low, high = region.aminmax() if region.numel() else (0, 0)
+        if low < -1 or high >= regions:
+            raise ValueError(f"region must hold -1 or 0 to {regions - 1}, got values from {low} to {high}")
+    else:
+        check_values(((region >= -1) & (region < regions)).all(), f"region must hold -1 or 0 to {regions - 1}")
 
 
 def check_positive(temperature: Tensor | None) -> None:

@@ -1,6 +1,5 @@
 """Masked correlation mining, the operator of the Mask-Region Enhanced Module: known tokens answer for corrupted."""
 
-import math
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from showface import native
 from showface.ops import backends, checks
 from showface.ops.definitions import unit
 from showface.ops.library import LIBRARY, autocast, declare, differentiate
-from showface.ops.reference import accumulation_dtype, unit_backward, wide
+from showface.ops.reference import accumulation_dtype, attend, attend_backward, wide
 
 
 def masked_correlation(
@@ -105,16 +104,7 @@ def correlation_rows(
     return (torch.softmax(logits, dim=-1) * (asks & source)).to(query.dtype)
 
 
-# The reference backend: the definition, and its gradient written out, a few rows of correlations at a time. The
-# rows are independent, so memory stays linear in the tokens, and the few rows stay in the cache.
-
-_CHUNK = 2**19  # correlations, of 4 or 8 bytes each
-
-
-def _row_chunks(corrupted: Tensor, source: Tensor) -> tuple[Tensor, ...]:
-    """Indices of the corrupted tokens, in chunks that each make about `_CHUNK` correlations."""
-    keys = max(int(source.sum()), 1)
-    return corrupted.nonzero().squeeze(1).split(max(_CHUNK // keys, 1))
+# The reference backend, image by image.
 
 
 def _sources(hole: Tensor, keys: str) -> Tensor:
@@ -124,18 +114,10 @@ def _sources(hole: Tensor, keys: str) -> Tensor:
 def _forward_reference(
     query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
 ) -> tuple[Tensor, Tensor]:
-    q_all, k_all, v_all, tau = wide(temperature, scale, query, key, value)
-    q_unit, k_unit, sources = tau * unit(q_all), unit(k_all), _sources(hole, keys)
-    out = torch.zeros_like(v_all, memory_format=torch.contiguous_format)
-    log_sum = out.new_zeros(hole.shape)
-    for b, source in enumerate(sources):
-        k, v = k_unit[b, source].T, v_all[b, source]
-        if len(v):
-            for rows in _row_chunks(hole[b], source):
-                logits = q_unit[b, rows] @ k
-                total = logits.logsumexp(-1, keepdim=True)
-                out[b, rows] = (logits - total).exp() @ v
-                log_sum[b, rows] = total.squeeze(-1) / math.log(2)
+    q, k, v, tau = wide(temperature, scale, query, key, value)
+    out, log_sum = torch.zeros_like(v, memory_format=torch.contiguous_format), v.new_zeros(hole.shape)
+    for b, (rows, source) in enumerate(zip(hole, _sources(hole, keys), strict=True)):
+        out[b, rows], log_sum[b, rows] = attend(q[b, rows], k[b, source], v[b, source], tau)
     return out.to(value.dtype), log_sum
 
 
@@ -151,32 +133,15 @@ def _backward_reference(
     scale: float,
     keys: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    g_all, q_all, k_all, v_all, o_all, tau = wide(temperature, scale, grad, query, key, value, out)
-    q_unit, k_unit, sources = unit(q_all), unit(k_all), _sources(hole, keys)
-    grad_q, grad_k, grad_v = torch.zeros_like(q_all), torch.zeros_like(k_all), torch.zeros_like(v_all)
-    grad_tau = q_all.new_zeros(())
-    along = (g_all * o_all).sum(-1, keepdim=True)
-    for b, source in enumerate(sources):
-        k, v = k_unit[b, source], v_all[b, source]
-        if not len(v):
-            continue
-        grad_key, grad_value = torch.zeros_like(k), torch.zeros_like(v)
-        for rows in _row_chunks(hole[b], source):
-            q, g = q_unit[b, rows], g_all[b, rows]
-            correlation = ((tau * q) @ k.T - log_sum[b, rows, None] * math.log(2)).exp()
-            grad_logit = correlation * (g @ v.T - along[b, rows])
-            grad_row = grad_logit @ k
-            grad_tau += (grad_row * q).sum()
-            grad_q[b, rows] = grad_row * tau
-            grad_key.addmm_(grad_logit.T, tau * q)
-            grad_value.addmm_(correlation.T, g)
-        grad_k[b, source], grad_v[b, source] = grad_key, grad_value
-    return (
-        unit_backward(grad_q, q_all).to(query.dtype),
-        unit_backward(grad_k, k_all).to(key.dtype),
-        grad_v.to(value.dtype),
-        grad_tau * scale,
-    )
+    g, q, k, v, o, tau = wide(temperature, scale, grad, query, key, value, out)
+    grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    grad_tau = q.new_zeros(())
+    for b, (rows, source) in enumerate(zip(hole, _sources(hole, keys), strict=True)):
+        grad_q[b, rows], grad_k[b, source], grad_v[b, source], share = attend_backward(
+            g[b, rows], q[b, rows], k[b, source], v[b, source], o[b, rows], log_sum[b, rows], tau
+        )
+        grad_tau += share
+    return grad_q.to(query.dtype), grad_k.to(key.dtype), grad_v.to(value.dtype), grad_tau * scale
 
 
 # The compiled and Triton backends.

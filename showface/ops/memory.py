@@ -6,11 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from showface import native
-from showface.ops import backends, checks, definitions
-from showface.ops.definitions import unit
+from showface.ops import backends, checks, memory_backends  # noqa: F401  (the last registers what runs)
 from showface.ops.library import LIBRARY, autocast, declare, differentiate
-from showface.ops.reference import accumulation_dtype, softmax_backward, unit_backward, wide
+from showface.ops.reference import accumulation_dtype
 
 
 def memory_read(
@@ -95,30 +93,35 @@ def memory_accumulate(
     return torch.ops.showface.memory_accumulate(latent, memory, region, tensor, scale, backend)
 
 
-def memory_blend(memory: Tensor, rho: Tensor, total: Tensor, *, rate: float) -> Tensor:
+def memory_blend(memory: Tensor, rho: Tensor, total: Tensor, *, rate: float, backend: str = "auto") -> Tensor:
     """The second half of `memory_write`: blend accumulated sums into the memory.
 
     Args:
-        memory: (K, S, C) floating point.
-        rho, total: (K, S) and (K, S, C), of `memory_accumulate`.
+        memory: (K, S, C) floating point. Differentiable.
+        rho, total: (K, S) and (K, S, C), of `memory_accumulate`. Differentiable.
         rate: in (0, 1).
+        backend: "auto", "reference", "cpp", "cuda" or "triton".
 
     Returns:
         The new memory (K, S, C), dtype of `memory`; slots with `rho = 0` keep their exact bits.
 
     Raises:
-        TypeError, ValueError: a wrong dtype or shape, or a rate outside (0, 1).
+        TypeError, ValueError: a wrong dtype, shape or device, or a rate outside (0, 1).
+        RuntimeError: the backend was named and can't run; the message says why.
     """
     checks.check_tensor("memory", memory, "(K, S, C)")
-    checks.check_tensor("rho", rho, "(K, S)")
-    checks.check_tensor("total", total, "(K, S, C)")
+    for name, x, shape in (("rho", rho, "(K, S)"), ("total", total, "(K, S, C)")):
+        checks.check_tensor(name, x, shape)
+        if x.device != memory.device:
+            raise ValueError(f"{name} must be on {memory.device} like the first argument, got {checks.describe(x)}")
     _check_rate(rate)
+    checks.check_backend(backend)
     if total.shape != memory.shape or rho.shape != memory.shape[:2]:
         raise ValueError(
             f"rho and total must have shapes (K, S) and (K, S, C) like memory {tuple(memory.shape)}, "
             f"got {tuple(rho.shape)} and {tuple(total.shape)}"
         )
-    return definitions.memory_blend(memory, rho, total, rate).to(memory.dtype)
+    return torch.ops.showface.memory_blend(memory, rho, total, float(rate), backend)
 
 
 def _check(latent: Tensor, memory: Tensor, region: Tensor, backend: str) -> None:
@@ -139,140 +142,56 @@ def _check_rate(rate: float) -> None:
         raise ValueError(f"rate must lie in (0, 1), got {rate}")
 
 
-# The reference backend: the definition forward, its gradient written out backward.
+# The torch operators. Reading also gives, for its backward, the logarithm to base 2 of the sum under each softmax.
+
+_ADDRESS = "Tensor latent, Tensor memory, Tensor region"
+_TEMPERATURE = "Tensor? temperature, float scale"
+# The dispatcher leaves a last argument out where it has its default value: so implementations have the default too.
+_BACKEND = "str backend='auto'"
 
 
-def _address(
-    latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What both gradients start from: unit latents, unit blocks, cosines and the address."""
-    latent_unit = unit(latent)
-    block_unit = unit(memory)[region.clamp_min(0)]  # (T, S, C)
-    cosine = torch.einsum("tc,tsc->ts", latent_unit, block_unit)
-    address = torch.softmax(temperature * cosine, dim=-1).masked_fill((region < 0)[:, None], 0)
-    return latent_unit, block_unit, cosine, address
+def _checked_kernel(
+    op: str, backend: str, latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None
+) -> backends.Kernel:
+    kernel = backends.kernel(op, backend, latent, memory)
+    checks.check_regions(region, memory.shape[0])
+    checks.check_positive(temperature)
+    return kernel
 
 
-def _address_backward(
-    grad_address: Tensor,  # (T, S)
-    latent: Tensor,
-    memory: Tensor,
-    region: Tensor,
-    temperature: Tensor | float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """From the gradient of the address to those of latent, memory and temperature."""
-    latent_unit, block_unit, cosine, address = _address(latent, memory, region, temperature)
-    grad_logit = softmax_backward(grad_address, address)
-    grad_cosine = grad_logit * temperature
-    grad_latent = unit_backward(torch.einsum("ts,tsc->tc", grad_cosine, block_unit), latent)
-    grad_block = grad_cosine[:, :, None] * latent_unit[:, None, :]
-    grad_memory = unit_backward(_sum_by_region(grad_block, region, memory), memory)
-    return grad_latent, grad_memory, (grad_logit * cosine).sum()
-
-
-def _sum_by_region(x: Tensor, region: Tensor, memory: Tensor) -> Tensor:
-    """Sum (T, S, C) over the tokens of each region: (K, S, C). Region -1 has weight 0 in `x` already."""
-    member = (region[:, None] == torch.arange(memory.shape[0], device=region.device)).to(x.dtype)
-    return torch.einsum("tk,tsc->ksc", member, x)
-
-
-def _read_reference(latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float) -> Tensor:
-    z, m, tau = wide(temperature, scale, latent, memory)
-    return definitions.memory_read(z, m, region, tau).to(latent.dtype)
-
-
-def _read_backward_reference(
-    grad: Tensor, latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    g, z, m, tau = wide(temperature, scale, grad, latent, memory)
-    address = definitions.memory_address(z, m, region, tau)
-    grad_address = torch.einsum("tc,tsc->ts", g, m[region.clamp_min(0)])
-    grad_latent, grad_memory, grad_tau = _address_backward(grad_address, z, m, region, tau)
-    grad_memory = grad_memory + _sum_by_region(address[:, :, None] * g[:, None, :], region, m)
-    return grad_latent.to(latent.dtype), grad_memory.to(memory.dtype), grad_tau * scale
-
-
-def _accumulate_reference(
-    latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float
+def _read_rows(
+    latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    z, m, tau = wide(temperature, scale, latent, memory)
-    return definitions.memory_accumulate(z, m, region, tau)
+    kernel = _checked_kernel("memory_read", backend, latent, memory, region, temperature)
+    return kernel.forward(latent, memory, None, region, temperature, scale)
 
 
-def _accumulate_backward_reference(
-    grad_rho: Tensor,
-    grad_total: Tensor,
-    latent: Tensor,
-    memory: Tensor,
-    region: Tensor,
-    temperature: Tensor | None,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    z, m, tau = wide(temperature, scale, latent, memory)
-    grad_rho, grad_total = grad_rho.to(z.dtype), grad_total.to(z.dtype)
-    row = region.clamp_min(0)
-    address = definitions.memory_address(z, m, region, tau)
-    grad_block = grad_total[row]  # (T, S, C)
-    grad_address = grad_rho[row] + torch.einsum("tc,tsc->ts", z, grad_block)
-    grad_latent, grad_memory, grad_tau = _address_backward(grad_address, z, m, region, tau)
-    grad_latent = grad_latent + torch.einsum("ts,tsc->tc", address, grad_block)
-    return grad_latent.to(latent.dtype), grad_memory.to(memory.dtype), grad_tau * scale
-
-
-# The compiled and Triton backends. Kernels without a backward of their own take the reference's.
-
-
-def _read_cpp(latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float) -> Tensor:
-    return torch.ops.showface_C.memory_read(latent, memory, region, temperature, scale)
-
-
-def _read_cuda(latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float) -> Tensor:
-    return native.cuda_library(latent).memory_read(latent, memory, region, temperature, scale)
-
-
-def _read_triton(latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float) -> Tensor:
-    from showface.kernels import memory as kernels
-
-    return kernels.memory_read(latent, memory, region, temperature, scale)
-
-
-_SINGLE_AND_DOUBLE = frozenset({torch.float32, torch.float64})
-
-backends.register("memory_read", "reference", _read_reference, _read_backward_reference)
-backends.register("memory_read", "cpp", _read_cpp, _read_backward_reference, _SINGLE_AND_DOUBLE)
-backends.register("memory_read", "cuda", _read_cuda, _read_backward_reference)
-backends.register("memory_read", "triton", _read_triton, _read_backward_reference)
-backends.register("memory_write", "reference", _accumulate_reference, _accumulate_backward_reference)
-
-
-# The torch operators.
-
-_ARGS = "Tensor latent, Tensor memory, Tensor region, Tensor? temperature, float scale"
-
-
-def _forward(op: str) -> Callable[..., Any]:
-    def forward(
-        latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, backend: str = "auto"
-    ) -> Any:
-        kernel = backends.kernel(op, backend, latent)
-        checks.check_regions(region, memory.shape[0])
-        checks.check_positive(temperature)
-        return kernel.forward(latent, memory, region, temperature, scale)
-
-    return forward
-
-
-def _read_backward(
+def _read_rows_backward(
     grad: Tensor,
     latent: Tensor,
     memory: Tensor,
     region: Tensor,
     temperature: Tensor | None,
+    out: Tensor,
+    log_sum: Tensor,
     scale: float,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kernel = backends.kernel("memory_read", backend, latent)
-    return kernel.backward(grad, latent, memory, region, temperature, scale)
+    kernel = backends.kernel("memory_read", backend, latent, memory)
+    rest = (region, out, log_sum, temperature, scale)
+    grad_latent, grad_memory, _, grad_temperature = kernel.backward(grad, latent, memory, None, *rest)
+    return grad_latent, grad_memory, grad_temperature
+
+
+def _read(*args: Any) -> Tensor:
+    return torch.ops.showface.memory_read_rows(*args)[0]
+
+
+def _accumulate(
+    latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    kernel = _checked_kernel("memory_accumulate", backend, latent, memory, region, temperature)
+    return kernel.forward(latent, memory, region, temperature, scale)
 
 
 def _accumulate_backward(
@@ -285,7 +204,7 @@ def _accumulate_backward(
     scale: float,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kernel = backends.kernel("memory_write", backend, latent)
+    kernel = backends.kernel("memory_accumulate", backend, latent, memory)
     return kernel.backward(grad_rho, grad_total, latent, memory, region, temperature, scale)
 
 
@@ -298,8 +217,41 @@ def _write(
     rate: float,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    rho, total = torch.ops.showface.memory_accumulate(latent, memory, region, temperature, scale, backend)
-    return definitions.memory_blend(memory, rho, total, rate).to(memory.dtype), rho
+    kernel = _checked_kernel("memory_write", backend, latent, memory, region, temperature)
+    return kernel.forward(latent, memory, region, temperature, scale, rate)
+
+
+def _write_backward(
+    grad: Tensor,
+    grad_rho: Tensor,
+    latent: Tensor,
+    memory: Tensor,
+    region: Tensor,
+    temperature: Tensor | None,
+    scale: float,
+    rate: float,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    kernel = backends.kernel("memory_write", backend, latent, memory)
+    return kernel.backward(grad, grad_rho, latent, memory, region, temperature, scale, rate)
+
+
+def _blend(memory: Tensor, rho: Tensor, total: Tensor, rate: float, backend: str = "auto") -> Tensor:
+    dtype = accumulation_dtype(memory.dtype)
+    return backends.kernel("memory_blend", backend, memory).forward(memory, rho.to(dtype), total.to(dtype), rate)
+
+
+def _blend_backward(
+    grad: Tensor, memory: Tensor, rho: Tensor, total: Tensor, rate: float, backend: str = "auto"
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = accumulation_dtype(memory.dtype)
+    kernel = backends.kernel("memory_blend", backend, memory)
+    grad_memory, grad_rho, grad_total = kernel.backward(grad, memory, rho.to(dtype), total.to(dtype), rate)
+    return grad_memory, grad_rho.to(rho.dtype), grad_total.to(total.dtype)
+
+
+def _fake_rows(latent: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return latent.new_empty(latent.shape), latent.new_empty(latent.shape[:1], dtype=accumulation_dtype(latent.dtype))
 
 
 def _fake_gradients(latent: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -313,55 +265,92 @@ def _fake_sums(latent: Tensor, memory: Tensor, *_: Any) -> tuple[Tensor, Tensor]
 
 
 declare(
-    f"memory_read({_ARGS}, str backend='auto') -> Tensor",
-    _forward("memory_read"),
-    lambda latent, *_: latent.new_empty(latent.shape),
+    f"memory_read_rows({_ADDRESS}, {_TEMPERATURE}, {_BACKEND}) -> (Tensor, Tensor)",
+    _read_rows,
+    _fake_rows,
 )
 declare(
-    f"memory_read_backward(Tensor grad, {_ARGS}, str backend='auto') -> (Tensor, Tensor, Tensor)",
-    _read_backward,
+    f"memory_read_rows_backward(Tensor grad, {_ADDRESS}, Tensor? temperature, Tensor out, Tensor log_sum, float scale,"
+    f" {_BACKEND}) -> (Tensor, Tensor, Tensor)",
+    _read_rows_backward,
     lambda grad, latent, memory, *_: _fake_gradients(latent, memory),
 )
 declare(
-    f"memory_accumulate({_ARGS}, str backend='auto') -> (Tensor, Tensor)",
-    _forward("memory_write"),
+    f"memory_accumulate({_ADDRESS}, {_TEMPERATURE}, {_BACKEND}) -> (Tensor, Tensor)",
+    _accumulate,
     _fake_sums,
 )
 declare(
-    f"memory_accumulate_backward(Tensor grad_rho, Tensor grad_total, {_ARGS}, str backend='auto')"
+    f"memory_accumulate_backward(Tensor grad_rho, Tensor grad_total, {_ADDRESS}, {_TEMPERATURE}, {_BACKEND})"
     " -> (Tensor, Tensor, Tensor)",
     _accumulate_backward,
     lambda grad_rho, grad_total, latent, memory, *_: _fake_gradients(latent, memory),
 )
-LIBRARY.define(f"memory_write({_ARGS}, float rate, str backend='auto') -> (Tensor, Tensor)")
-# Made of the two halves, so that it needs neither a gradient nor a fake of its own.
-LIBRARY.impl("memory_write", _write, "CompositeImplicitAutograd")
+declare(
+    f"memory_write({_ADDRESS}, {_TEMPERATURE}, float rate, {_BACKEND}) -> (Tensor, Tensor)",
+    _write,
+    lambda latent, memory, *_: (memory.new_empty(memory.shape), _fake_sums(latent, memory)[0]),
+)
+declare(
+    f"memory_write_backward(Tensor grad, Tensor grad_rho, {_ADDRESS}, {_TEMPERATURE}, float rate, {_BACKEND})"
+    " -> (Tensor, Tensor, Tensor)",
+    _write_backward,
+    lambda grad, grad_rho, latent, memory, *_: _fake_gradients(latent, memory),
+)
+declare(
+    f"memory_blend(Tensor memory, Tensor rho, Tensor total, float rate, {_BACKEND}) -> Tensor",
+    _blend,
+    lambda memory, *_: memory.new_empty(memory.shape),
+)
+declare(
+    f"memory_blend_backward(Tensor grad, Tensor memory, Tensor rho, Tensor total, float rate, {_BACKEND})"
+    " -> (Tensor, Tensor, Tensor)",
+    _blend_backward,
+    lambda grad, memory, rho, total, *_: tuple(x.new_empty(x.shape) for x in (memory, rho, total)),
+)
+LIBRARY.define(f"memory_read({_ADDRESS}, {_TEMPERATURE}, {_BACKEND}) -> Tensor")
+LIBRARY.impl("memory_read", _read, "CompositeImplicitAutograd")
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    latent, memory, region, temperature, ctx.scale, ctx.backend = inputs
+def _address_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    latent, memory, region, temperature, *ctx.rest = inputs
     ctx.save_for_backward(latent, memory, region, temperature)
 
 
-def _finish(ctx: Any, grads: tuple[Tensor, Tensor, Tensor]) -> tuple[Any, ...]:
-    grad_latent, grad_memory, grad_temperature = grads
-    temperature = ctx.saved_tensors[3]
-    if temperature is not None:
-        grad_temperature = grad_temperature.to(temperature.dtype)
-    return grad_latent, grad_memory, None, None if temperature is None else grad_temperature, None, None
+def _read_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    latent, memory, region, temperature, *ctx.rest = inputs
+    ctx.save_for_backward(latent, memory, region, temperature, *output)
 
 
-def _read_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    return _finish(ctx, torch.ops.showface.memory_read_backward(grad, *ctx.saved_tensors, ctx.scale, ctx.backend))
+def _blend_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    memory, rho, total, *ctx.rest = inputs
+    ctx.save_for_backward(memory, rho, total)
 
 
-def _accumulate_gradient(ctx: Any, grad_rho: Tensor, grad_total: Tensor) -> tuple[Any, ...]:
-    backward = torch.ops.showface.memory_accumulate_backward
-    return _finish(ctx, backward(grad_rho, grad_total, *ctx.saved_tensors, ctx.scale, ctx.backend))
+def _gradient(op: str) -> Callable[..., tuple[Any, ...]]:
+    """The gradients of the arguments (latent, memory, region, temperature, numbers and backend)."""
+
+    def gradient(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        if op == "memory_read_rows":
+            grads = grads[:1]  # nothing depends on the logarithms
+        backward = getattr(torch.ops.showface, f"{op}_backward")
+        grad_latent, grad_memory, grad_tau = backward(*grads, *ctx.saved_tensors, *ctx.rest)
+        temperature = ctx.saved_tensors[3]
+        to_temperature = None if temperature is None else grad_tau.to(temperature.dtype)
+        return grad_latent, grad_memory, None, to_temperature, *(None for _ in ctx.rest)
+
+    return gradient
 
 
-differentiate("memory_read", _read_gradient, _setup)
-differentiate("memory_accumulate", _accumulate_gradient, _setup)
-autocast("memory_read", cast=(0, 1))
+def _blend_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return *torch.ops.showface.memory_blend_backward(grad, *ctx.saved_tensors, *ctx.rest), None, None
+
+
+differentiate("memory_read_rows", _gradient("memory_read_rows"), _read_setup, public="memory_read")
+differentiate("memory_accumulate", _gradient("memory_accumulate"), _address_setup)
+differentiate("memory_write", _gradient("memory_write"), _address_setup)
+differentiate("memory_blend", _blend_gradient, _blend_setup)
+autocast("memory_read_rows", cast=(0, 1))
 # The memory is a state that many small steps add up in, so writing to it stays in float32.
 autocast("memory_accumulate", cast=(0, 1), dtype=torch.float32)
+autocast("memory_write", cast=(0, 1), dtype=torch.float32)

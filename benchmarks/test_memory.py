@@ -1,0 +1,146 @@
+"""memory_read and memory_write against what a user would write instead: `pytest benchmarks/test_memory.py`.
+
+Each group is a shape and a mode; within it every implementation runs on the same tensors, in turns, after its results
+were compared with the float64 definition.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from interleaved import CLOCK, Run, report
+from torch import Tensor
+
+from showface import ops
+from showface.ops import definitions
+from showface.ops.backends import BACKENDS
+
+TEMPERATURE, RATE = 16.0, 0.05
+# tokens, regions, slots, channels: the parts of 16 faces, and the positions of 4 feature maps
+SHAPES = {"regions": (304, 19, 256, 256), "pixels": (16384, 19, 256, 128)}
+MODES = ("read", "read and backward", "write")
+# Shares of a face's pixels: from hair and skin to parts that are hardly ever seen.
+AREAS = (30, 25, 2, 0, 0.4, 0.4, 0.5, 0.5, 0.6, 0.6, 0.5, 0.5, 0.6, 28, 1, 0, 0.4, 6, 4)
+
+
+def gather_read(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
+    """A copy of its block for each token, and batched products with it."""
+    return torch.bmm(_gather_address(latent, memory, region)[:, None], memory[region])[:, 0]
+
+
+def _gather_address(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
+    cosine = torch.bmm(definitions.unit(memory)[region], definitions.unit(latent)[..., None])[..., 0]
+    return torch.softmax(TEMPERATURE * cosine, dim=-1)
+
+
+def _blocks(latent: Tensor, memory: Tensor, region: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Each block's index, its tokens and their address."""
+    for k, block in enumerate(memory):
+        rows = (region == k).nonzero().squeeze(1)
+        cosine = definitions.unit(latent[rows]) @ definitions.unit(block).T
+        yield k, rows, torch.softmax(TEMPERATURE * cosine, dim=-1)
+
+
+def loop_read(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
+    """One block after another: no copy of a block for each token."""
+    out = torch.zeros_like(latent)
+    for k, rows, address in _blocks(latent, memory, region):
+        out = out.index_put((rows,), address @ memory[k])
+    return out
+
+
+def blend(memory: Tensor, rho: Tensor, total: Tensor) -> Tensor:
+    gain = 1 - (1 - RATE) ** rho
+    return torch.lerp(memory, total / rho.clamp_min(1e-12)[..., None], gain[..., None])
+
+
+def one_hot_write(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
+    address = _gather_address(latent, memory, region)
+    member = torch.nn.functional.one_hot(region, len(memory)).to(latent.dtype)
+    rho = torch.einsum("tk,ts->ks", member, address)
+    return blend(memory, rho, torch.einsum("tk,ts,tc->ksc", member, address, latent))
+
+
+def loop_write(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
+    parts = [(address.sum(0), address.T @ latent[rows]) for _, rows, address in _blocks(latent, memory, region)]
+    return blend(memory, *(torch.stack(sums) for sums in zip(*parts, strict=True)))
+
+
+def ours(backend: str, write: bool) -> Callable[..., Tensor]:
+    def read_or_write(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
+        options: dict[str, Any] = {"temperature": TEMPERATURE, "backend": backend}
+        if write:
+            return ops.memory_write(latent, memory, region, rate=RATE, **options)[0]
+        return ops.memory_read(latent, memory, region, **options)
+
+    return read_or_write
+
+
+def implementations(write: bool) -> dict[str, Callable[..., Tensor]]:
+    """The peers and ours; a write's gather makes one-hot vectors too."""
+    gather, loop = (one_hot_write, loop_write) if write else (gather_read, loop_read)
+    peers = {"gather": gather, "loop": loop}
+    peers |= {f"compiled {name}": torch.compile(run, dynamic=False) for name, run in peers.items()}
+    return peers | {f"showface {backend}": ours(backend, write) for backend in BACKENDS if backend != "reference"}
+
+
+def prepare(shape: str, mode: str, device: str) -> dict[str, Run]:
+    """What there is to time, each compared with the loop in float64, and that with the definition."""
+    torch.compiler.reset()  # so that each size is compiled for itself
+    tokens, regions, slots, channels = SHAPES[shape]
+    generator = torch.Generator().manual_seed(0)
+    latent, grad = (torch.randn(tokens, channels, generator=generator) for _ in range(2))
+    memory = torch.randn(regions, slots, channels, generator=generator)
+    if shape == "regions":
+        region = torch.arange(tokens) % regions
+    else:
+        region = torch.multinomial(torch.tensor(AREAS), tokens, replacement=True, generator=generator)
+    write, backward = mode == "write", mode == "read and backward"
+
+    def run(implementation: Callable[..., Tensor], tensors: list[Tensor], region: Tensor, grad: Tensor) -> list[Tensor]:
+        out = implementation(*tensors, region)
+        return [out, *torch.autograd.grad(out, tensors, grad)] if backward else [out]
+
+    wide = [x.double().requires_grad_(backward) for x in (latent, memory)]
+    expected = run(loop_write if write else loop_read, wide, region, grad.double())
+    few = slice(0, 300)
+    if write:
+        exact = definitions.memory_write(wide[0][few], wide[1], region[few], TEMPERATURE, RATE)[0]
+        torch.testing.assert_close(loop_write(wide[0][few], wide[1], region[few]), exact)
+    else:
+        torch.testing.assert_close(
+            expected[0][few], definitions.memory_read(wide[0][few], wide[1], region[few], TEMPERATURE)
+        )
+
+    arguments = [x.to(device).requires_grad_(backward) for x in (latent, memory)], region.to(device), grad.to(device)
+    runs = {}
+    for name, implementation in implementations(write).items():
+        if why_left_out(name, shape, mode, device):
+            continue
+        for got, wanted in zip(run(implementation, *arguments), expected, strict=True):
+            torch.testing.assert_close(got.detach().cpu().double(), wanted.detach(), rtol=1e-4, atol=1e-4)
+        runs[name] = partial(run, implementation, *arguments)
+    return runs
+
+
+def why_left_out(name: str, shape: str, mode: str, device: str) -> str | None:
+    if name.endswith("gather") and shape == "pixels":
+        return "it would copy gigabytes"
+    if not name.startswith("showface"):
+        return None
+    return ops.why_not("memory_write" if mode == "write" else "memory_read", name.split()[1], device)
+
+
+@pytest.mark.benchmark(timer=CLOCK)
+@pytest.mark.parametrize("name", implementations(False))
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_memory(benchmark, shape: str, mode: str, name: str) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    reason = why_left_out(name, shape, mode, device)
+    if reason:
+        pytest.skip(reason)
+    group = f"memory {shape} {SHAPES[shape]} {mode} {device}"
+    report(benchmark, group, name, partial(prepare, shape, mode, device), device=device, rounds=15)

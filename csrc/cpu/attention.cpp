@@ -1,0 +1,225 @@
+// Attention by cosine on the CPU.
+//
+// A group's queries are cut into tiles, its keys into chunks; the weights of a tile with a chunk are all that is ever
+// stored. In the forward a task is a tile, in the backward a share of the chunks.
+#include "attention.h"
+
+#include <cmath>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#include "dispatch.h"
+
+namespace showface {
+namespace {
+
+constexpr double kLog2E = 1.44269504088896340736;
+constexpr int64_t kTileRows = 64;  // queries of a tile
+constexpr int64_t kChunk = 256;    // keys of a chunk
+
+// A tile laid out for the backward.
+template <typename T>
+struct Tile {
+  T *query_columns, *query_rows;  // temperature * unit query, in panels: by columns and by rows
+  T *grad_columns, *grad_rows;    // the same of the gradient of the answers
+  T *shift, *delta;               // (rows): log_sum, and <grad, out>
+};
+
+// The kernels, once for each instruction set.
+#define SHOWFACE_VECTOR_BYTES 16
+namespace baseline {
+#include "tiles.h"
+#include "attention_tiles.h"
+}  // namespace baseline
+#undef SHOWFACE_VECTOR_BYTES
+
+#if SHOWFACE_X86
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define SHOWFACE_VECTOR_BYTES 32
+namespace avx2 {
+#include "tiles.h"
+#include "attention_tiles.h"
+}  // namespace avx2
+#undef SHOWFACE_VECTOR_BYTES
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")
+#define SHOWFACE_VECTOR_BYTES 64
+namespace avx512 {
+#include "tiles.h"
+#include "attention_tiles.h"
+}  // namespace avx512
+#undef SHOWFACE_VECTOR_BYTES
+#pragma GCC pop_options
+#endif
+
+// The kernels of the best instruction set here.
+template <typename T>
+struct Kernels {
+  int64_t lanes;
+  void (*inverse_norms)(const T* const*, int64_t, int64_t, T*);
+  void (*forward_tile)(const Group<T>&, int64_t, const T*, T*);
+  void (*prepare_tile)(const Group<T>&, int64_t, const Tile<T>&, T*);
+  void (*backward_chunk)(const Group<T>&, int64_t, const Tile<T>*, int64_t, T*, T*);
+  void (*query_gradients)(const Group<T>&, int64_t, const std::vector<const T*>&, int64_t, T*, double*);
+  void (*accumulate_group)(const Group<T>&, T*);
+
+#define SHOWFACE_KERNELS(set)                                                                              \
+  {set::Simd<T>::kLanes,       set::inverse_norms<T>,   set::forward_tile<T>,    set::prepare_tile<T>, \
+   set::backward_chunk<T>, set::query_gradients<T>, set::accumulate_group<T>}
+  static Kernels best() {
+#if SHOWFACE_X86
+    switch (best_instruction_set()) {
+      case InstructionSet::avx512: return SHOWFACE_KERNELS(avx512);
+      case InstructionSet::avx2: return SHOWFACE_KERNELS(avx2);
+      default: break;
+    }
+#endif
+    return SHOWFACE_KERNELS(baseline);
+  }
+#undef SHOWFACE_KERNELS
+};
+
+int64_t tiles_of(int64_t queries) { return (queries + kTileRows - 1) / kTileRows; }
+
+struct TileIndex {
+  int64_t group, tile;
+};
+
+// The tiles of all groups, one after another.
+template <typename T>
+std::vector<TileIndex> all_tiles(const std::vector<Group<T>>& groups) {
+  std::vector<TileIndex> tiles;
+  for (size_t g = 0; g < groups.size(); ++g) {
+    const int64_t count = groups[g].keys > 0 ? tiles_of(groups[g].queries) : 0;
+    for (int64_t tile = 0; tile < count; ++tile) tiles.push_back({static_cast<int64_t>(g), tile});
+  }
+  return tiles;
+}
+
+}  // namespace
+
+template <typename T>
+void attend(const std::vector<Group<T>>& groups) {
+  if (groups.empty()) return;
+  const auto kernels = Kernels<T>::best();
+  const auto tiles = all_tiles(groups);
+  const int64_t wide = groups[0].values + kernels.lanes;
+  const int64_t scratch = kTileRows * (2 * groups[0].channels + kChunk + wide + 2) + kChunk * wide + 64;
+  // The lengths of keys: of a group with several tiles they are taken once before, else by the one task that needs them,
+  // so that the keys come from memory once.
+  std::vector<int64_t> first_key(groups.size() + 1, 0);
+  for (size_t g = 0; g < groups.size(); ++g) first_key[g + 1] = first_key[g] + groups[g].keys;
+  const Buffer<T> norms(first_key.back());
+  const auto find_norms = [&](int64_t g) {
+    kernels.inverse_norms(groups[g].key_rows, groups[g].keys, groups[g].channels, norms.get() + first_key[g]);
+  };
+  const auto alone = [&](int64_t g) { return groups[g].queries <= kTileRows; };
+  torch::stable::parallel_for(0, static_cast<int64_t>(groups.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t g = begin; g < end; ++g) {
+      if (!alone(g)) find_norms(g);
+    }
+  });
+  run_tasks<T>(static_cast<int64_t>(tiles.size()), scratch, [&](int64_t i, T* memory) {
+    const auto [g, tile] = tiles[i];
+    if (alone(g)) find_norms(g);
+    kernels.forward_tile(groups[g], tile, norms.get() + first_key[g], memory);
+  });
+}
+
+template <typename T>
+double attend_backward(const std::vector<Group<T>>& groups) {
+  if (groups.empty()) return 0;
+  const auto kernels = Kernels<T>::best();
+  const int64_t channels = groups[0].channels, values = groups[0].values;
+  const int64_t key_columns = round_up(channels, kernels.lanes), value_columns = round_up(values, kernels.lanes);
+  const int64_t tile_size = kTileRows * (channels + key_columns + values + value_columns + 2);
+
+  const auto index = all_tiles(groups);
+  const auto tile_count = static_cast<int64_t>(index.size());
+  std::vector<int64_t> first_tile(groups.size() + 1, 0);
+  for (const TileIndex& tile : index) ++first_tile[tile.group + 1];
+  for (size_t g = 0; g < groups.size(); ++g) first_tile[g + 1] += first_tile[g];
+  const Buffer<T> laid_out(tile_count * tile_size);
+  std::vector<Tile<T>> tiles(tile_count);
+  run_tasks<T>(tile_count, kTileRows * (channels + values), [&](int64_t i, T* scratch) {
+    Tile<T>& tile = tiles[i];
+    T* at = laid_out.get() + i * tile_size;
+    const auto take = [&](int64_t width) { return std::exchange(at, at + kTileRows * width); };
+    tile.query_columns = take(channels);
+    tile.query_rows = take(key_columns);
+    tile.grad_columns = take(values);
+    tile.grad_rows = take(value_columns);
+    tile.shift = take(1);
+    tile.delta = take(1);
+    kernels.prepare_tile(groups[index[i].group], index[i].tile, tile, scratch);
+  });
+
+  // Chunks of a group's keys that one task takes, and the gradient of the queries that it gives. There are as many shares
+  // as threads, so that the queries' gradients are summed in few places. The split depends on nothing but the shapes and
+  // the number of threads, so a run gives the same bits as the one before.
+  struct Share {
+    int64_t group, first_chunk, last_chunk;
+    T* grad_query;  // (tiles * kTileRows, key_columns)
+  };
+  std::vector<Share> shares;
+  int64_t rows = 0;
+  const auto group_count = static_cast<int64_t>(groups.size());
+  const int64_t wanted = (torch::stable::get_num_threads() + group_count - 1) / group_count;
+  for (int64_t g = 0; g < group_count; ++g) {
+    const int64_t chunks = (groups[g].keys + kChunk - 1) / kChunk, count = std::min(chunks, wanted);
+    for (int64_t i = 0; i < count; ++i) {
+      shares.push_back({g, chunks * i / count, chunks * (i + 1) / count, nullptr});
+      rows += (first_tile[g + 1] - first_tile[g]) * kTileRows;
+    }
+  }
+  const Buffer<T> partial(rows * key_columns);
+  std::vector<std::vector<const T*>> of_group(groups.size());
+  T* place = partial.get();
+  for (Share& share : shares) {
+    share.grad_query = place;
+    of_group[share.group].push_back(place);
+    place += (first_tile[share.group + 1] - first_tile[share.group]) * kTileRows * key_columns;
+  }
+  const int64_t scratch = kChunk * (2 * kTileRows + 2 * (channels + kernels.lanes) + values + kernels.lanes + 1) + 64;
+  run_tasks<T>(static_cast<int64_t>(shares.size()), scratch, [&](int64_t i, T* memory) {
+    const Share& share = shares[i];
+    const int64_t first = first_tile[share.group], count = first_tile[share.group + 1] - first;
+    std::fill(share.grad_query, share.grad_query + count * kTileRows * key_columns, T(0));
+    for (int64_t chunk = share.first_chunk; chunk < share.last_chunk; ++chunk) {
+      kernels.backward_chunk(groups[share.group], chunk * kChunk, tiles.data() + first, count, share.grad_query, memory);
+    }
+  });
+
+  std::vector<double> by_tile(tile_count);
+  run_tasks<T>(tile_count, key_columns, [&](int64_t i, T* sum) {
+    const auto [g, tile] = index[i];
+    kernels.query_gradients(groups[g], tile, of_group[g], key_columns, sum, &by_tile[i]);
+  });
+  double total = 0;
+  for (double part : by_tile) total += part;
+  return total;
+}
+
+template <typename T>
+void accumulate(const std::vector<Group<T>>& groups) {
+  if (groups.empty()) return;
+  const auto kernels = Kernels<T>::best();
+  const int64_t columns = groups[0].channels + 1 + kernels.lanes, keys = round_up(groups[0].keys, 8);
+  const int64_t scratch = keys * (kTileRows + columns + 1) + kTileRows * (2 * columns + 2) + 64;
+  run_tasks<T>(static_cast<int64_t>(groups.size()), scratch,
+               [&](int64_t i, T* memory) { kernels.accumulate_group(groups[i], memory); });
+}
+
+#define SHOWFACE_INSTANTIATE(T)                                                 \
+  template void attend<T>(const std::vector<Group<T>>&);                        \
+  template double attend_backward<T>(const std::vector<Group<T>>&);             \
+  template void accumulate<T>(const std::vector<Group<T>>&);
+SHOWFACE_INSTANTIATE(float)
+SHOWFACE_INSTANTIATE(double)
+#undef SHOWFACE_INSTANTIATE
+
+}  // namespace showface
