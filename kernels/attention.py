@@ -50,6 +50,7 @@ def attention_fwd_kernel(
     ACCUMULATE: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
+    BLOCK_T: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -63,10 +64,7 @@ def attention_fwd_kernel(
     share = split * tl.num_programs(1) + batch
     log_sum_ptr += share * tokens
     if offset_ptr is None:
-        tiles = tl.cdiv(tokens, BLOCK_M)
-        group = tl.program_id(0) // tiles
-        tile = tl.program_id(0) % tiles
-        token, exists = find_query_tile(order_ptr, tokens, groups, group, tile, 256, BLOCK_M)
+        group, token, exists = find_query_tile(order_ptr, tokens, groups, tl.program_id(0), BLOCK_T, BLOCK_G, BLOCK_M)
         corrupted = 0
     else:
         order_ptr += batch * tokens

@@ -16,7 +16,7 @@ from showface.kernels.attention import (
     attention_fwd_kernel,
     attention_merge_kernel,
 )
-from showface.kernels.tokens import tiles_of
+from showface.kernels.tokens import group_blocks, tiles_of
 
 
 class Groups(NamedTuple):
@@ -93,10 +93,7 @@ def attend(
     log_sum = query.new_empty((batch, tokens), dtype=n.wide)
     sizes = _constants("forward", n, query, values, groups)
     parts = max(1, triton.cdiv(values, sizes["BLOCK_P"]))
-    if groups.offset is None:
-        programs = triton.cdiv(tokens, sizes["BLOCK_M"]) * (groups.count + 1)
-    else:
-        programs = tiles_of(tokens, groups.count, sizes["BLOCK_M"])
+    programs = tiles_of(tokens, groups.count, sizes["BLOCK_M"])
     key_tiles = triton.cdiv(groups.key_rows, sizes["BLOCK_N"])
     splits = _splits(triton.cdiv(tokens, sizes["BLOCK_M"]) * batch * parts, key_tiles, query.device)
     share, share_log_sum = out, log_sum
@@ -122,7 +119,7 @@ def attend(
         parts,
         HIGH_TEMPERATURE=2.0 if query.dtype == torch.float16 else 40.0,
         LISTED=groups.listed,
-        BLOCK_G=triton.next_power_of_2(groups.count + 1),
+        **group_blocks(groups.count),
         **sizes,
     )
     if splits > 1:
@@ -154,7 +151,7 @@ def attend_backward(
     grad_temperature = log_sum.new_empty((batch, programs))
     data = (grad, query, key, key if value is None else value, groups.order, groups.offset)
     shape = (n.scale, tokens, groups.count, groups.key_rows, channels, values)
-    attention_bwd_query_kernel[(programs, batch, triton.cdiv(channels, sizes["BLOCK_P"]))](
+    attention_bwd_query_kernel[(programs, batch, max(1, triton.cdiv(channels, sizes["BLOCK_P"])))](
         *data,
         out,
         log_sum,
@@ -164,7 +161,7 @@ def attend_backward(
         grad_temperature,
         *shape,
         LISTED=groups.listed,
-        BLOCK_G=triton.next_power_of_2(groups.count + 1),
+        BLOCK_G=group_blocks(groups.count)["BLOCK_G"],
         **sizes,
     )
     gradients = _over_queries("backward_key", grad, query, key, data[3], groups, log_sum, along, n, value is None)
@@ -193,7 +190,7 @@ def _over_queries(
     batch, tokens, channels = query.shape
     values = grad.shape[2]
     sizes = _constants(kernel, n, query, values, groups)
-    parts = triton.cdiv(values if along is None else max(channels, values), sizes["BLOCK_P"])
+    parts = max(1, triton.cdiv(values if along is None else max(channels, values), sizes["BLOCK_P"]))
     tiles_here, blocks = triton.cdiv(groups.key_rows, sizes["BLOCK_N"]), batch * groups.count
     steps = triton.cdiv(triton.cdiv(tokens, groups.count), sizes["BLOCK_M"])
     splits = _splits(tiles_here * blocks * parts, steps, query.device)

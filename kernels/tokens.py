@@ -30,15 +30,15 @@ def count_tokens_kernel(
     groups,
     HOLE: tl.constexpr,
     SPAN: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK_T: tl.constexpr,
     BLOCK_G: tl.constexpr,
 ):
     span = tl.program_id(0)
     batch = tl.program_id(1).to(tl.int64)
     g = tl.arange(0, BLOCK_G)
     count = tl.zeros((BLOCK_G,), tl.int32)
-    for first in range(span * SPAN, tl.minimum((span + 1) * SPAN, tokens), BLOCK):
-        i = first + tl.arange(0, BLOCK)
+    for first in range(span * SPAN, tl.minimum((span + 1) * SPAN, tokens), BLOCK_T):
+        i = first + tl.arange(0, BLOCK_T)
         group = load_groups(group_ptr + batch * tokens, i, tokens, groups, HOLE)
         count += tl.sum((group[:, None] == g[None, :]).to(tl.int32), axis=0)
     tl.store(count_ptr + (batch * tl.num_programs(0) + span) * BLOCK_G + g, count)
@@ -54,7 +54,7 @@ def place_tokens_kernel(
     groups,
     HOLE: tl.constexpr,
     SPAN: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK_T: tl.constexpr,
     BLOCK_G: tl.constexpr,
 ):
     span = tl.program_id(0)
@@ -66,13 +66,13 @@ def place_tokens_kernel(
     count = tl.zeros((BLOCK_G,), tl.int32)
     before = tl.zeros((BLOCK_G,), tl.int32)
     if count_ptr is None:
-        for first in range(0, tokens, BLOCK):
-            i = first + tl.arange(0, BLOCK)
+        for first in range(0, tokens, BLOCK_T):
+            i = first + tl.arange(0, BLOCK_T)
             group = load_groups(group_ptr, i, tokens, groups, HOLE)
             count += tl.sum((group[:, None] == g[None, :]).to(tl.int32), axis=0)
     else:
-        for first in range(0, spans, BLOCK):
-            s = first + tl.arange(0, BLOCK)
+        for first in range(0, spans, BLOCK_T):
+            s = first + tl.arange(0, BLOCK_T)
             at = count_ptr + batch * spans * BLOCK_G + s[:, None] * BLOCK_G + g[None, :]
             counts = tl.load(at, mask=(s < spans)[:, None], other=0)
             count += tl.sum(counts, axis=0)
@@ -83,8 +83,8 @@ def place_tokens_kernel(
         tl.store(offset_ptr + g, start, mask=g <= groups)
         tl.store(offset_ptr + groups + 1, tokens)
     after = start + before  # where the next token of each group goes
-    for first in range(span * SPAN, tl.minimum((span + 1) * SPAN, tokens), BLOCK):
-        i = first + tl.arange(0, BLOCK)
+    for first in range(span * SPAN, tl.minimum((span + 1) * SPAN, tokens), BLOCK_T):
+        i = first + tl.arange(0, BLOCK_T)
         group = load_groups(group_ptr, i, tokens, groups, HOLE)
         member = (group[:, None] == g[None, :]).to(tl.int32)
         rank = tl.cumsum(member, axis=0) - member
@@ -93,11 +93,10 @@ def place_tokens_kernel(
         after += tl.sum(member, axis=0)
 
 
-def sort_blocks(groups: int) -> dict[str, int]:
-    """What the kernels that sort tokens into so many groups are compiled for."""
+def group_blocks(groups: int) -> dict[str, int]:
+    """How many tokens are looked at at a time, each for all of so many groups."""
     block_g = triton.next_power_of_2(groups + 1)
-    block = max(16, min(1024, 4096 // block_g))
-    return {"SPAN": 8 * block, "BLOCK": block, "BLOCK_G": block_g}
+    return {"BLOCK_T": max(16, min(1024, 4096 // block_g)), "BLOCK_G": block_g}
 
 
 def sort_tokens(group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -114,7 +113,8 @@ def sort_tokens(group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     batch, tokens = group.shape
     order = torch.empty((batch, tokens), dtype=torch.int32, device=group.device)
     offset = torch.empty((batch, groups + 2), dtype=torch.int32, device=group.device)
-    options = {"HOLE": group.dtype == torch.bool, **sort_blocks(groups)}
+    options = {"HOLE": group.dtype == torch.bool, **group_blocks(groups)}
+    options["SPAN"] = 8 * options["BLOCK_T"]
     spans = triton.cdiv(tokens, options["SPAN"])
     group, count = group.contiguous(), None
     if spans > 1:
@@ -130,38 +130,52 @@ def tiles_of(tokens: int, groups: int, rows: int) -> int:
 
 
 @triton.jit
-def query_tile(order_ptr, offset_ptr, tokens, groups, tile, BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr):
-    """A tile of the tokens of an image, all of one group: that group, the tokens, and which of them exist.
+def choose_tile(count, tile, g, BLOCK_M: tl.constexpr):
+    """Of groups g of `count` tokens, the one that a tile belongs to, and the tile's number within it.
 
-    Past the last tile none does, and there is no such group.
+    Past the last tile there is no such group.
     """
+    tiles = tl.cdiv(count, BLOCK_M)
+    after = tl.cumsum(tiles, axis=0)
+    group = tl.sum((after <= tile).to(tl.int32), axis=0)
+    return group, tile - tl.sum(tl.where(g < group, tiles, 0), axis=0)
+
+
+@triton.jit
+def query_tile(order_ptr, offset_ptr, tokens, groups, tile, BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr):
+    """A tile of the tokens of an image, all of one group: that group, the tokens, and which of them exist."""
     g = tl.arange(0, BLOCK_G)
     begin = tl.load(offset_ptr + g, mask=g <= groups, other=tokens)
     end = tl.load(offset_ptr + g + 1, mask=g <= groups, other=tokens)
-    tiles = tl.cdiv(end - begin, BLOCK_M)
-    after = tl.cumsum(tiles, axis=0)
-    group = tl.sum((after <= tile).to(tl.int32), axis=0)
-    start = tl.sum(tl.where(g == group, begin + (tile - after + tiles) * BLOCK_M, 0), axis=0)
-    stop = tl.sum(tl.where(g == group, end, 0), axis=0)
-    i = start + tl.arange(0, BLOCK_M)
-    exists = i < stop
+    group, tile = choose_tile(end - begin, tile, g, BLOCK_M)
+    i = tl.sum(tl.where(g == group, begin, 0), axis=0) + tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    exists = i < tl.sum(tl.where(g == group, end, 0), axis=0)
     return group, tl.load(order_ptr + i, mask=exists, other=0), exists
 
 
 @triton.jit
-def find_query_tile(group_ptr, tokens, groups, group, tile, BLOCK: tl.constexpr, BLOCK_M: tl.constexpr):
-    """As `query_tile` without a sorted list: the tile-th one of a group, found among all tokens."""
+def find_query_tile(
+    group_ptr, tokens, groups, tile, BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr
+):
+    """As `query_tile`, without a sorted list: the program goes through all tokens twice."""
+    g = tl.arange(0, BLOCK_G)
+    count = tl.zeros((BLOCK_G,), tl.int32)
+    for first in range(0, tokens, BLOCK_T):
+        i = first + tl.arange(0, BLOCK_T)
+        group = load_groups(group_ptr, i, tokens, groups, False)
+        count += tl.sum((group[:, None] == g[None, :]).to(tl.int32), axis=0)
+    mine, tile = choose_tile(count, tile, g, BLOCK_M)
     wanted = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     token = tl.zeros((BLOCK_M,), tl.int32)
     before = 0
-    for first in range(0, tokens, BLOCK):
-        i = first + tl.arange(0, BLOCK)
-        member = (load_groups(group_ptr, i, tokens, groups, False) == group).to(tl.int32)
+    for first in range(0, tokens, BLOCK_T):
+        i = first + tl.arange(0, BLOCK_T)
+        member = (load_groups(group_ptr, i, tokens, groups, False) == mine).to(tl.int32)
         rank = before + tl.cumsum(member, axis=0) - member
         found = (rank[None, :] == wanted[:, None]) & (member > 0)[None, :]
         token += tl.sum(tl.where(found, i[None, :], 0), axis=1)
         before += tl.sum(member, axis=0)
-    return token, wanted < before
+    return mine, token, wanted < before
 
 
 @triton.jit

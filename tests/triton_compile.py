@@ -17,7 +17,7 @@ import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from showface.kernels import attention, rows, tiles, tokens
+from showface.kernels import attention, memory, rows, tiles, tokens
 
 # Shared memory that a block may have, in bytes. sm_86, sm_89 and sm_120 have less of it than sm_80, and take its code.
 CHIPS = {80: 101_376, 90: 232_448, 100: 232_448}
 DTYPES = ("fp32", "fp16", "bf16")
+SPILL_LIMIT = 128  # bytes of a thread, 32 registers' worth
 WIDTHS = (20, 32, 64, 100, 128, 256)  # of which 20 and 100 are odd ones, see tiles.py
 
 
@@ -61,7 +62,7 @@ class Compiled:
     wants_tensor_cores: bool
 
 
-MODULES = (attention, rows, tokens)
+MODULES = (attention, memory, rows, tokens)
 FUNCTIONS = {
     "count_tokens": tokens.count_tokens_kernel,
     "place_tokens": tokens.place_tokens_kernel,
@@ -69,6 +70,7 @@ FUNCTIONS = {
     "attention_merge": attention.attention_merge_kernel,
     "attention_bwd_query": attention.attention_bwd_query_kernel,
     "attention_bwd_key": attention.attention_bwd_key_kernel,
+    "memory_blend": memory.memory_blend_kernel,
 }
 # Of the table of tiles, which kernel each is for.
 ATTENTION = {
@@ -82,15 +84,26 @@ TRITON_DTYPES = {"fp32": triton.language.float32, "fp16": triton.language.float1
 
 def kernels() -> list[Kernel]:
     """Each kernel in every size that the widths lead to, once."""
-    every = [*sorting(), *merging(), *attending()]
+    every = [*sorting(), *merging(), *blending(), *attending()]
+    every += [of_ones(kernel) for kernel in every if "fp32" in kernel.size and " odd" in kernel.size]
+    every += [of_ones(kernel) for kernel in every if kernel.name in ("count_tokens", "place_tokens")]
     return list({(kernel.name, kernel.size): kernel for kernel in every}.values())
+
+
+def of_ones(kernel: Kernel) -> Kernel:
+    """The kernel that Triton makes for numbers that are 1: it takes them for constants."""
+    ones = [name for name, type_ in kernel.types.items() if type_ == "i32"]
+    types = {name: type_ for name, type_ in kernel.types.items() if name not in ones}
+    constants = kernel.constants | dict.fromkeys(ones, 1)
+    return replace(kernel, size=f"{kernel.size}, all 1", types=types, constants=constants)
 
 
 def sorting() -> Iterator[Kernel]:
     for groups, dtype in ((1, "i1"), (19, "i64")):
-        sizes = tokens.sort_blocks(groups) | {"HOLE": dtype == "i1"}
+        sizes = tokens.group_blocks(groups) | {"HOLE": dtype == "i1"}
+        sizes["SPAN"] = 8 * sizes["BLOCK_T"]
         types = {"group_ptr": f"*{dtype}", "count_ptr": "*i32"} | dict.fromkeys(("tokens", "groups"), "i32")
-        size = f"{groups} groups {sizes['BLOCK']}"
+        size = f"{groups} groups {sizes['BLOCK_T']}"
         yield Kernel("count_tokens", size, types, sizes)
         types = types | {"order_ptr": "*i32", "offset_ptr": "*i32"}
         yield Kernel("place_tokens", size, types, sizes)
@@ -105,10 +118,27 @@ def merging() -> Iterator[Kernel]:
         yield Kernel("attention_merge", f"{dtype} 16x128", types, {"BLOCK_M": 16, "BLOCK_P": 128})
 
 
+def blending() -> Iterator[Kernel]:
+    for dtype in ("fp32", "fp16", "fp64"):
+        sums = "fp64" if dtype == "fp64" else "fp32"
+        types = dict.fromkeys(("memory_ptr", "out_ptr"), f"*{dtype}") | dict.fromkeys(
+            ("mass_ptr", "total_ptr"), f"*{sums}"
+        )
+        types |= {"log_keep": "fp32", "rows": "i32", "channels": "i32"}
+        constants = {"ACCUMULATE": getattr(triton.language, f"float{sums[2:]}"), "BLOCK_M": 16, "BLOCK_C": 128}
+        if dtype == "fp64":
+            types |= {"log_keep_ptr": "*fp64"}
+        else:
+            constants |= {"log_keep_ptr": None}
+        yield Kernel("memory_blend", f"{dtype} 16x128", types, constants)
+
+
 def attending() -> Iterator[Kernel]:
     """The attention kernels with the tiles of every class of widths."""
     for kernel in tiles.KERNELS:
         for dtype, kind in (("fp32", "fp32"), ("fp32", "tf32"), ("fp16", "half"), ("bf16", "half")):
+            if dtype != "bf16":
+                yield attention_kernel("forward", dtype, kind, tiles.look_up("forward", kind, 64), 64, statistics=True)
             # Either half precision makes the same code but for the instructions' names.
             for width in WIDTHS if dtype != "bf16" else (64,):
                 tile = tiles.look_up(kernel, kind, tiles.width_class(width, width))
@@ -124,10 +154,14 @@ def attention_kernel(
     tile: tiles.Tile,
     width: int,
     *,
-    listed: bool,
+    listed: bool = False,
     small_groups: bool = False,
+    statistics: bool = False,
 ) -> Kernel:
-    """One of the attention kernels. Listed keys are those of masked_correlation, others also those of the memory."""
+    """One of the attention kernels. Listed keys are those of masked_correlation, others also those of the memory.
+
+    Where groups are small, the forward finds its tokens itself. With `statistics` it has no values to mix.
+    """
     sizes = tiles.constants(tile, kernel, width, width, small_groups)
     warps, stages = sizes.pop("num_warps"), sizes.pop("num_stages")
     constants = {
@@ -157,12 +191,24 @@ def attention_kernel(
             constants |= {"mass_ptr": None}
         constants["VALUE_OPERAND"] = constants["ACCUMULATE" if kernel == "accumulate" else "OPERAND"]
     if kernel in ("forward", "backward_query"):
-        constants["BLOCK_G"] = 2 if listed else 32
+        blocks = tokens.group_blocks(1 if listed else 19)
+        constants |= blocks if kernel == "forward" else {"BLOCK_G": blocks["BLOCK_G"]}
+    if kernel == "forward" and small_groups:
+        types |= {"order_ptr": "*i64"}
+        constants |= {"offset_ptr": None}
+        del types["offset_ptr"]
+    # The slots of the memory are keys and values at once.
+    for name in (
+        ("value_ptr", "out_ptr") if statistics else ("grad_value_ptr",) * (kernel == "backward_key" and not listed)
+    ):
+        constants[name] = None
+        del types[name]
     aligned = width % 16 == 0
     pairs = f"{sizes['BLOCK_M']}x{sizes['BLOCK_N']}"
     columns = f"{sizes['BLOCK_C']}" if sizes["WHOLE"] else f"{sizes['BLOCK_C']}, {sizes['BLOCK_P']}"
     size = f"{dtype if kind != 'tf32' else kind} {pairs} x {columns}{'' if aligned else ' odd'}, {warps} warps"
     size += ", listed keys" if listed else ", blocks of keys"
+    size += ", no values" if statistics else ""
     name = ATTENTION[kernel] + (" of memory_accumulate" if kernel == "accumulate" else "")
     return Kernel(name, size, types, constants, warps, stages, aligned, tensor_cores=True)
 
@@ -242,7 +288,7 @@ if __name__ == "__main__":
     names = [name for name in sys.argv[1:] if name != "--json"]
     done = compile_all(names)
     if "--json" in sys.argv[1:]:
-        report = {"compiled": [asdict(x) for x in done], "shared_memory": CHIPS}
+        report = {"compiled": [asdict(x) for x in done], "shared_memory": CHIPS, "spill_limit": SPILL_LIMIT}
         print(json.dumps(report | {"loads_without_fill": loads_without_fill()}))
     else:
         print(table(done))

@@ -6,6 +6,7 @@ slots instead of the slots themselves: so they give the gradients of a write too
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -142,6 +143,47 @@ def _blend_cpp(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Tenso
     return torch.ops.showface_C.memory_blend(memory.to(rho.dtype), rho, total, rate).to(memory.dtype)
 
 
+def _attend_triton(*args: Any) -> tuple[Tensor, Tensor]:
+    from showface.kernels import memory as kernels
+
+    return kernels.memory_attend(*args)
+
+
+def _attend_backward_triton(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from showface.kernels import memory as kernels
+
+    *grads, grad_tau = kernels.memory_attend_backward(*args)
+    return *grads, grad_tau * args[-1]
+
+
+def _accumulate_triton(*args: Any) -> tuple[Tensor, Tensor]:
+    from showface.kernels import memory as kernels
+
+    return kernels.memory_accumulate(*args)
+
+
+def _blend_triton(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Tensor:
+    from showface.kernels import memory as kernels
+
+    return kernels.memory_blend(memory, rho, total, rate)
+
+
+def _write_triton(*args: Any) -> tuple[Tensor, Tensor]:
+    *address, rate = args
+    rho, total = _accumulate_triton(*address)
+    return _blend_triton(args[1], rho, total, rate), rho
+
+
+def _refuses_triton(latent: Tensor, memory: Tensor) -> str | None:
+    """As of masked_correlation: what its kernels can't address, and on a GPU, float64."""
+    width = max(latent.shape[1], memory.shape[2])
+    if max(latent.shape[0], memory.shape[1]) * width >= 2**31:
+        return "its triton kernel takes latents, and blocks, of less than 2**31 numbers"
+    if latent.is_cuda and latent.dtype == torch.float64:
+        return "its triton kernel takes no float64 on a GPU"
+    return None
+
+
 # Gradients of writing, for all backends.
 
 
@@ -199,9 +241,17 @@ def _write_backward(
 
 backends.register("memory_read", "reference", _attend_reference, _attend_backward_reference)
 backends.register("memory_read", "cpp", _attend_cpp, _attend_backward_cpp)
+backends.register("memory_read", "triton", _attend_triton, _attend_backward_triton, refuses=_refuses_triton)
 backends.register("memory_accumulate", "reference", _accumulate_reference, _accumulate_backward("reference"))
 backends.register("memory_accumulate", "cpp", _accumulate_cpp, _accumulate_backward("cpp"))
+backends.register(
+    "memory_accumulate", "triton", _accumulate_triton, _accumulate_backward("triton"), refuses=_refuses_triton
+)
 backends.register("memory_blend", "reference", _blend_reference, _blend_backward)
 backends.register("memory_blend", "cpp", _blend_cpp, _blend_backward)
+backends.register("memory_blend", "triton", _blend_triton, _blend_backward)
 backends.register("memory_write", "reference", _write_reference, _write_backward(_accumulate_reference, "reference"))
 backends.register("memory_write", "cpp", _write_cpp, _write_backward(_accumulate_cpp, "cpp"))
+backends.register(
+    "memory_write", "triton", _write_triton, _write_backward(_accumulate_triton, "triton"), refuses=_refuses_triton
+)
