@@ -78,7 +78,7 @@ class CorrelationTests(OperatorTests):
         # A small problem on a large GPU is split over the keys.
         tokens = 129
         if backend == "triton":
-            monkeypatch.setattr("showface.kernels.correlation._splits", lambda *_: 3)
+            monkeypatch.setattr("showface.kernels.launch._splits", lambda *_: 3)
         if backend == "cuda":
             tokens = 300
             if device == "cpu":

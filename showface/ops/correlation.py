@@ -193,13 +193,12 @@ def _backward_triton(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _refuses_triton(query: Tensor, value: Tensor) -> str | None:
-    """Vectors that a GPU's registers can't hold. The interpreter, on a CPU, has no such limit."""
-    from showface.kernels.correlation import MAX_WIDTH
-
-    width, limit = max(query.shape[2], value.shape[2]), MAX_WIDTH[query.dtype]
-    if not query.is_cuda or width <= limit:
-        return None
-    return f"its triton kernel takes {query.dtype} vectors up to {limit} wide on a GPU, not {width}"
+    """What its kernels can't address, and on a GPU, float64, which Triton can't multiply there."""
+    if query.shape[1] * max(query.shape[2], value.shape[2]) >= 2**31:
+        return "its triton kernel takes images of less than 2**31 numbers"
+    if query.is_cuda and query.dtype == torch.float64:
+        return "its triton kernel takes no float64 on a GPU"
+    return None
 
 
 backends.register("masked_correlation", "reference", _forward_reference, _backward_reference)

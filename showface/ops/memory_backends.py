@@ -168,6 +168,47 @@ def _blend_cuda(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Tens
     return native.cuda_library(memory).memory_blend(memory, rho, total, rate)
 
 
+def _attend_triton(*args: Any) -> tuple[Tensor, Tensor]:
+    from showface.kernels import memory as kernels
+
+    return kernels.memory_attend(*args)
+
+
+def _attend_backward_triton(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from showface.kernels import memory as kernels
+
+    *grads, grad_tau = kernels.memory_attend_backward(*args)
+    return *grads, grad_tau * args[-1]
+
+
+def _accumulate_triton(*args: Any) -> tuple[Tensor, Tensor]:
+    from showface.kernels import memory as kernels
+
+    return kernels.memory_accumulate(*args)
+
+
+def _blend_triton(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Tensor:
+    from showface.kernels import memory as kernels
+
+    return kernels.memory_blend(memory, rho, total, rate)
+
+
+def _write_triton(*args: Any) -> tuple[Tensor, Tensor]:
+    *address, rate = args
+    rho, total = _accumulate_triton(*address)
+    return _blend_triton(args[1], rho, total, rate), rho
+
+
+def _refuses_triton(latent: Tensor, memory: Tensor) -> str | None:
+    """As of masked_correlation: what its kernels can't address, and on a GPU, float64."""
+    width = max(latent.shape[1], memory.shape[2])
+    if max(latent.shape[0], memory.shape[1]) * width >= 2**31:
+        return "its triton kernel takes latents, and blocks, of less than 2**31 numbers"
+    if latent.is_cuda and latent.dtype == torch.float64:
+        return "its triton kernel takes no float64 on a GPU"
+    return None
+
+
 # Gradients of writing, for all backends.
 
 
@@ -223,19 +264,48 @@ def _write_backward(
     return backward
 
 
-backends.register("memory_read", "reference", _attend_reference, _attend_backward_reference)
-backends.register("memory_read", "cpp", _attend_cpp, _attend_backward_cpp)
-backends.register("memory_read", "cuda", _attend_cuda, _attend_backward_cuda, refuses=backends.refuses_cuda)
-backends.register("memory_accumulate", "reference", _accumulate_reference, _accumulate_backward("reference"))
-backends.register("memory_accumulate", "cpp", _accumulate_cpp, _accumulate_backward("cpp"))
-backends.register(
-    "memory_accumulate", "cuda", _accumulate_cuda, _accumulate_backward("cuda"), refuses=backends.refuses_cuda
+Function = Callable[..., Any]
+
+
+def _register(
+    backend: str,
+    attend: Function,
+    attend_backward: Function,
+    accumulate: Function,
+    write: Function,
+    blend: Function,
+    **options: Function,
+) -> None:
+    backends.register("memory_read", backend, attend, attend_backward, **options)
+    backends.register("memory_accumulate", backend, accumulate, _accumulate_backward(backend), **options)
+    backends.register("memory_write", backend, write, _write_backward(accumulate, backend), **options)
+    backends.register("memory_blend", backend, blend, _blend_backward)
+
+
+_register(
+    "reference",
+    _attend_reference,
+    _attend_backward_reference,
+    _accumulate_reference,
+    _write_reference,
+    _blend_reference,
 )
-backends.register("memory_blend", "reference", _blend_reference, _blend_backward)
-backends.register("memory_blend", "cpp", _blend_cpp, _blend_backward)
-backends.register("memory_blend", "cuda", _blend_cuda, _blend_backward)
-backends.register("memory_write", "reference", _write_reference, _write_backward(_accumulate_reference, "reference"))
-backends.register("memory_write", "cpp", _write_cpp, _write_backward(_accumulate_cpp, "cpp"))
-backends.register(
-    "memory_write", "cuda", _write_cuda, _write_backward(_accumulate_cuda, "cuda"), refuses=backends.refuses_cuda
+_register("cpp", _attend_cpp, _attend_backward_cpp, _accumulate_cpp, _write_cpp, _blend_cpp)
+_register(
+    "cuda",
+    _attend_cuda,
+    _attend_backward_cuda,
+    _accumulate_cuda,
+    _write_cuda,
+    _blend_cuda,
+    refuses=backends.refuses_cuda,
+)
+_register(
+    "triton",
+    _attend_triton,
+    _attend_backward_triton,
+    _accumulate_triton,
+    _write_triton,
+    _blend_triton,
+    refuses=_refuses_triton,
 )
