@@ -35,13 +35,17 @@ FLOATS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16}
 _kernels: dict[tuple[str, str], Kernel] = {}
 
 
+def refuses_nothing(*tensors: torch.Tensor) -> str | None:
+    return None
+
+
 def register(
     op: str,
     backend: str,
     forward: Callable[..., Any],
     backward: Callable[..., Any],
     dtypes: frozenset[torch.dtype] = FLOATS,
-    refuses: Callable[..., str | None] = lambda *tensors: None,
+    refuses: Callable[..., str | None] = refuses_nothing,
 ) -> None:
     """Say that `op` has an implementation for `backend`; called by the operators' modules.
 

@@ -274,11 +274,11 @@ def _register(
     accumulate: Function,
     write: Function,
     blend: Function,
-    **options: Function,
+    refuses: Function = backends.refuses_nothing,
 ) -> None:
-    backends.register("memory_read", backend, attend, attend_backward, **options)
-    backends.register("memory_accumulate", backend, accumulate, _accumulate_backward(backend), **options)
-    backends.register("memory_write", backend, write, _write_backward(accumulate, backend), **options)
+    backends.register("memory_read", backend, attend, attend_backward, refuses=refuses)
+    backends.register("memory_accumulate", backend, accumulate, _accumulate_backward(backend), refuses=refuses)
+    backends.register("memory_write", backend, write, _write_backward(accumulate, backend), refuses=refuses)
     backends.register("memory_blend", backend, blend, _blend_backward)
 
 
