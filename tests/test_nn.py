@@ -120,6 +120,18 @@ class TestDisentangledMemory:
         assert torch.equal(memory(*case), other(*case))
         assert torch.equal(memory.idle, other.idle)
 
+    def test_compiles_whole(self):
+        torch._dynamo.reset()
+        memory, other = a_memory(), a_memory()
+        other.load_state_dict(memory.state_dict())
+        case = features_and_parsing()
+        torch.compile(memory.write, fullgraph=True, backend="aot_eager")(*case)
+        other.write(*case)
+        for name, x in other.state_dict().items():
+            torch.testing.assert_close(memory.state_dict()[name], x)
+        recalled = torch.compile(memory, fullgraph=True, backend="aot_eager")(*case)
+        torch.testing.assert_close(recalled, other(*case))
+
     def test_float64(self):
         memory = a_memory().to(torch.float64)
         features, parsing = (x.double() for x in features_and_parsing())

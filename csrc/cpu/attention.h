@@ -74,15 +74,29 @@ inline void blend(const T* from, T rho, const T* total, double log_keep, int64_t
   for (int64_t i = 0; i < width; ++i) to[i] = from[i] + gain * (total[i] * inverse - from[i]);
 }
 
+// Memory of this thread for tasks to write to, kept for the next call: to get it from the system anew each time would cost
+// more than a small problem's arithmetic.
+template <typename T>
+T* scratch_of_thread(int64_t size) {
+  thread_local int64_t held = 0;
+  thread_local std::unique_ptr<Buffer<T>> buffer;
+  if (size > held) {
+    buffer.reset();
+    buffer = std::make_unique<Buffer<T>>(size);
+    held = size;
+  }
+  return buffer->get();
+}
+
 // Run task(i, scratch) for i in 0 .. count - 1 on torch's threads, each as soon as one is free.
 template <typename T, typename Task>
 void run_tasks(int64_t count, int64_t scratch_size, const Task& task) {
   std::atomic<int64_t> next{0};
   const int64_t threads = std::min<int64_t>(count, torch::stable::get_num_threads());
   torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    const Buffer<T> scratch(scratch_size);
+    T* scratch = scratch_of_thread<T>(std::max<int64_t>(scratch_size, 1));
     for (; begin < end; ++begin) {
-      for (int64_t i = next++; i < count; i = next++) task(i, scratch.get());
+      for (int64_t i = next++; i < count; i = next++) task(i, scratch);
     }
   });
 }

@@ -134,9 +134,16 @@ void forward_tile(const Group<T>& group, int64_t tile, const T* inverse_norm, T*
     correlate(queries, group.key_rows + chunk, padded, correlation);
     exponentiate(correlation, inverse_norm + chunk, shift, count, padded, rows, sum);
     const T* const* value = group.value_rows + chunk;
-    pack_rows([&](int64_t j) { return value[j]; }, count, width, value_columns, value_panels);
-    const Panels<T> values{value_panels, count, value_columns};
-    values.template times<true>([&](int64_t r) { return correlation + r; }, rows, rows, mixed, value_columns);
+    const auto weight = [&](int64_t r) { return correlation + r; };
+    if (rows <= 2 * kRows && width == value_columns) {
+      // Too few rows for a layout that is quicker to multiply to be worth its making.
+      const auto lying = [&](int64_t column, int64_t) { return [=](int64_t k) { return value[k] + column; }; };
+      product<T, true>(weight, rows, rows, lying, count, width, mixed, value_columns);
+    } else {
+      pack_rows([&](int64_t j) { return value[j]; }, count, width, value_columns, value_panels);
+      const Panels<T> values{value_panels, count, value_columns};
+      values.template times<true>(weight, rows, rows, mixed, value_columns);
+    }
   }
   for (int64_t r = 0; r < real; ++r) {
     T* out = group.out + group.query_index[first + r] * width;

@@ -39,32 +39,61 @@ struct Simd {
   }
 };
 
-// c (kRows, Vectors * lanes) = [c +] a (kRows, depth) * panel (depth, Vectors * lanes). Row r of a is
-// a[r][0], a[r][step], a[r][2 * step], ...
-template <typename T, int Vectors, bool Add>
-inline void product_block(const T* const* a, int64_t step, const T* panel, int64_t depth, T* c, int64_t c_stride) {
+// c (Rows, Vectors * lanes) = [c +] a (Rows, depth) * b (depth, Vectors * lanes). Row r of a is
+// a[r][0], a[r][step], a[r][2 * step], ...; b(k) gives a row of b.
+template <typename T, int Rows, int Vectors, bool Add, typename B>
+inline void product_block(const T* const* a, int64_t step, const B& b, int64_t depth, T* c, int64_t c_stride) {
   using S = Simd<T>;
-  typename S::Vector sum[kRows][Vectors];
-  const T* row[kRows];
-  for (int r = 0; r < kRows; ++r) {
+  typename S::Vector sum[Rows][Vectors];
+  const T* row[Rows];
+  for (int r = 0; r < Rows; ++r) {
     row[r] = a[r];
     for (int v = 0; v < Vectors; ++v) sum[r][v] = typename S::Vector{};
   }
   for (int64_t k = 0; k < depth; ++k) {
-    typename S::Vector b[Vectors];
+    const T* from = b(k);
+    typename S::Vector here[Vectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; ++v) b[v] = S::load(panel + (k * Vectors + v) * S::kLanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < Vectors; ++v) here[v] = S::load(from + v * S::kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
       const T x = row[r][k * step];
 #pragma GCC unroll 2
-      for (int v = 0; v < Vectors; ++v) sum[r][v] += x * b[v];
+      for (int v = 0; v < Vectors; ++v) sum[r][v] += x * here[v];
     }
   }
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < Rows; ++r) {
     for (int v = 0; v < Vectors; ++v) {
       T* at = c + r * c_stride + v * S::kLanes;
       S::store(at, Add ? S::load(at) + sum[r][v] : sum[r][v]);
+    }
+  }
+}
+
+// c (rows, columns) = [c +] a (rows, depth) * b (depth, columns). `rows` is a multiple of kRows and a(r) gives a row of a;
+// `columns` is a multiple of a vector's lanes, and b(column, width) gives the rows of b from that column on.
+template <typename T, bool Add, typename A, typename B>
+inline void product(const A& a, int64_t step, int64_t rows, const B& b, int64_t depth, int64_t columns, T* c,
+                    int64_t c_stride) {
+  constexpr int64_t lanes = Simd<T>::kLanes;
+  for (int64_t column = 0; column < columns; column += 2 * lanes) {
+    const bool two = column + lanes < columns;
+    const auto panel = b(column, two ? 2 * lanes : lanes);
+    // One vector leaves registers for twice as many rows.
+    const int64_t most = two ? kRows : 2 * kRows;
+    for (int64_t r = 0; r < rows;) {
+      const int64_t here = std::min(most, rows - r);
+      const T* pointers[2 * kRows];
+      for (int i = 0; i < here; ++i) pointers[i] = a(r + i);
+      T* at = c + r * c_stride + column;
+      if (two) {
+        product_block<T, kRows, 2, Add>(pointers, step, panel, depth, at, c_stride);
+      } else if (here == 2 * kRows) {
+        product_block<T, 2 * kRows, 1, Add>(pointers, step, panel, depth, at, c_stride);
+      } else {
+        product_block<T, kRows, 1, Add>(pointers, step, panel, depth, at, c_stride);
+      }
+      r += here;
     }
   }
 }
@@ -76,23 +105,13 @@ struct Panels {
   const T* data;
   int64_t depth, columns;
 
-  // c (rows, columns) = [c +] a * this; rows is a multiple of kRows, and a(r) gives a row.
-  template <bool Add, typename Row>
-  void times(const Row& a, int64_t step, int64_t rows, T* c, int64_t c_stride) const {
-    constexpr int64_t lanes = Simd<T>::kLanes;
-    for (int64_t column = 0; column < columns; column += 2 * lanes) {
-      const T* panel = data + column * depth;
-      for (int64_t r = 0; r < rows; r += kRows) {
-        const T* pointers[kRows];
-        for (int i = 0; i < kRows; ++i) pointers[i] = a(r + i);
-        T* at = c + r * c_stride + column;
-        if (column + lanes < columns) {
-          product_block<T, 2, Add>(pointers, step, panel, depth, at, c_stride);
-        } else {
-          product_block<T, 1, Add>(pointers, step, panel, depth, at, c_stride);
-        }
-      }
-    }
+  // c (rows, columns) = [c +] a * this, see `product`.
+  template <bool Add, typename A>
+  void times(const A& a, int64_t step, int64_t rows, T* c, int64_t c_stride) const {
+    const auto panel = [&](int64_t column, int64_t width) {
+      return [panel = data + column * depth, width](int64_t k) { return panel + k * width; };
+    };
+    product<T, Add>(a, step, rows, panel, depth, columns, c, c_stride);
   }
 };
 

@@ -82,11 +82,7 @@ class MDRNets(nn.Module):
         _check(image, hole)
         height, width = image.shape[-2:]
         padded_hole = (pad_to_multiple(hole.to(image.dtype), self.stride) > 0.5).to(image.dtype)
-        padded = pad_to_multiple(image, self.stride)
-
-        fill = push_pull_fill(padded, padded_hole)
-        raw_coarse, parsing = self.coarse(fill, padded_hole)
-        coarse = composite(padded, padded_hole, raw_coarse)
+        raw_coarse, coarse, parsing = self._run_coarse(pad_to_multiple(image, self.stride), padded_hole)
         raw_image = raw_coarse
         if self.encoder is not None and self.refinement is not None:
             # The parsing is what its own loss makes it: the memory must not bend the meaning of a region.
@@ -104,6 +100,35 @@ class MDRNets(nn.Module):
             raw_coarse=raw_coarse,
             parsing=parsing,
         )
+
+    def parts(self, image: Tensor, hole: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What the memory is asked about: one latent for each part of each face.
+
+        Args:
+            image, hole: as `forward`; without a hole, whole faces.
+
+        Returns:
+            latent (B, K, C); region (B, K), the part's index, or -1 where a face shows nothing of it; and parsing
+            (B, K, h, w), probabilities at stride 4, padded to whole strides of the network.
+
+        Raises:
+            TypeError, ValueError: as `forward`.
+            RuntimeError: a network without a memory.
+        """
+        if self.encoder is None or self.memory is None:
+            raise RuntimeError("a network without a memory has no latents of parts")
+        hole = torch.zeros_like(image[:, :1]) if hole is None else hole
+        _check(image, hole)
+        padded_hole = (pad_to_multiple(hole.to(image.dtype), self.stride) > 0.5).to(image.dtype)
+        _, coarse, parsing = self._run_coarse(pad_to_multiple(image, self.stride), padded_hole)
+        probability = parsing.softmax(1)
+        latent, region = self.memory.pool(self.encoder(coarse, padded_hole), probability)
+        return latent.unflatten(0, (len(image), -1)), region.unflatten(0, (len(image), -1)), probability
+
+    def _run_coarse(self, image: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The coarse image before and after known pixels are put back, and the parsing's logits."""
+        raw, parsing = self.coarse(push_pull_fill(image, hole), hole)
+        return raw, composite(image, hole, raw), parsing
 
     def _enhance(self, features: Tensor, parsing: Tensor, hole: Tensor) -> Tensor:
         recalled = self.memory(features, parsing) if self.memory is not None else None

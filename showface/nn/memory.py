@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from showface import ops
 
@@ -25,7 +25,7 @@ class DisentangledMemory(nn.Module):
         learnable_temperature: train the temperature, else it is fixed.
         rate: the share by which one unit of written mass moves a slot, in (0, 1).
         patience: a slot that got less than `reseed_below` mass in each of this many writes is given to a latent of
-            the current batch, so that no slot stays unused.
+            the current batch, the one that its block recalls worst, so that no slot stays unused.
         reseed_below: mass, in units of tokens.
 
     Buffers: `memory` (K, S, C) and `idle` (K, S), the number of writes since a slot last got its mass.
@@ -100,21 +100,45 @@ class DisentangledMemory(nn.Module):
 
     @torch.no_grad()
     def write(self, features: Tensor, parsing: Tensor) -> None:
-        """Store the parts of uncorrupted images. Arguments as `forward`; changes the buffers, has no gradient."""
+        """Store the parts of uncorrupted images. Arguments as `forward`; changes the buffers, has no gradient.
+
+        Where `torch.distributed` runs, all processes of the default group must call it together; the memory becomes
+        the one that a single process with all of their images would have.
+        """
         latent, region = self.pool(features, parsing)
         latent = latent.to(self.memory.dtype)
-        rho, total = ops.memory_accumulate(latent, self.memory, region, temperature=self.temperature)
-        self.memory.copy_(ops.memory_blend(self.memory, rho, total, rate=self.rate))
+        temperature = self.temperature
+        if _processes() > 1:
+            rho, total = ops.memory_accumulate(latent, self.memory, region, temperature=temperature)
+            distributed.all_reduce(rho)
+            distributed.all_reduce(total)
+            after = ops.memory_blend(self.memory, rho, total, rate=self.rate)
+        else:
+            after, rho = ops.memory_write(latent, self.memory, region, temperature=temperature, rate=self.rate)
+        self.memory.copy_(after)
         self.idle.copy_(torch.where(rho < self.reseed_below, self.idle + 1, 0))
         self._reseed(latent, region)
 
     def _reseed(self, latent: Tensor, region: Tensor) -> None:
-        """Give at most one idle slot of each block to a random latent of that block's region in this batch."""
-        regions = self.memory.shape[0]
-        member = region == torch.arange(regions, device=region.device)[:, None]  # (K, T)
-        pick = (torch.rand_like(member, dtype=torch.float32) * member).argmax(1)
+        """Give at most one idle slot of each block to the latent of that block's region that it recalls worst."""
+        recalled = ops.memory_read(latent, self.memory, region, temperature=self.temperature)
+        known = F.cosine_similarity(latent, recalled, dim=1)  # (T,)
+        regions = torch.arange(self.memory.shape[0], device=region.device)
+        known = torch.where(region == regions[:, None], known, torch.inf)  # (K, T)
+        worst, token = known.min(1)
+        candidate = latent[token]  # (K, C)
+        if _processes() > 1:
+            every = [torch.empty_like(candidate) for _ in range(_processes())]
+            every_worst = [torch.empty_like(worst) for _ in every]
+            distributed.all_gather(every, candidate)
+            distributed.all_gather(every_worst, worst)
+            worst, process = torch.stack(every_worst).min(0)
+            candidate = torch.stack(every)[process, regions]
         slot = self.idle.argmax(1)
-        every = torch.arange(regions, device=region.device)
-        replace = (self.idle[every, slot] >= self.patience) & member.any(1)
-        self.memory[every, slot] = torch.where(replace[:, None], latent[pick], self.memory[every, slot])
-        self.idle[every, slot] = torch.where(replace, 0, self.idle[every, slot])
+        replace = (self.idle[regions, slot] >= self.patience) & worst.isfinite()
+        self.memory[regions, slot] = torch.where(replace[:, None], candidate, self.memory[regions, slot])
+        self.idle[regions, slot] = torch.where(replace, 0, self.idle[regions, slot])
+
+
+def _processes() -> int:
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

@@ -4,6 +4,7 @@
 |---|---|
 | `memory_read`, `memory_write` | address memory blocks by cosine (DMM) |
 | `memory_accumulate`, `memory_blend` | the two halves of a write, to sum over processes in between |
+| `memory_address` | which slots a token reads, to look into the above |
 | `masked_correlation` | known tokens answer for corrupted ones (MREM) |
 | `correlation_rows` | what chosen corrupted tokens look at, to look into the above |
 | `coordination_loss` | InCo² loss in linear cost |
@@ -14,7 +15,7 @@
 from showface.ops.backends import choose, why_not
 from showface.ops.coordination import coordination_loss
 from showface.ops.correlation import correlation_rows, masked_correlation
-from showface.ops.memory import memory_accumulate, memory_blend, memory_read, memory_write
+from showface.ops.memory import memory_accumulate, memory_address, memory_blend, memory_read, memory_write
 
 __all__ = [
     "choose",
@@ -22,6 +23,7 @@ __all__ = [
     "correlation_rows",
     "masked_correlation",
     "memory_accumulate",
+    "memory_address",
     "memory_blend",
     "memory_read",
     "memory_write",

@@ -50,6 +50,16 @@ def register(
     _kernels[op, backend] = Kernel(forward, backward, dtypes, refuses)
 
 
+def refuses_cuda(*tensors: torch.Tensor) -> str | None:
+    """Of keys and values such as the first and the last of these, that shared memory can't hold them."""
+    first, last = tensors[0].shape[-1], tensors[-1].shape[-1]
+    if max(first, last) > 512:
+        return f"its cuda kernel takes vectors up to 512 wide, not {max(first, last)}"
+    if tensors[0].dtype == torch.float64 and first + last > 512:
+        return f"its cuda kernel takes float64 vectors of 512 numbers, key and value together, not {first + last}"
+    return None
+
+
 @cache
 def _has_triton() -> bool:
     return find_spec("triton") is not None

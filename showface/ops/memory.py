@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from showface.ops import backends, checks, memory_backends  # noqa: F401  (the last registers what runs)
+from showface.ops import backends, checks, definitions, memory_backends  # noqa: F401  (the last registers what runs)
 from showface.ops.library import LIBRARY, autocast, declare, differentiate
-from showface.ops.reference import accumulation_dtype
+from showface.ops.reference import accumulation_dtype, wide
 
 
 def memory_read(
@@ -122,6 +122,24 @@ def memory_blend(memory: Tensor, rho: Tensor, total: Tensor, *, rate: float, bac
             f"got {tuple(rho.shape)} and {tuple(total.shape)}"
         )
     return torch.ops.showface.memory_blend(memory, rho, total, float(rate), backend)
+
+
+def memory_address(latent: Tensor, memory: Tensor, region: Tensor, *, temperature: float | Tensor) -> Tensor:
+    """How much of each slot a token reads, which `memory_read` keeps to itself.
+
+    For pictures and statistics; plain PyTorch, differentiable, with a copy of its block for each token. Source: *ours*.
+
+    Args and errors as `memory_read`.
+
+    Returns:
+        (T, S), dtype of `latent`: each row sums to 1, that of a token of region -1 is 0.
+    """
+    _check(latent, memory, region, "auto")
+    tensor, scale = checks.check_temperature(temperature, latent)
+    checks.check_regions(region, memory.shape[0])
+    checks.check_positive(tensor)
+    z, m, tau = wide(tensor, scale, latent, memory)
+    return definitions.memory_address(z, m, region, tau).to(latent.dtype)
 
 
 def _check(latent: Tensor, memory: Tensor, region: Tensor, backend: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from showface import native
 from showface.ops import backends, definitions
 from showface.ops.definitions import unit
 from showface.ops.reference import attend, attend_backward, wide
@@ -143,6 +144,30 @@ def _blend_cpp(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Tenso
     return torch.ops.showface_C.memory_blend(memory.to(rho.dtype), rho, total, rate).to(memory.dtype)
 
 
+def _attend_cuda(latent: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return native.cuda_library(latent).memory_attend(latent, *rest, native.allow_tf32())
+
+
+def _attend_backward_cuda(grad: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *grads, shares = native.cuda_library(grad).memory_attend_backward(grad, *rest, native.allow_tf32())
+    return *grads, shares.sum() * rest[-1]
+
+
+def _accumulate_cuda(latent: Tensor, memory: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    z, m, _ = wide(None, 1.0, latent, memory)  # sums of half precision would not be worth float32
+    return native.cuda_library(latent).memory_accumulate(z, m, *rest, native.allow_tf32())
+
+
+def _write_cuda(latent: Tensor, memory: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    z, m, _ = wide(None, 1.0, latent, memory)
+    after, rho = native.cuda_library(latent).memory_write(z, m, *rest, native.allow_tf32())
+    return after.to(memory.dtype), rho
+
+
+def _blend_cuda(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Tensor:
+    return native.cuda_library(memory).memory_blend(memory, rho, total, rate)
+
+
 def _attend_triton(*args: Any) -> tuple[Tensor, Tensor]:
     from showface.kernels import memory as kernels
 
@@ -239,19 +264,48 @@ def _write_backward(
     return backward
 
 
-backends.register("memory_read", "reference", _attend_reference, _attend_backward_reference)
-backends.register("memory_read", "cpp", _attend_cpp, _attend_backward_cpp)
-backends.register("memory_read", "triton", _attend_triton, _attend_backward_triton, refuses=_refuses_triton)
-backends.register("memory_accumulate", "reference", _accumulate_reference, _accumulate_backward("reference"))
-backends.register("memory_accumulate", "cpp", _accumulate_cpp, _accumulate_backward("cpp"))
-backends.register(
-    "memory_accumulate", "triton", _accumulate_triton, _accumulate_backward("triton"), refuses=_refuses_triton
+Function = Callable[..., Any]
+
+
+def _register(
+    backend: str,
+    attend: Function,
+    attend_backward: Function,
+    accumulate: Function,
+    write: Function,
+    blend: Function,
+    **options: Function,
+) -> None:
+    backends.register("memory_read", backend, attend, attend_backward, **options)
+    backends.register("memory_accumulate", backend, accumulate, _accumulate_backward(backend), **options)
+    backends.register("memory_write", backend, write, _write_backward(accumulate, backend), **options)
+    backends.register("memory_blend", backend, blend, _blend_backward)
+
+
+_register(
+    "reference",
+    _attend_reference,
+    _attend_backward_reference,
+    _accumulate_reference,
+    _write_reference,
+    _blend_reference,
 )
-backends.register("memory_blend", "reference", _blend_reference, _blend_backward)
-backends.register("memory_blend", "cpp", _blend_cpp, _blend_backward)
-backends.register("memory_blend", "triton", _blend_triton, _blend_backward)
-backends.register("memory_write", "reference", _write_reference, _write_backward(_accumulate_reference, "reference"))
-backends.register("memory_write", "cpp", _write_cpp, _write_backward(_accumulate_cpp, "cpp"))
-backends.register(
-    "memory_write", "triton", _write_triton, _write_backward(_accumulate_triton, "triton"), refuses=_refuses_triton
+_register("cpp", _attend_cpp, _attend_backward_cpp, _accumulate_cpp, _write_cpp, _blend_cpp)
+_register(
+    "cuda",
+    _attend_cuda,
+    _attend_backward_cuda,
+    _accumulate_cuda,
+    _write_cuda,
+    _blend_cuda,
+    refuses=backends.refuses_cuda,
+)
+_register(
+    "triton",
+    _attend_triton,
+    _attend_backward_triton,
+    _accumulate_triton,
+    _write_triton,
+    _blend_triton,
+    refuses=_refuses_triton,
 )
