@@ -72,7 +72,9 @@ def numbers(x: Tensor, temperature: Tensor | None, scale: float) -> Numbers:
 
 def _constants(kernel: str, n: Numbers, query: Tensor, values: int, groups: Groups) -> dict[str, Any]:
     tokens, channels = query.shape[1:]
-    tile = tiles.look_up(kernel, n.kind, tiles.width_class(channels, values), tiles.chip_of(query.device))
+    tile = tiles.INTERPRETED
+    if query.is_cuda:
+        tile = tiles.look_up(kernel, n.kind, tiles.width_class(channels, values), tiles.chip_of(query.device))
     small = tokens < tiles.SMALL_GROUP * groups.count
     return tiles.constants(tile, kernel, channels, values, small) | n.options
 

@@ -88,6 +88,8 @@ DEFAULT: dict[tuple[str, str], dict[int, Tile]] = {
         512: Tile(32, 64, 64, 128, 8, 2),
     },
 }
+# The interpreter, on a CPU, takes about as long for a large tile as for a small one.
+INTERPRETED = Tile(64, 64, 128, 256, 4, 1)
 KERNELS = ("forward", "backward_query", "backward_key", "accumulate")
 KINDS = ("fp32", "tf32", "half")
 # Groups of fewer queries than this, on average, get tiles of 16.
@@ -108,9 +110,9 @@ def width_class(channels: int, values: int) -> int:
     return min(512, round_up(max(channels, values)))
 
 
-def look_up(kernel: str, kind: str, width: int, chip: int | None = None) -> Tile:
-    """The tile for a class of widths, on a chip of this compute capability (as 90 for 9.0)."""
-    measured = TUNED.get(chip or 0, {}).get((kernel, kind, width))
+def look_up(kernel: str, kind: str, width: int, chip: int = 0) -> Tile:
+    """The tile for a class of widths, on a chip of this compute capability (as 90 for 9.0; 0 for any)."""
+    measured = TUNED.get(chip, {}).get((kernel, kind, width))
     if measured:
         return Tile(*measured)
     by_width = DEFAULT.get((kernel, kind)) or DEFAULT[kernel, "fp32"]
@@ -144,8 +146,6 @@ def round_up(width: int) -> int:
 
 
 @cache
-def chip_of(device: torch.device) -> int | None:
-    if device.type != "cuda":
-        return None
+def chip_of(device: torch.device) -> int:
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
