@@ -87,7 +87,9 @@ class OperatorTests:
             *tensors, temperature = inputs if self.has_temperature else (*inputs, None)
             return self.call(*tensors, *rest, temperature=temperature, backend=backend)
 
-        assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in inputs])
+        # Along random directions where an interpreter runs the kernels: it would take minutes for all numbers.
+        fast = backend == "triton" and device == "cpu"
+        assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in inputs], fast_mode=fast)
 
     @pytest.mark.parametrize("factor", [0.0, 1e4, 1e-8], ids=["zero", "huge", "tiny"])
     def test_extreme_vectors(self, device, backend, dtype, factor):

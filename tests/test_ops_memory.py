@@ -153,8 +153,9 @@ class TestAccumulate(MemoryTests):
 
     def test_many_tokens_of_one_region(self, device, backend):
         """More than one task sums them up."""
-        latent, memory, region = make(9000, 2, 3, 4, torch.float32)
-        region[:8000] = 1
+        tokens = 1100 if backend == "triton" and device == "cpu" else 9000  # an interpreter takes its time
+        latent, memory, region = make(tokens, 2, 3, 4, torch.float32)
+        region[: tokens - 100] = 1
         self.check((latent, memory, region), device, backend)
         self.check_gradients((latent, memory, region), device, backend)
         after, rho = ops.memory_write(
