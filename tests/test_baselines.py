@@ -90,9 +90,9 @@ class TestEveryNetwork:
         with torch.no_grad():
             assert torch.equal(network(image, hole).image, network(image, hole.bool()).image)
 
-    def test_gradients_reach_all_parameters(self, network):
-        image, hole = photo(64, 64)
-        losses = network.train().training_losses(image, hole, no_labels(image), LossWeights())
+    def test_gradients_reach_all_parameters(self, device, network):
+        image, hole = (x.to(device) for x in photo(64, 64))
+        losses = network.to(device).train().training_losses(image, hole, no_labels(image), LossWeights())
         assert {"hole", "known", "coarse", "total"} <= set(losses)
         losses["total"].backward()
         for name, parameter in network.named_parameters():
@@ -449,7 +449,7 @@ def test_comparing_trained_systems(faces, tmp_path, monkeypatch, capsys):
 
 
 def no_labels(image: torch.Tensor) -> torch.Tensor:
-    return torch.full((len(image), *image.shape[2:]), -1)
+    return torch.full((len(image), *image.shape[2:]), -1, device=image.device)
 
 
 def smooth_photo() -> tuple[torch.Tensor, torch.Tensor]:
