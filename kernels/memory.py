@@ -1,114 +1,171 @@
-"""memory_read in Triton: one program for each token."""
+"""The memory in Triton: attention of each token to the slots of its region's block, their sums, and the blend."""
 
-from contextlib import nullcontext
+import math
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from showface.kernels.tokens import MIN_NORM
+from showface.kernels import launch
+from showface.kernels.rows import load_rows, store_rows
+from showface.kernels.tiles import round_up
+from showface.kernels.tokens import sort_tokens
 
-# How many numbers of a memory block a program holds at once: 32 for each thread of 4 warps. With twice as many,
-# float64 no longer fits the registers and float32 takes 200 of them, which halves the programs that run side by side.
-TILE = 4096
+# Up to so many tokens, each program of the forward finds its own among them, which saves the launch that sorts them.
+FEW_TOKENS = 1024
 
 
 @triton.jit
-def memory_read_fwd_kernel(
-    latent_ptr,  # (T, C)
-    memory_ptr,  # (K, S, C)
-    region_ptr,  # (T,)
-    temperature_ptr,  # () or None
-    out_ptr,  # (T, C)
-    scale,
-    regions,
-    slots,
+def memory_blend_kernel(
+    memory_ptr,  # (rows, C)
+    mass_ptr,  # (rows,)
+    total_ptr,  # (rows, C)
+    log_keep_ptr,  # () or None
+    out_ptr,  # (rows, C)
+    log_keep,  # log(1 - rate)
+    rows,
     channels,
     ACCUMULATE: tl.constexpr,
-    BLOCK_S: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    token = tl.program_id(0).to(tl.int64)
-    region = tl.load(region_ptr + token)
-    # A token without a region reads a block of no slots, that is zeros.
-    stored = tl.where((region >= 0) & (region < regions), slots, 0)
-
-    c = tl.arange(0, BLOCK_C)
-    in_row = c < channels
-    latent = tl.load(latent_ptr + token * channels + c, mask=in_row, other=0.0).to(ACCUMULATE)
-    norm = tl.sqrt(tl.sum(latent * latent, axis=0))
-    temperature = scale + tl.zeros_like(norm)
-    if temperature_ptr is not None:
-        temperature *= tl.load(temperature_ptr).to(ACCUMULATE)
-    latent *= temperature / tl.maximum(norm, MIN_NORM)
-
-    # Softmax and weighted sum in one pass over the slots: what was summed so far is rescaled when the peak rises.
-    peak = tl.zeros_like(norm) - float("inf")
-    total = tl.zeros_like(norm)
-    mixed = tl.zeros_like(latent)
-    block_ptr = memory_ptr + region * slots * channels
-    for first in range(0, slots, BLOCK_S):
-        s = first + tl.arange(0, BLOCK_S)
-        in_block = s < slots
-        tile = tl.load(
-            block_ptr + s[:, None].to(tl.int64) * channels + c[None, :],
-            mask=(s < stored)[:, None] & in_row[None, :],
-            other=0.0,
-        ).to(ACCUMULATE)
-        slot_norm = tl.maximum(tl.sqrt(tl.sum(tile * tile, axis=1)), MIN_NORM)
-        score = tl.sum(tile * latent[None, :], axis=1) / slot_norm
-        score = tl.where(in_block, score, -float("inf"))
-        new_peak = tl.maximum(peak, tl.max(score, axis=0))
-        keep = tl.exp(peak - new_peak)
-        weight = tl.exp(score - new_peak)
-        total = total * keep + tl.sum(weight, axis=0)
-        mixed = mixed * keep + tl.sum(weight[:, None] * tile, axis=0)
-        peak = new_peak
-    # Without a region the tiles were zeros, and so is `mixed`.
-    tl.store(out_ptr + token * channels + c, (mixed / total).to(out_ptr.dtype.element_ty), mask=in_row)
+    first = tl.program_id(0).to(tl.int64) * BLOCK_M
+    column = tl.program_id(1) * BLOCK_C
+    row = tl.arange(0, BLOCK_M)
+    exists = first + row < rows
+    mass = tl.load(mass_ptr + first + row, mask=exists, other=0.0).to(ACCUMULATE)
+    if log_keep_ptr is not None:
+        log_keep = tl.load(log_keep_ptr)
+    # 1 - exp(power), without cancellation where little is written: by its series.
+    power = mass * log_keep
+    small = tl.maximum(power, -1.0)
+    series = tl.full((BLOCK_M,), 1.0, ACCUMULATE)
+    for i in tl.static_range(18):
+        series = 1 + series * small / (19 - i)
+    gain = tl.where(power < -1.0, 1 - tl.exp(power), -small * series)
+    old = load_rows(memory_ptr + first * channels, row, exists, channels, column, BLOCK_C)
+    total = load_rows(total_ptr + first * channels, row, exists, channels, column, BLOCK_C).to(ACCUMULATE)
+    wide = old.to(ACCUMULATE)
+    mean = total / tl.where(mass > 0, mass, 1.0)[:, None]
+    new = (wide + gain[:, None] * (mean - wide)).to(old.dtype)
+    new = tl.where((mass > 0)[:, None], new, old)
+    store_rows(out_ptr + first * channels, row, exists, channels, column, new, BLOCK_C)
 
 
-def read_blocks(slots: int, channels: int) -> dict[str, int]:
-    """The sizes that `memory_read_fwd_kernel` is compiled for, to read blocks of this shape."""
-    block_c = triton.next_power_of_2(channels)
-    return {"BLOCK_S": min(triton.next_power_of_2(slots), max(1, TILE // block_c)), "BLOCK_C": block_c}
+def _groups(latent: Tensor, memory: Tensor, region: Tensor, sort: bool = True) -> launch.Groups:
+    """The tokens of each region are a group, and the slots of its block the keys."""
+    blocks, slots, _ = memory.shape
+    order, offset = sort_tokens(region[None], blocks) if sort else (region.contiguous(), None)
+    return launch.Groups(order, offset, blocks, False, slots)
 
 
-def memory_read(latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float) -> Tensor:
-    """Read the memory: out[t] = sum over s of a[t,s] * memory[region[t],s], see `showface.ops.definitions`.
+def memory_attend(
+    latent: Tensor, memory: Tensor, value: Tensor | None, region: Tensor, temperature: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Answer each token: out[t] = sum over s of a[t,s] * value[region[t],s], see `showface.ops.definitions`.
 
     Args:
         latent: (T, C), float16, bfloat16, float32 or float64.
-        memory: (K, S, C), of the same dtype and on the same device.
-        region: (T,) int64; a token with a region outside 0..K-1 reads zeros.
-        temperature: a 0-d tensor of any floating-point dtype on the same device, or None for 1.
+        memory: (K, S, C).
+        value: (K, S, V), or None: the slots themselves.
+        region: (T,) int64; a token with a region outside 0..K-1 gets zeros.
+        temperature: a 0-d tensor of any floating-point dtype, or None for 1.
         scale: a factor on the temperature.
 
     Returns:
-        (T, C), of the dtype of `latent`. float16 and bfloat16 are accumulated in float32.
+        out (T, V), and log_sum (T,), float32 (float64 for float64): the logarithm to base 2 of the sum under each
+        token's softmax. Sums are accumulated in the dtype of log_sum.
     """
-    regions, slots, channels = memory.shape
-    out = torch.empty(latent.shape, dtype=latent.dtype, device=latent.device)
+    value = memory if value is None else value
+    with launch.on_device_of(latent):
+        n = launch.numbers(latent, temperature, scale)
+        if len(latent) == 0:
+            return latent.new_empty((0, value.shape[2])), latent.new_empty((0,), dtype=n.wide)
+        groups = _groups(latent, memory, region, sort=len(latent) > FEW_TOKENS)
+        out, log_sum = launch.attend(latent[None].contiguous(), memory.contiguous(), value.contiguous(), groups, n)
+    return out[0], log_sum[0]
+
+
+def memory_attend_backward(
+    grad: Tensor,
+    latent: Tensor,
+    memory: Tensor,
+    value: Tensor | None,
+    region: Tensor,
+    out: Tensor,
+    log_sum: Tensor,
+    temperature: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of latent, memory, value, each in its dtype, and of `scale * temperature`, in that of log_sum.
+
+    Args are those of the forward, its results, and the gradient of `out`. Without a value, that of the memory is the
+    whole one, and that of the value has no elements.
+    """
+    nothing = memory.new_empty((0,))
+    if len(latent) == 0:
+        to_value = nothing if value is None else torch.zeros_like(value)
+        return torch.empty_like(latent), torch.zeros_like(memory), to_value, log_sum.new_zeros(())
+    with launch.on_device_of(latent):
+        n = launch.numbers(latent, temperature, scale)
+        grad_latent, grad_memory, grad_value, grad_tau = launch.attend_backward(
+            grad[None].contiguous(),
+            latent[None].contiguous(),
+            memory.contiguous(),
+            None if value is None else value.contiguous(),
+            _groups(latent, memory, region),
+            out[None].contiguous(),
+            log_sum[None].contiguous(),
+            n,
+        )
+    return grad_latent[0], grad_memory, nothing if grad_value is None else grad_value, grad_tau
+
+
+def memory_accumulate(
+    latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """rho (K, S) and total (K, S, C): the sums of a[t,s] and of a[t,s] * latent[t] over the tokens of each region.
+
+    Args as `memory_attend`. Both are in float32 (float64 for float64), and exactly 0 for a block without tokens.
+    """
+    with launch.on_device_of(latent):
+        n = launch.numbers(latent, temperature, scale)
+        if len(latent) == 0:
+            return memory.new_zeros(memory.shape[:2], dtype=n.wide), memory.new_zeros(memory.shape, dtype=n.wide)
+        groups = _groups(latent, memory, region)
+        query, key = latent[None].contiguous(), memory.contiguous()
+        _, log_sum = launch.attend(query, key, None, groups, n)
+        return launch.accumulate(query, key, groups, log_sum, n)
+
+
+def memory_blend(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Tensor:
+    """memory + g * (total / rho - memory) with g = 1 - (1 - rate) ** rho, and bit for bit the memory where rho is 0.
+
+    Args:
+        memory: (K, S, C).
+        rho, total: (K, S) and (K, S, C), of `memory_accumulate`.
+        rate: in (0, 1).
+    """
+    out = torch.empty(memory.shape, dtype=memory.dtype, device=memory.device)
     if out.numel() == 0:
         return out
-    double = latent.dtype == torch.float64
-    if double:
-        # A Python number reaches a kernel as float32; a tensor keeps all of it.
-        factor = torch.full((), scale, dtype=latent.dtype, device=latent.device)
-        temperature, scale = factor if temperature is None else factor * temperature, 1.0
-    with torch.cuda.device(latent.device) if latent.is_cuda else nullcontext():
-        memory_read_fwd_kernel[(latent.shape[0],)](
-            latent.contiguous(),
+    channels, rows = memory.shape[2], rho.numel()
+    log_keep, double = math.log1p(-rate), rho.dtype == torch.float64
+    block = min(128, round_up(channels))
+    with launch.on_device_of(memory):
+        memory_blend_kernel[(triton.cdiv(rows, 16), triton.cdiv(channels, block))](
             memory.contiguous(),
-            region.contiguous(),
-            temperature,
+            rho.contiguous(),
+            total.contiguous(),
+            # A Python number reaches a kernel as float32; a tensor keeps all of it.
+            torch.full((), log_keep, dtype=torch.float64, device=memory.device) if double else None,
             out,
-            float(scale),
-            regions,
-            slots,
+            log_keep,
+            rows,
             channels,
             ACCUMULATE=tl.float64 if double else tl.float32,
-            **read_blocks(slots, channels),
+            BLOCK_M=16,
+            BLOCK_C=block,
         )
     return out

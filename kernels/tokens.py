@@ -1,85 +1,188 @@
-"""Lists of corrupted and known tokens, and rows of tokens, for the kernels that work on them."""
+"""Tokens sorted by group, on the device and without waiting for it, and the tiles that kernels take of the lists.
 
+A group is a region of the face, or the corrupted tokens of an image. Tokens of no group come after all others.
+"""
+
+import torch
 import triton
 import triton.language as tl
-
-MIN_NORM = tl.constexpr(1e-6)
-
-
-@triton.jit
-def list_tokens_kernel(
-    hole_ptr,  # (B, N) bool
-    order_ptr,  # (B, N) int32: the corrupted tokens, then the known ones
-    count_ptr,  # (B,) int32: how many are corrupted
-    tokens,
-    BLOCK: tl.constexpr,
-):
-    batch = tl.program_id(0).to(tl.int64)
-    hole_ptr += batch * tokens
-    order_ptr += batch * tokens
-    corrupted = 0
-    for first in range(0, tokens, BLOCK):
-        i = first + tl.arange(0, BLOCK)
-        corrupted += tl.sum(tl.load(hole_ptr + i, mask=i < tokens, other=0).to(tl.int32), axis=0)
-    tl.store(count_ptr + batch, corrupted)
-    before = 0
-    for first in range(0, tokens, BLOCK):
-        i = first + tl.arange(0, BLOCK)
-        hole = tl.load(hole_ptr + i, mask=i < tokens, other=0).to(tl.int32)
-        rank = before + tl.cumsum(hole, axis=0) - hole  # corrupted tokens before this one
-        place = tl.where(hole > 0, rank, corrupted + i - rank)
-        tl.store(order_ptr + place, i, mask=i < tokens)
-        before += tl.sum(hole, axis=0)
+from torch import Tensor
 
 
 @triton.jit
-def load_rows(ptr, index, valid, width, BLOCK: tl.constexpr):
-    """Rows of a (N, width) matrix, zeros where not valid: (rows, BLOCK).
+def load_groups(group_ptr, i, tokens, groups, HOLE: tl.constexpr):
+    """The groups of tokens i: `groups` for those of no group, -1 past the last token.
 
-    One image's matrix: offsets within it are 32 bits, since those of 64 would fill the registers.
+    A hole is one group, of the tokens that are corrupted.
     """
-    c = tl.arange(0, BLOCK)
-    at = ptr + index[:, None] * width + c[None, :]
-    return tl.load(at, mask=valid[:, None] & (c < width)[None, :], other=0.0)
+    group = tl.load(group_ptr + i, mask=i < tokens, other=0).to(tl.int32)
+    if HOLE:
+        group = 1 - group
+    group = tl.where((group >= 0) & (group < groups), group, groups)
+    return tl.where(i < tokens, group, -1)
 
 
 @triton.jit
-def store_rows(ptr, index, valid, width, rows, BLOCK: tl.constexpr):
-    c = tl.arange(0, BLOCK)
-    at = ptr + index[:, None] * width + c[None, :]
-    tl.store(at, rows.to(ptr.dtype.element_ty), mask=valid[:, None] & (c < width)[None, :])
+def count_tokens_kernel(
+    group_ptr,  # (B, N)
+    count_ptr,  # (B, spans, BLOCK_G) int32: how many tokens of a span are in each group
+    tokens,
+    groups,
+    HOLE: tl.constexpr,
+    SPAN: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+):
+    span = tl.program_id(0)
+    batch = tl.program_id(1).to(tl.int64)
+    g = tl.arange(0, BLOCK_G)
+    count = tl.zeros((BLOCK_G,), tl.int32)
+    for first in range(span * SPAN, tl.minimum((span + 1) * SPAN, tokens), BLOCK_T):
+        i = first + tl.arange(0, BLOCK_T)
+        group = load_groups(group_ptr + batch * tokens, i, tokens, groups, HOLE)
+        count += tl.sum((group[:, None] == g[None, :]).to(tl.int32), axis=0)
+    tl.store(count_ptr + (batch * tl.num_programs(0) + span) * BLOCK_G + g, count)
 
 
 @triton.jit
-def unit_rows(rows, ACCUMULATE: tl.constexpr):
-    """The rows at unit length, and one over their lengths."""
-    wide = rows.to(ACCUMULATE)
-    inverse = 1 / tl.maximum(tl.sqrt(tl.sum(wide * wide, axis=1)), MIN_NORM)
-    return wide * inverse[:, None], inverse
+def place_tokens_kernel(
+    group_ptr,  # (B, N)
+    count_ptr,  # (B, spans, BLOCK_G), or None where a single span counts for itself
+    order_ptr,  # (B, N) int32: the tokens of an image, sorted
+    offset_ptr,  # (B, groups + 2) int32: where each group starts in that list, and where the last one ends
+    tokens,
+    groups,
+    HOLE: tl.constexpr,
+    SPAN: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+):
+    span = tl.program_id(0)
+    spans = tl.num_programs(0)
+    batch = tl.program_id(1).to(tl.int64)
+    group_ptr += batch * tokens
+    order_ptr += batch * tokens
+    g = tl.arange(0, BLOCK_G)
+    count = tl.zeros((BLOCK_G,), tl.int32)
+    before = tl.zeros((BLOCK_G,), tl.int32)
+    if count_ptr is None:
+        for first in range(0, tokens, BLOCK_T):
+            i = first + tl.arange(0, BLOCK_T)
+            group = load_groups(group_ptr, i, tokens, groups, HOLE)
+            count += tl.sum((group[:, None] == g[None, :]).to(tl.int32), axis=0)
+    else:
+        for first in range(0, spans, BLOCK_T):
+            s = first + tl.arange(0, BLOCK_T)
+            at = count_ptr + batch * spans * BLOCK_G + s[:, None] * BLOCK_G + g[None, :]
+            counts = tl.load(at, mask=(s < spans)[:, None], other=0)
+            count += tl.sum(counts, axis=0)
+            before += tl.sum(tl.where((s < span)[:, None], counts, 0), axis=0)
+    start = tl.cumsum(count, axis=0) - count
+    if span == 0:
+        offset_ptr += batch * (groups + 2)
+        tl.store(offset_ptr + g, start, mask=g <= groups)
+        tl.store(offset_ptr + groups + 1, tokens)
+    after = start + before  # where the next token of each group goes
+    for first in range(span * SPAN, tl.minimum((span + 1) * SPAN, tokens), BLOCK_T):
+        i = first + tl.arange(0, BLOCK_T)
+        group = load_groups(group_ptr, i, tokens, groups, HOLE)
+        member = (group[:, None] == g[None, :]).to(tl.int32)
+        rank = tl.cumsum(member, axis=0) - member
+        place = tl.sum(member * (after[None, :] + rank), axis=1)
+        tl.store(order_ptr + place, i, mask=i < tokens)
+        after += tl.sum(member, axis=0)
+
+
+def group_blocks(groups: int) -> dict[str, int]:
+    """How many tokens are looked at at a time, each for all of so many groups."""
+    block_g = triton.next_power_of_2(groups + 1)
+    return {"BLOCK_T": max(16, min(1024, 4096 // block_g)), "BLOCK_G": block_g}
+
+
+def sort_tokens(group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Sort the tokens of each image by group, those of a group in their order; the same from run to run.
+
+    Args:
+        group: (B, N) int64, -1 = of no group; or bool: the tokens that are True are one group.
+        groups: how many there are.
+
+    Returns:
+        order (B, N) int32: tokens by group, then those of no group; and offset (B, groups + 2) int32: group g has
+        places offset[g] to offset[g + 1], no group those from offset[groups].
+    """
+    batch, tokens = group.shape
+    order = torch.empty((batch, tokens), dtype=torch.int32, device=group.device)
+    offset = torch.empty((batch, groups + 2), dtype=torch.int32, device=group.device)
+    options = {"HOLE": group.dtype == torch.bool, **group_blocks(groups)}
+    options["SPAN"] = 8 * options["BLOCK_T"]
+    spans = triton.cdiv(tokens, options["SPAN"])
+    group, count = group.contiguous(), None
+    if spans > 1:
+        count = torch.empty((batch, spans, options["BLOCK_G"]), dtype=torch.int32, device=group.device)
+        count_tokens_kernel[(spans, batch)](group, count, tokens, groups, **options)
+    place_tokens_kernel[(spans, batch)](group, count, order, offset, tokens, groups, **options)
+    return order, offset
+
+
+def tiles_of(tokens: int, groups: int, rows: int) -> int:
+    """At most how many tiles `query_tile` finds, whatever the sizes of the groups."""
+    return triton.cdiv(tokens, rows) + groups
 
 
 @triton.jit
-def unit_gradient(rows, inverse, grad):
-    """The gradient of rows (wide) from that of the rows at unit length."""
-    along = tl.sum(rows * grad, axis=1) * inverse * inverse
-    # Rows shorter than MIN_NORM are scaled by a constant: nothing is projected out.
-    along = tl.where(inverse < 1 / MIN_NORM, along, 0.0)
-    return (grad - rows * along[:, None]) * inverse[:, None]
+def choose_tile(count, tile, g, BLOCK_M: tl.constexpr):
+    """Of groups g of `count` tokens, the one that a tile belongs to, and the tile's number within it.
+
+    Past the last tile there is no such group.
+    """
+    tiles = tl.cdiv(count, BLOCK_M)
+    after = tl.cumsum(tiles, axis=0)
+    group = tl.sum((after <= tile).to(tl.int32), axis=0)
+    return group, tile - tl.sum(tl.where(g < group, tiles, 0), axis=0)
 
 
 @triton.jit
-def load_temperature(temperature_ptr, scale, ACCUMULATE: tl.constexpr):
-    temperature = tl.zeros((), ACCUMULATE) + scale
-    if temperature_ptr is not None:
-        temperature *= tl.load(temperature_ptr).to(ACCUMULATE)
-    return temperature
+def query_tile(order_ptr, offset_ptr, tokens, groups, tile, BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr):
+    """A tile of the tokens of an image, all of one group: that group, the tokens, and which of them exist."""
+    g = tl.arange(0, BLOCK_G)
+    begin = tl.load(offset_ptr + g, mask=g <= groups, other=tokens)
+    end = tl.load(offset_ptr + g + 1, mask=g <= groups, other=tokens)
+    group, tile = choose_tile(end - begin, tile, g, BLOCK_M)
+    i = tl.sum(tl.where(g == group, begin, 0), axis=0) + tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    exists = i < tl.sum(tl.where(g == group, end, 0), axis=0)
+    return group, tl.load(order_ptr + i, mask=exists, other=0), exists
 
 
 @triton.jit
-def list_keys(order_ptr, corrupted, tokens, first, ALL_KEYS: tl.constexpr, BLOCK: tl.constexpr):
-    """Keys first, first + 1, ... of an image: their tokens, and which exist."""
+def find_query_tile(
+    group_ptr, tokens, groups, tile, BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr
+):
+    """As `query_tile`, without a sorted list: the program goes through all tokens twice."""
+    g = tl.arange(0, BLOCK_G)
+    count = tl.zeros((BLOCK_G,), tl.int32)
+    for first in range(0, tokens, BLOCK_T):
+        i = first + tl.arange(0, BLOCK_T)
+        group = load_groups(group_ptr, i, tokens, groups, False)
+        count += tl.sum((group[:, None] == g[None, :]).to(tl.int32), axis=0)
+    mine, tile = choose_tile(count, tile, g, BLOCK_M)
+    wanted = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    token = tl.zeros((BLOCK_M,), tl.int32)
+    before = 0
+    for first in range(0, tokens, BLOCK_T):
+        i = first + tl.arange(0, BLOCK_T)
+        member = (load_groups(group_ptr, i, tokens, groups, False) == mine).to(tl.int32)
+        rank = before + tl.cumsum(member, axis=0) - member
+        found = (rank[None, :] == wanted[:, None]) & (member > 0)[None, :]
+        token += tl.sum(tl.where(found, i[None, :], 0), axis=1)
+        before += tl.sum(member, axis=0)
+    return mine, token, wanted < before
+
+
+@triton.jit
+def list_keys(order_ptr, listed, keys, first, LISTED: tl.constexpr, BLOCK: tl.constexpr):
+    """Keys first, first + 1, ... of a group: their rows, and which exist."""
     j = first + tl.arange(0, BLOCK)
-    if ALL_KEYS:
-        return j, j < tokens
-    valid = j < tokens - corrupted
-    return tl.load(order_ptr + corrupted + j, mask=valid, other=0), valid
+    valid = j < keys
+    if LISTED:
+        return tl.load(order_ptr + listed + j, mask=valid, other=0), valid
+    return j, valid

@@ -58,6 +58,13 @@ def cuda_library(like: Any) -> Any:
     return getattr(torch.ops, CUDA_LIBRARIES[like.device.type])
 
 
+def allow_tf32() -> bool:
+    """Whether kernels may do with float32 what torch's own matrix products may."""
+    import torch
+
+    return torch.get_float32_matmul_precision() != "highest"
+
+
 def why_missing() -> str | None:
     """Why there is no compiled extension, as the end of a sentence; None if there is one."""
     return _load()[1]

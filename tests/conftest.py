@@ -95,8 +95,8 @@ def cuda_on_cpu() -> ctypes.CDLL:
 def backend(request: pytest.FixtureRequest, device: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name of a backend that runs here; the test is skipped, with the reason, where it can't.
 
-    On a CPU, Triton kernels are interpreted, and CUDA kernels run compiled for it, their threads in a random order
-    that is another one at each launch. Fresh memory holds NaN.
+    On a CPU, Triton kernels are interpreted, and CUDA kernels run compiled for it, sized for a large chip or for a tiny
+    one, their threads in a random order that is another one at each launch. Fresh memory holds NaN.
     """
     op, name = request.param
     reason = None
@@ -105,7 +105,9 @@ def backend(request: pytest.FixtureRequest, device: str, monkeypatch: pytest.Mon
     if name == "cuda" and device == "cpu":
         reason = build.why_not()
         if not reason:
-            cuda_on_cpu().cuda_on_cpu_order(ctypes.c_uint64(zlib.crc32(request.node.name.encode()) | 1))
+            seed = zlib.crc32(request.node.name.encode())
+            cuda_on_cpu().cuda_on_cpu_order(ctypes.c_uint64(seed | 1))
+            cuda_on_cpu().cuda_on_cpu_multiprocessors(132 if seed & 2 else 1)
             monkeypatch.setitem(native.CUDA_LIBRARIES, "cpu", build.LIBRARY)
     reason = reason or why_not(op, name, device)
     if reason:

@@ -18,6 +18,10 @@ def check(device: str) -> None:
     image, hole = torch.randn(2, 63, 20, device=device), torch.rand(2, 63, device=device) < 0.4
     calls = {
         "memory_read": (lambda x, y, **to: ops.memory_read(x, y, region, temperature=8.0, **to), (latent, memory)),
+        "memory_write": (
+            lambda x, y, **to: ops.memory_write(x, y, region, temperature=8.0, rate=0.1, **to)[0],
+            (latent, memory),
+        ),
         "masked_correlation": (
             lambda x, y, **to: ops.masked_correlation(x, y, x, hole, temperature=8.0, **to),
             (image, image.flip(2)),

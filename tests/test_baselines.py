@@ -368,7 +368,7 @@ class TestClassical:
         with pytest.raises(ValueError, match="must be one of telea, navier-stokes, got 'patchmatch'"):
             classical_system("patchmatch")
         monkeypatch.setitem(sys.modules, "cv2", None)
-        with pytest.raises(ModuleNotFoundError, match=r"telea needs OpenCV: install 'showface\[bench\]'"):
+        with pytest.raises(ModuleNotFoundError, match=r"telea needs OpenCV: install 'showface\[evaluate\]'"):
             classical_system("telea")
 
 

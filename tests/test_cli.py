@@ -1,5 +1,6 @@
 """The command `showface`: what it prints, what it writes, and how it fails."""
 
+import json
 import subprocess
 import sys
 import warnings
@@ -11,7 +12,7 @@ from conftest import save_faces
 from PIL import Image
 from test_training import SMALL, entries
 
-from showface import MDRNets, cli
+from showface import MDRNets, MDRNetsConfig, cli
 
 
 @pytest.fixture
@@ -171,6 +172,48 @@ class TestTrain:
         assert_fails(run("--data", faces, *SMALL, "device=nonsense"), "nonsense")
 
 
+class TestEvaluate:
+    def test_scores_models_side_by_side(self, showface, folder, faces):
+        again = folder.rename(folder.with_name("mine"))
+        code, out, _ = showface(
+            "evaluate", "--images", faces, "--out", "scores", "--size", 32, "--limit", 2, "--model", again
+        )
+        assert code == 0
+        assert "mine" in out
+        assert "40-60%" in out
+        assert out.split("written to ")[1].strip() == str(Path("scores").resolve())
+        assert len(json.loads(Path("scores/results.json").read_text())["scores"]) == 6
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--baseline", "magic"], "baseline must be one of telea, navier-stokes, got 'magic'"),
+            (["--model", "nowhere"], "no config.json in nowhere"),
+            (["--lpips-weights", "nowhere.pth"], "there is no file nowhere.pth"),
+            (["--fid-weights", "nowhere.pth"], "there is no file nowhere.pth"),
+            (["--masks", "nowhere"], "nowhere"),
+        ],
+    )
+    def test_failures(self, showface, faces, options, message):
+        assert_fails(showface("evaluate", "--images", faces, "--out", "scores", *options), message)
+
+
+class TestMemory:
+    def test_writes_a_picture(self, showface, folder, faces):
+        code, out, _ = showface("memory", faces, "--model", folder, "--slots", 3, "--limit", 2)
+        assert code == 0
+        assert "by 1 of 3 photos" in out or "by 2 of 3 photos" in out
+        with Image.open("showface-memory.png") as picture:
+            assert picture.width > 3 * 72
+
+    def test_failures(self, showface, folder, faces, tmp_path):
+        assert_fails(showface("memory", "nowhere", "--model", folder), "nowhere")
+        (tmp_path / "empty").mkdir()
+        assert_fails(showface("memory", tmp_path / "empty", "--model", folder), "no images (")
+        MDRNets(MDRNetsConfig(use_refinement=False)).save_pretrained(tmp_path / "coarse")
+        assert_fails(showface("memory", faces, "--model", tmp_path / "coarse"), "no memory to look into")
+
+
 def test_info(showface):
     code, out, err = showface("info")
     assert (code, err) == (0, "")
@@ -181,7 +224,7 @@ def test_info(showface):
 def test_help_lists_the_commands(showface):
     code, out, _ = showface("--help")
     assert code == 0
-    for command in ("demo", "inpaint", "train", "info"):
+    for command in ("demo", "inpaint", "train", "evaluate", "memory", "info"):
         assert command in out
 
 

@@ -78,11 +78,11 @@ def test_asynchronous_copies(library):
 def test_products_of_fragments(library, kind, depth, transposed):
     # Small integers: exact in every type, so the result must be too.
     a = torch.randint(-8, 9, (16, depth)).float()
-    b = torch.randint(-8, 9, (8, depth) if transposed else (depth, 8)).float()
+    b = torch.randint(-8, 9, (16, depth) if transposed else (depth, 16)).float()
     values = torch.cat([a.flatten(), b.flatten()])
-    options = {"threads": 32, "n": 0 if transposed else 1, "shared_bytes": 4 * 24 * depth}
-    out = run(library, f"product_{kind}", values, 128, **options)
-    assert torch.equal(out.view(16, 8), a @ (b.T if transposed else b))
+    options = {"threads": 32, "n": 0 if transposed else 1, "shared_bytes": 4 * 32 * depth}
+    out = run(library, f"product_{kind}", values, 256, **options)
+    assert torch.equal(out.view(16, 16), a @ (b.T if transposed else b))
 
 
 def test_launches_that_no_chip_takes(library):
@@ -144,5 +144,5 @@ def test_fragments_use_tensor_cores(tmp_path):
     command = ["nvcc", "-std=c++20", "-ptx", "-arch=compute_80", "-isystem", include, build.PROBES[0], "-o", ptx]
     subprocess.run(command, check=True)
     text = ptx.read_text()
-    for instruction in ("f16.f16.f32", "bf16.bf16.f32", "tf32.tf32.f32", "cp.async.cg.shared.global"):
+    for instruction in ("f16.f16.f32", "bf16.bf16.f32", "tf32.tf32.f32", "ldmatrix", "cp.async.cg.shared.global"):
         assert instruction in text

@@ -249,7 +249,7 @@ def test_reports(folders, tmp_path: Path) -> None:
     assert str(tmp_path) not in (out / "r.json").read_text()  # names, not this machine's paths
     with (out / "manifest.csv").open() as file:
         assert [line["mask_sha256"] for line in csv.DictReader(file)] == [pair.mask_sha256 for pair in pairs]
-    table = ev.markdown_table(rows).splitlines()
+    table = ev.markdown_table(*ev.table(rows)).splitlines()
     assert len(table) == 2 + len(rows)
     assert len({line.count("|") for line in table}) == 1
     with pytest.raises(ValueError, match="nothing to write"):

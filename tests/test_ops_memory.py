@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from operator_tests import TEMPERATURE, Case, OperatorTests, flat, on
+from operator_tests import TEMPERATURE, Case, OperatorTests, flat, on, wide
 from tolerances import assert_close
 
 from showface import ops
@@ -35,6 +35,34 @@ class MemoryTests(OperatorTests):
         kinds = (3, *(torch.tensor(3.0, device=device, dtype=d) for d in sorted(backends.FLOATS, key=str)))
         for tau in kinds:
             for x, y in zip(flat(self.call(*case, temperature=tau, backend=backend)), expected, strict=True):
+                assert_close(x, y)
+
+    @pytest.mark.parametrize(("tokens", "blocks"), [(1500, 19), (5000, 3), (40, 300)])
+    def test_many_tokens_and_blocks(self, device, backend, tokens, blocks):
+        """Sizes at which tokens are sorted in other ways; half of them have one region, the second has none."""
+        latent, memory, region = make(tokens, blocks, 3, 8, torch.float32)
+        region[region == 1] = -1
+        region[: tokens // 2] = 2
+        self.check((latent, memory, region), device, backend)
+        self.check_gradients((latent, memory, region), device, backend)
+
+    @pytest.mark.gpu
+    @pytest.mark.parametrize("tokens", [129, 5000])
+    def test_graph_replays_with_other_regions(self, device, backend, tokens):
+        if backend == "reference":
+            pytest.skip("the reference counts tokens on the host")
+        case = on(device, make(tokens, 19, 40, 64, torch.float32))
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            self.call(*case, backend=backend)  # what is compiled or loaded once
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            results = flat(self.call(*case, backend=backend))
+        for low, high in ((-1, 19), (-1, 0), (3, 4)):
+            case[2].copy_(torch.randint(low, high, case[2].shape, device=device))
+            graph.replay()
+            for x, y in zip(results, flat(self.define(*wide(tuple(x.cpu() for x in case)))), strict=True):
                 assert_close(x, y)
 
 

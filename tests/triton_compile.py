@@ -17,21 +17,21 @@ import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from showface.kernels import correlation, memory, tokens
+from showface.kernels import attention, memory, rows, tiles, tokens
 
-# Shared memory that a block may have, in bytes.
-CHIPS = {80: 166_912, 90: 232_448, 100: 232_448}
+# Shared memory that a block may have, in bytes. sm_86, sm_89 and sm_120 have less of it than sm_80, and take its code.
+CHIPS = {80: 101_376, 90: 232_448, 100: 232_448}
 DTYPES = ("fp32", "fp16", "bf16")
-WIDTHS = (1, 3, 8, 20, 64, 128, 256, 320, 512)
+SPILL_LIMIT = 128  # bytes of a thread, 32 registers' worth
+WIDTHS = (20, 32, 64, 100, 128, 256)  # of which 20 and 100 are odd ones, see tiles.py
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Kernel:
     types: dict[str, str]
     constants: dict[str, Any]
     warps: int = 4
+    stages: int = 3
+    aligned: bool = False
     tensor_cores: bool = False
 
 
@@ -60,86 +62,169 @@ class Compiled:
     wants_tensor_cores: bool
 
 
+MODULES = (attention, memory, rows, tokens)
 FUNCTIONS = {
-    "memory_read_fwd": memory.memory_read_fwd_kernel,
-    "list_tokens": tokens.list_tokens_kernel,
-    "correlation_fwd": correlation.correlation_fwd_kernel,
-    "correlation_merge": correlation.correlation_merge_kernel,
-    "correlation_bwd_query": correlation.correlation_bwd_query_kernel,
-    "correlation_bwd_key": correlation.correlation_bwd_key_kernel,
+    "count_tokens": tokens.count_tokens_kernel,
+    "place_tokens": tokens.place_tokens_kernel,
+    "attention_fwd": attention.attention_fwd_kernel,
+    "attention_merge": attention.attention_merge_kernel,
+    "attention_bwd_query": attention.attention_bwd_query_kernel,
+    "attention_bwd_key": attention.attention_bwd_key_kernel,
+    "memory_blend": memory.memory_blend_kernel,
 }
+# Of the table of tiles, which kernel each is for.
+ATTENTION = {
+    "forward": "attention_fwd",
+    "backward_query": "attention_bwd_query",
+    "backward_key": "attention_bwd_key",
+    "accumulate": "attention_bwd_key",
+}
+TRITON_DTYPES = {"fp32": triton.language.float32, "fp16": triton.language.float16, "bf16": triton.language.bfloat16}
 
 
 def kernels() -> list[Kernel]:
     """Each kernel in every size that the widths lead to, once."""
-    every = [*memory_read(), *masked_correlation()]
+    every = [*sorting(), *merging(), *blending(), *attending()]
+    every += [of_ones(kernel) for kernel in every if "fp32" in kernel.size and " odd" in kernel.size]
+    every += [of_ones(kernel) for kernel in every if kernel.name in ("count_tokens", "place_tokens")]
     return list({(kernel.name, kernel.size): kernel for kernel in every}.values())
 
 
-def memory_read() -> Iterator[Kernel]:
-    for dtype in (*DTYPES, "fp64"):
-        for width in WIDTHS:
-            for slots in (64, 1024):
-                blocks = memory.read_blocks(slots, width)
-                # Temperatures are learnt in float32; without one there is less to load.
-                types = {"latent_ptr": f"*{dtype}", "memory_ptr": f"*{dtype}", "region_ptr": "*i64"}
-                types |= {"temperature_ptr": "*fp32", "out_ptr": f"*{dtype}", "scale": "fp32"}
-                types |= {"regions": "i32", "slots": "i32", "channels": "i32"}
-                accumulate = triton.language.float64 if dtype == "fp64" else triton.language.float32
-                constants = {"ACCUMULATE": accumulate, **blocks}
-                yield Kernel("memory_read_fwd", f"{dtype} {blocks['BLOCK_S']}x{blocks['BLOCK_C']}", types, constants)
+def of_ones(kernel: Kernel) -> Kernel:
+    """The kernel that Triton makes for numbers that are 1: it takes them for constants."""
+    ones = [name for name, type_ in kernel.types.items() if type_ == "i32"]
+    types = {name: type_ for name, type_ in kernel.types.items() if name not in ones}
+    constants = kernel.constants | dict.fromkeys(ones, 1)
+    return replace(kernel, size=f"{kernel.size}, all 1", types=types, constants=constants)
 
 
-TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-TRITON_DTYPES = {"fp32": triton.language.float32, "fp16": triton.language.float16, "bf16": triton.language.bfloat16}
+def sorting() -> Iterator[Kernel]:
+    for groups, dtype in ((1, "i1"), (19, "i64")):
+        sizes = tokens.group_blocks(groups) | {"HOLE": dtype == "i1"}
+        sizes["SPAN"] = 8 * sizes["BLOCK_T"]
+        types = {"group_ptr": f"*{dtype}", "count_ptr": "*i32"} | dict.fromkeys(("tokens", "groups"), "i32")
+        size = f"{groups} groups {sizes['BLOCK_T']}"
+        yield Kernel("count_tokens", size, types, sizes)
+        types = types | {"order_ptr": "*i32", "offset_ptr": "*i32"}
+        yield Kernel("place_tokens", size, types, sizes)
+        alone = {name: type_ for name, type_ in types.items() if name != "count_ptr"}
+        yield Kernel("place_tokens", f"{size} at once", alone, sizes | {"count_ptr": None})
 
 
-def masked_correlation() -> Iterator[Kernel]:
-    integers = dict.fromkeys(("tokens", "channels", "values"), "i32")
-    yield Kernel(
-        "list_tokens",
-        "1024",
-        {"hole_ptr": "*i1", "order_ptr": "*i32", "count_ptr": "*i32", "tokens": "i32"},
-        {"BLOCK": 1024},
-    )
-    for dtype in DTYPES:
-        for width in [width for width in WIDTHS if width <= correlation.MAX_WIDTH[TORCH_DTYPES[dtype]]]:
-            data = {f"{name}_ptr": f"*{dtype}" for name in ("query", "key", "value")}
-            lists = {"order_ptr": "*i32", "count_ptr": "*i32"}
-            constants = {
-                "ALL_KEYS": False,
-                "ACCUMULATE": triton.language.float32,
-                "OPERAND": TRITON_DTYPES[dtype],
-                "PRECISION": "tf32x3",
-            }
-            grad, log_sum = {"grad_ptr": f"*{dtype}"}, {"log_sum_ptr": "*fp32"}
-            rest = {"temperature_ptr": "*fp32"}
-            sizes = correlation.blocks(width, width, TORCH_DTYPES[dtype])
-            warps = sizes.pop("num_warps")
-            name = f"{dtype} {'x'.join(map(str, sizes.values()))}"
-            cores = True
-            types = data | lists | rest | {"out_ptr": f"*{dtype}"} | log_sum | {"scale": "fp32"} | integers
-            high = {"HIGH_TEMPERATURE": 2.0 if dtype == "fp16" else 40.0}
-            yield Kernel("correlation_fwd", name, types | {"splits": "i32"}, high | constants | sizes, warps, cores)
-            types = {"share_ptr": "*fp32", "share_log_sum_ptr": "*fp32", "out_ptr": f"*{dtype}"} | log_sum
-            types |= dict.fromkeys(("rows", "values", "splits"), "i32")
-            merged = {"BLOCK_M": 16, "BLOCK_V": sizes["BLOCK_V"]}
-            yield Kernel("correlation_merge", f"{dtype} 16x{sizes['BLOCK_V']}", types, merged)
-            sizes = correlation.blocks(width, width, TORCH_DTYPES[dtype], backward=True)
-            warps = sizes.pop("num_warps")
-            name = f"{dtype} {'x'.join(map(str, sizes.values()))}"
-            types = grad | data | lists | {"out_ptr": f"*{dtype}"} | log_sum | rest | {"grad_query_ptr": f"*{dtype}"}
-            types |= {"along_ptr": "*fp32", "grad_temperature_ptr": "*fp32", "scale": "fp32"} | integers
-            yield Kernel("correlation_bwd_query", name, types, constants | sizes, warps, cores)
-            types = grad | data | lists | log_sum | {"along_ptr": "*fp32"} | rest
-            types |= {"grad_key_ptr": f"*{dtype}", "grad_value_ptr": f"*{dtype}", "scale": "fp32"} | integers
-            yield Kernel("correlation_bwd_key", name, types, constants | sizes, warps, cores)
+def merging() -> Iterator[Kernel]:
+    for dtype in TRITON_DTYPES:
+        types = {"share_ptr": "*fp32", "share_log_sum_ptr": "*fp32", "out_ptr": f"*{dtype}", "log_sum_ptr": "*fp32"}
+        types |= dict.fromkeys(("rows", "values", "splits"), "i32")
+        yield Kernel("attention_merge", f"{dtype} 16x128", types, {"BLOCK_M": 16, "BLOCK_P": 128})
+
+
+def blending() -> Iterator[Kernel]:
+    for dtype in ("fp32", "fp16", "fp64"):
+        sums = "fp64" if dtype == "fp64" else "fp32"
+        types = dict.fromkeys(("memory_ptr", "out_ptr"), f"*{dtype}") | dict.fromkeys(
+            ("mass_ptr", "total_ptr"), f"*{sums}"
+        )
+        types |= {"log_keep": "fp32", "rows": "i32", "channels": "i32"}
+        constants = {"ACCUMULATE": getattr(triton.language, f"float{sums[2:]}"), "BLOCK_M": 16, "BLOCK_C": 128}
+        if dtype == "fp64":
+            types |= {"log_keep_ptr": "*fp64"}
+        else:
+            constants |= {"log_keep_ptr": None}
+        yield Kernel("memory_blend", f"{dtype} 16x128", types, constants)
+
+
+def attending() -> Iterator[Kernel]:
+    """The attention kernels with the tiles of every class of widths."""
+    for kernel in tiles.KERNELS:
+        for dtype, kind in (("fp32", "fp32"), ("fp32", "tf32"), ("fp16", "half"), ("bf16", "half")):
+            if dtype != "bf16":
+                yield attention_kernel("forward", dtype, kind, tiles.look_up("forward", kind, 64), 64, statistics=True)
+            # Either half precision makes the same code but for the instructions' names.
+            for width in WIDTHS if dtype != "bf16" else (64,):
+                tile = tiles.look_up(kernel, kind, tiles.width_class(width, width))
+                yield attention_kernel(kernel, dtype, kind, tile, width, listed=kernel != "accumulate")
+                if width in (64, 128):
+                    yield attention_kernel(kernel, dtype, kind, tile, width, listed=False, small_groups=width == 128)
+
+
+def attention_kernel(
+    kernel: str,
+    dtype: str,
+    kind: str,
+    tile: tiles.Tile,
+    width: int,
+    *,
+    listed: bool = False,
+    small_groups: bool = False,
+    statistics: bool = False,
+) -> Kernel:
+    """One of the attention kernels. Listed keys are those of masked_correlation, others also those of the memory.
+
+    Where groups are small, the forward finds its tokens itself. With `statistics` it has no values to mix.
+    """
+    sizes = tiles.constants(tile, kernel, width, width, small_groups)
+    warps, stages = sizes.pop("num_warps"), sizes.pop("num_stages")
+    constants = {
+        "LISTED": listed,
+        "ACCUMULATE": triton.language.float32,
+        "OPERAND": TRITON_DTYPES[dtype],
+        "PRECISION": "tf32" if kind == "tf32" else "tf32x3",
+        **sizes,
+    }
+    data, sums = f"*{dtype}", "*fp32"
+    types = dict.fromkeys(("query_ptr", "key_ptr"), data) | dict.fromkeys(("order_ptr", "offset_ptr"), "*i32")
+    types |= {"log_sum_ptr": sums, "temperature_ptr": sums, "scale": "fp32"}
+    types |= dict.fromkeys(("tokens", "groups", "key_rows", "channels", "values"), "i32")
+    if kernel == "forward":
+        types |= {"value_ptr": data, "out_ptr": data} | dict.fromkeys(("splits", "parts"), "i32")
+        constants |= {"HIGH_TEMPERATURE": 2.0 if dtype == "fp16" else 40.0}
+    elif kernel == "backward_query":
+        types |= dict.fromkeys(("grad_ptr", "value_ptr", "out_ptr", "grad_query_ptr"), data)
+        types |= dict.fromkeys(("along_ptr", "grad_temperature_ptr"), sums)
+    else:
+        types |= dict.fromkeys(("splits", "parts"), "i32") | {"grad_ptr": data}
+        if kernel == "accumulate":
+            types |= {"grad_value_ptr": sums, "mass_ptr": sums}
+            constants |= dict.fromkeys(("value_ptr", "along_ptr", "grad_key_ptr"))
+        else:
+            types |= dict.fromkeys(("value_ptr", "grad_key_ptr", "grad_value_ptr"), data) | {"along_ptr": sums}
+            constants |= {"mass_ptr": None}
+        constants["VALUE_OPERAND"] = constants["ACCUMULATE" if kernel == "accumulate" else "OPERAND"]
+    if kernel in ("forward", "backward_query"):
+        blocks = tokens.group_blocks(1 if listed else 19)
+        constants |= blocks if kernel == "forward" else {"BLOCK_G": blocks["BLOCK_G"]}
+    if kernel == "forward" and small_groups:
+        types |= {"order_ptr": "*i64"}
+        constants |= {"offset_ptr": None}
+        del types["offset_ptr"]
+    # The slots of the memory are keys and values at once.
+    for name in (
+        ("value_ptr", "out_ptr") if statistics else ("grad_value_ptr",) * (kernel == "backward_key" and not listed)
+    ):
+        constants[name] = None
+        del types[name]
+    aligned = width % 16 == 0
+    pairs = f"{sizes['BLOCK_M']}x{sizes['BLOCK_N']}"
+    columns = f"{sizes['BLOCK_C']}" if sizes["WHOLE"] else f"{sizes['BLOCK_C']}, {sizes['BLOCK_P']}"
+    size = f"{dtype if kind != 'tf32' else kind} {pairs} x {columns}{'' if aligned else ' odd'}, {warps} warps"
+    size += ", listed keys" if listed else ", blocks of keys"
+    size += ", no values" if statistics else ""
+    name = ATTENTION[kernel] + (" of memory_accumulate" if kernel == "accumulate" else "")
+    return Kernel(name, size, types, constants, warps, stages, aligned, tensor_cores=True)
 
 
 def compile_for(kernel: Kernel, chip: int) -> Compiled:
+    function = FUNCTIONS[kernel.name.split()[0]]
     signature = kernel.types | dict.fromkeys(kernel.constants, "constexpr")
-    source = ASTSource(FUNCTIONS[kernel.name], signature=signature, constexprs=kernel.constants)
-    built = triton.compile(source, target=GPUTarget("cuda", chip, 32), options={"num_warps": kernel.warps})
+    attributes = {}
+    if kernel.aligned:
+        names = function.arg_names
+        whole_rows = [name for name in kernel.types if name.endswith("_ptr") or name in ("channels", "values")]
+        attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in whole_rows}
+    source = ASTSource(function, signature=signature, constexprs=kernel.constants, attrs=attributes)
+    built = triton.compile(
+        source, target=GPUTarget("cuda", chip, 32), options={"num_warps": kernel.warps, "num_stages": kernel.stages}
+    )
     registers, spilled = resources(built.asm["cubin"])
     instructions = r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)"
     found = re.search(instructions, built.asm["ptx"]) is not None
@@ -163,7 +248,8 @@ def resources(cubin: bytes) -> tuple[int, int]:
 def loads_without_fill() -> list[str]:
     """Loads with a mask that leave open what the masked places hold."""
     found = []
-    for name, function in FUNCTIONS.items():
+    functions = {name: x for module in MODULES for name, x in vars(module).items() if isinstance(x, triton.JITFunction)}
+    for name, function in functions.items():
         tree = ast.parse(textwrap.dedent(inspect.getsource(function.fn)))
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "tl.load":
@@ -202,7 +288,7 @@ if __name__ == "__main__":
     names = [name for name in sys.argv[1:] if name != "--json"]
     done = compile_all(names)
     if "--json" in sys.argv[1:]:
-        report = {"compiled": [asdict(x) for x in done], "shared_memory": CHIPS}
+        report = {"compiled": [asdict(x) for x in done], "shared_memory": CHIPS, "spill_limit": SPILL_LIMIT}
         print(json.dumps(report | {"loads_without_fill": loads_without_fill()}))
     else:
         print(table(done))

@@ -16,6 +16,42 @@ namespace showface {
 
 __device__ __forceinline__ int warp_lane() { return static_cast<int>(threadIdx.x % 32); }
 
+// Load four matrices of 8 rows of 16 bytes from shared memory. Lane 8 i + j says where row j of the i-th begins, aligned to
+// 16 bytes. x[i] gets 4 bytes of it: of row lane / 4, those at lane % 4; or transposed, as numbers of 2 bytes, column
+// lane / 4 of the rows 2 (lane % 4) and the next one.
+template <bool Transposed>
+__device__ __forceinline__ void load_matrices(uint32_t (&x)[4], const void* row) {
+#ifdef SHOWFACE_CUDA_ON_CPU
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) throw cuda_on_cpu::KernelError("ldmatrix: a row is not aligned");
+  const auto* all = cuda_on_cpu::exchange("ldmatrix", 0xffffffffu, &row, sizeof(row));
+  const int lane = warp_lane();
+  const auto from = [&](int matrix, int row) {
+    const char* begin;
+    memcpy(&begin, all[8 * matrix + row].data(), sizeof(begin));
+    return begin;
+  };
+  for (int i = 0; i < 4; ++i) {
+    if (Transposed) {
+      uint16_t halves[2];
+      for (int j = 0; j < 2; ++j) memcpy(&halves[j], from(i, lane % 4 * 2 + j) + lane / 4 * 2, 2);
+      memcpy(&x[i], halves, 4);
+    } else {
+      memcpy(&x[i], from(i, lane / 4) + lane % 4 * 4, 4);
+    }
+  }
+#else
+  const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  if constexpr (Transposed) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(at));
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(at));
+  }
+#endif
+}
+
+// The operands of an mma.sync, from tiles in shared memory whose rows begin 16 bytes aligned.
 template <typename T>
 struct Fragment {
   static constexpr int kDepth = 32 / sizeof(T);          // K
@@ -25,35 +61,43 @@ struct Fragment {
   struct A { uint32_t x[4]; };
   struct B { uint32_t x[2]; };
 
-  static __device__ __forceinline__ uint32_t pack(const T* at, int stride) {
-    if constexpr (kPacked == 1) {
-      uint32_t bits;
-      memcpy(&bits, at, 4);
-      return bits;
-    } else {
-      uint16_t low, high;
-      memcpy(&low, at, 2);
-      memcpy(&high, at + stride, 2);
-      return low | static_cast<uint32_t>(high) << 16;
-    }
-  }
-
   // A from `tile[row * stride + k]`.
   static __device__ __forceinline__ A load_a(const T* tile, int stride) {
-    const T* at = tile + warp_lane() / 4 * stride + warp_lane() % 4 * kPacked;
-    return {{pack(at, 1), pack(at + 8 * stride, 1), pack(at + kDepth / 2, 1), pack(at + 8 * stride + kDepth / 2, 1)}};
+    A a;
+    load_matrices<false>(a.x, tile + warp_lane() % 16 * stride + warp_lane() / 16 * (kDepth / 2));
+    return a;
   }
-  // B from `tile[column * stride + k]`: products of the rows of two matrices.
-  static __device__ __forceinline__ B load_b_rows(const T* tile, int stride) {
-    const T* at = tile + warp_lane() / 4 * stride + warp_lane() % 4 * kPacked;
-    return {{pack(at, 1), pack(at + kDepth / 2, 1)}};
-  }
-  // B from `tile[k * stride + column]`: the ordinary product of two matrices.
-  static __device__ __forceinline__ B load_b(const T* tile, int stride) {
-    const T* at = tile + warp_lane() % 4 * kPacked * stride + warp_lane() / 4;
-    return {{pack(at, stride), pack(at + kDepth / 2 * stride, stride)}};
+  // Two B, of columns 0-7 and 8-15. With `Rows` from `tile[column * stride + k]`: products of the rows of two matrices. Else
+  // from `tile[k * stride + column]`: the ordinary product of two matrices.
+  template <bool Rows>
+  static __device__ __forceinline__ void load_b(B (&b)[2], const T* tile, int stride) {
+    const int lane = warp_lane();
+    uint32_t x[4];
+    if constexpr (Rows) {
+      load_matrices<false>(x, tile + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * (kDepth / 2));
+    } else if constexpr (kPacked == 2) {
+      load_matrices<true>(x, tile + lane % 16 * stride + lane / 16 * 8);
+    } else {
+      for (int i = 0; i < 4; ++i) memcpy(&x[i], tile + (lane % 4 + i % 2 * 4) * stride + lane / 4 + i / 2 * 8, 4);
+    }
+    b[0] = {{x[0], x[1]}};
+    b[1] = {{x[2], x[3]}};
   }
 };
+
+// A number as an operand of products on tensor cores (or without): rounded to T, or to tf32, since the chip would cut off
+// what tf32 doesn't hold and so make every product smaller.
+template <bool TensorCores, typename T, typename A>
+__device__ __forceinline__ T as_operand(A x) {
+  T rounded = static_cast<T>(x);
+  if constexpr (TensorCores && std::is_same_v<T, float>) {
+    uint32_t bits;
+    memcpy(&bits, &rounded, 4);
+    bits = (bits + 0x1000u) & ~0x1fffu;  // half of the last bit that counts, then only those that do
+    memcpy(&rounded, &bits, 4);
+  }
+  return rounded;
+}
 
 template <typename A>
 struct Accumulator {
@@ -100,10 +144,10 @@ __device__ __forceinline__ void mma(Accumulator<float>& d, const typename Fragme
     }
   }
 #else
-#define SHOWFACE_MMA(shape_and_types)                                                                       \
-  asm volatile("mma.sync.aligned." shape_and_types " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"  \
-               : "+f"(d.x[0]), "+f"(d.x[1]), "+f"(d.x[2]), "+f"(d.x[3])                                      \
-               : "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3]), "r"(b.x[0]), "r"(b.x[1]))
+#define SHOWFACE_MMA(shape_and_types)                                                                      \
+  asm("mma.sync.aligned." shape_and_types " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"         \
+      : "+f"(d.x[0]), "+f"(d.x[1]), "+f"(d.x[2]), "+f"(d.x[3])                                              \
+      : "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3]), "r"(b.x[0]), "r"(b.x[1]))
   if constexpr (std::is_same_v<T, float>) {
     SHOWFACE_MMA("m16n8k8.row.col.f32.tf32.tf32.f32");
   } else if constexpr (std::is_same_v<T, c10::Half>) {
@@ -117,18 +161,22 @@ __device__ __forceinline__ void mma(Accumulator<float>& d, const typename Fragme
 
 // d (16, 8 Tiles) += a (16, depth) times b, by a warp. Row r of a is a[r * a_stride ...]. With `Rows`, b is given by the
 // rows of its transpose, b[column * b_stride + k]; else by its own, b[k * b_stride + column]. `depth` is a multiple of 16.
-// Without `TensorCores` the products are ordinary multiply-adds in the type A.
+// Only the first `tiles` tiles are made; b is read up to an even number of them. Without `TensorCores` the products are ordinary multiply-adds in the type A.
 template <bool TensorCores, bool Rows, typename T, typename A, int Tiles>
 __device__ __forceinline__ void warp_product(Accumulator<A> (&d)[Tiles], const T* a, int a_stride, const T* b,
-                                             int b_stride, int depth) {
+                                             int b_stride, int depth, int tiles = Tiles) {
+  static_assert(Tiles % 2 == 0, "two tiles are loaded at once");
   if constexpr (TensorCores) {
     for (int k = 0; k < depth; k += Fragment<T>::kDepth) {
       const auto left = Fragment<T>::load_a(a + k, a_stride);
 #pragma unroll
-      for (int tile = 0; tile < Tiles; ++tile) {
-        const auto right = Rows ? Fragment<T>::load_b_rows(b + tile * 8 * b_stride + k, b_stride)
-                                : Fragment<T>::load_b(b + k * b_stride + tile * 8, b_stride);
-        mma<T>(d[tile], left, right);
+      for (int tile = 0; tile < Tiles; tile += 2) {
+        if (tile >= tiles) continue;
+        typename Fragment<T>::B right[2];
+        Fragment<T>::template load_b<Rows>(right, Rows ? b + tile * 8 * b_stride + k : b + k * b_stride + tile * 8,
+                                           b_stride);
+        mma<T>(d[tile], left, right[0]);
+        if (tile + 1 < tiles) mma<T>(d[tile + 1], left, right[1]);
       }
     }
   } else {
@@ -138,6 +186,7 @@ __device__ __forceinline__ void warp_product(Accumulator<A> (&d)[Tiles], const T
       const A upper = static_cast<A>(a[row * a_stride + k]), lower = static_cast<A>(a[(row + 8) * a_stride + k]);
 #pragma unroll
       for (int tile = 0; tile < Tiles; ++tile) {
+        if (tile >= tiles) continue;
         const T* at = b + k * step + (tile * 8 + column) * across;
         const A left = static_cast<A>(at[0]), right = static_cast<A>(at[across]);
         d[tile].x[0] += upper * left;

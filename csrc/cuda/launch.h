@@ -13,6 +13,9 @@
 #else
 #include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
+
+#include <array>
+#include <atomic>
 #define SHOWFACE_CUDA_KEY CUDA
 #endif
 
@@ -26,6 +29,7 @@ inline void check_cuda(cudaError_t error, const char* what) {
 struct LaunchGuard {
   explicit LaunchGuard(int32_t) {}
   cudaStream_t stream() const { return nullptr; }
+  int multiprocessors() const { return cuda_on_cpu::multiprocessors; }
 };
 #else
 // torch's current stream. The getter lives in torch's CUDA library, which a CPU build of torch hasn't, and this
@@ -47,17 +51,30 @@ inline cudaStream_t current_stream(int32_t device) {
   return static_cast<cudaStream_t>(stream);
 }
 
+// How many a device has; each device is asked once.
+inline int multiprocessors(int32_t device) {
+  static std::array<std::atomic<int>, 64> known{};
+  int count = device < 64 ? known[device].load(std::memory_order_relaxed) : 0;
+  if (count == 0) {
+    check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+    if (device < 64) known[device].store(count, std::memory_order_relaxed);
+  }
+  return count;
+}
+
 // Makes `device` current for torch and for the CUDA runtime that this library carries (a static copy, whose notion
 // of the current device is its own), and restores torch's when it ends.
 class LaunchGuard {
  public:
-  explicit LaunchGuard(int32_t device) : guard_(device), stream_(current_stream(device)) {
+  explicit LaunchGuard(int32_t device) : guard_(device), device_(device), stream_(current_stream(device)) {
     check_cuda(cudaSetDevice(device), "cudaSetDevice");
   }
   cudaStream_t stream() const { return stream_; }
+  int multiprocessors() const { return showface::multiprocessors(device_); }
 
  private:
   torch::stable::accelerator::DeviceGuard guard_;
+  int32_t device_;
   cudaStream_t stream_;
 };
 #endif

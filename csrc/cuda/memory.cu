@@ -1,168 +1,193 @@
-// memory_read on CUDA: one launch, one block of threads for each token.
+// Memory addressing on CUDA: attention within each region, between its tokens and the slots of its block.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <climits>
+#include <tuple>
 
 #include "../common/memory.h"
-#include "launch.h"
-#include "shared_memory.h"
-#include "warp.h"
+#include "attention.h"
 
 namespace showface {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kWarps = kThreads / 32;
-constexpr int kTile = 1024;         // slots whose weights are held in shared memory at once
-constexpr int kChannelsPerThread = 4;
+// So few tokens are sorted by each block of the kernels that need them, which costs less than a launch to sort them.
+constexpr int kSelfSorted = 1024, kSelfSortedRegions = 256;
+constexpr int kSortThreads = 256;
+constexpr int kSortBlocks = 256;  // at most; each reads what all of them counted
+constexpr int kMaxRegions = 4096;
 
-// Every thread of the block gets the result. `partial` has kWarps places.
-template <template <typename> class Op, typename A>
-__device__ A block_reduce(A value, A* partial) {
-  value = warp_reduce<Op>(value);
-  __syncthreads();
-  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
-  __syncthreads();
-  value = partial[0];
-#pragma unroll
-  for (int warp = 1; warp < kWarps; ++warp) value = Op<A>::of(value, partial[warp]);
-  return value;
-}
+struct SortShared {
+  int *counts, *bounds;
+  __device__ explicit SortShared(int regions)
+      : counts(dynamic_shared_memory<int>()), bounds(counts + kSortThreads / 32 * (regions + 1)) {}
+};
+size_t sort_bytes(int64_t regions) { return sizeof(int) * sort_numbers(0, regions, kSortThreads / 32); }
 
-// score[s] = gain * <latent, unit(block[s])> for `count` slots: a warp takes a slot, its lanes the channels.
-template <typename T, typename A>
-__device__ void score_slots(const T* latent, const T* block, int count, int64_t channels, A gain, A* score) {
-  const int lane = threadIdx.x % 32;
-  for (int s = threadIdx.x / 32; s < count; s += kWarps) {
-    const T* slot = block + static_cast<int64_t>(s) * channels;
-    A product = 0, square = 0;
-#pragma unroll 4
-    for (int64_t c = lane; c < channels; c += 32) {
-      const A value = static_cast<A>(slot[c]);
-      product += static_cast<A>(latent[c]) * value;
-      square += value * value;
-    }
-    product = warp_reduce<Sum>(product);
-    square = warp_reduce<Sum>(square);
-    if (lane == 0) score[s] = gain * product / Max<A>::of(sqrt(square), A(kMinNorm));
+// of_blocks (blocks, regions + 1): how many tokens of each region, and of none, a block has among its `each`.
+__global__ void __launch_bounds__(kSortThreads, 4)
+    count_regions_kernel(const int64_t* __restrict__ region, int tokens, int each, int regions,
+                         int* __restrict__ of_blocks) {
+  int* const counts = SortShared(regions).counts;
+  const int first = blockIdx.x * each, bins = regions + 1;
+  count_regions(region + first, min(each, tokens - first), regions, counts);
+  for (int bin = threadIdx.x; bin < bins; bin += kSortThreads) {
+    int count = 0;
+    for (int warp = 0; warp < kSortThreads / 32; ++warp) count += counts[warp * bins + bin];
+    of_blocks[static_cast<int64_t>(blockIdx.x) * bins + bin] = count;
   }
-  __syncthreads();
 }
 
-template <typename A>
-struct ReadShared {
-  A weight[kTile];
-  A partial[kWarps];
+// order (tokens) and bounds (regions + 2), from the counts of all blocks; a lone block needs none.
+__global__ void __launch_bounds__(kSortThreads, 4)
+    sort_kernel(const int64_t* __restrict__ region, int tokens, int each, int regions,
+                const int* __restrict__ of_blocks, int* __restrict__ order, int* __restrict__ bounds) {
+  const SortShared shared(regions);
+  const int first = blockIdx.x * each;
+  sort_by_region(region + first, first, min(each, tokens - first), regions, gridDim.x > 1 ? of_blocks : nullptr,
+                 shared.counts, shared.bounds, order);
+  for (int i = threadIdx.x; i < regions + 2 && blockIdx.x == 0; i += kSortThreads) bounds[i] = shared.bounds[i];
+}
+
+Tensor empty(const Tensor& like, ScalarType type, torch::headeronly::IntHeaderOnlyArrayRef size) {
+  return torch::stable::empty(size, type, std::nullopt, like.device());
+}
+ScalarType type_of_sums(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// The tokens by region, where they are so many that they are sorted first, and what the kernels need besides.
+struct Call {
+  MemoryShape shape;
+  Tensor region, order, bounds;
+  Attention attention;
+
+  Call(const char* op, const Tensor& latent, const Tensor& memory, const std::optional<Tensor>& value,
+       const Tensor& region_of_token, const std::optional<Tensor>& temperature, double scale, bool tf32,
+       const LaunchGuard& guard)
+      : shape(check_memory(op, latent, memory, value, region_of_token, temperature)),
+        region(as_contiguous(region_of_token)), order(empty(latent, ScalarType::Int, {0})), bounds(order) {
+    STD_TORCH_CHECK(shape.tokens < INT_MAX / 2 && shape.regions * shape.slots < INT_MAX / 2 && shape.regions <= kMaxRegions,
+                    op, " on CUDA takes up to 2**30 tokens, as many slots, and ", kMaxRegions, " regions");
+    const int tokens = static_cast<int>(shape.tokens), regions = static_cast<int>(shape.regions);
+    Groups groups{nullptr, nullptr, numbers<int64_t>(region), true, tokens, regions, regions + 1, 1,
+                  static_cast<int>(shape.slots)};
+    if (tokens > kSelfSorted || regions > kSelfSortedRegions) {
+      sort(op, guard.stream());
+      groups.order = numbers<int>(order);
+      groups.bounds = numbers<int>(bounds);
+      groups.unsorted = false;
+    }
+    const Tensor keys = as_contiguous(memory);
+    attention = {op,
+                 as_contiguous(latent), keys, value.has_value() ? as_contiguous(*value) : keys,
+                 shape.tokens, shape.regions * shape.slots, shape.channels, shape.values,
+                 groups, (shape.tokens + shape.regions - 1) / shape.regions, shape.slots,
+                 temperature, scale, tf32, guard.stream(), guard.multiprocessors()};
+  }
+
+  void sort(const char* op, cudaStream_t stream) {
+    const int64_t tokens = shape.tokens, bins = shape.regions + 1;
+    const int64_t each = std::max<int64_t>(tokens <= 2048 ? 2048 : 1024, (tokens + kSortBlocks - 1) / kSortBlocks);
+    const unsigned blocks = std::max(1u, blocks_of(tokens, each));
+    order = empty(region, ScalarType::Int, {tokens});
+    bounds = empty(region, ScalarType::Int, {bins + 1});
+    Tensor of_blocks = empty(region, ScalarType::Int, {blocks > 1 ? blocks : 0, bins});
+    if (blocks > 1) {
+      launch(op, count_regions_kernel, dim3(blocks), kSortThreads, sort_bytes(shape.regions), stream,
+             numbers<int64_t>(region), static_cast<int>(tokens), static_cast<int>(each), static_cast<int>(shape.regions),
+             numbers_to_fill<int>(of_blocks));
+    }
+    launch(op, sort_kernel, dim3(blocks), kSortThreads, sort_bytes(shape.regions), stream, numbers<int64_t>(region),
+           static_cast<int>(tokens), static_cast<int>(each), static_cast<int>(shape.regions), numbers<int>(of_blocks),
+           numbers_to_fill<int>(order), numbers_to_fill<int>(bounds));
+  }
 };
 
-template <typename T, typename A>
-__global__ void __launch_bounds__(kThreads)
-    memory_read_kernel(const T* __restrict__ latent, const T* __restrict__ memory, const int64_t* __restrict__ region,
-                       const void* __restrict__ temperature, ScalarType temperature_type, A scale, MemoryShape shape,
-                       T* __restrict__ out) {
-  auto& [weight, partial] = shared_memory<ReadShared<A>>();
-  const int64_t slots = shape.slots, channels = shape.channels;
-  const int64_t token = blockIdx.x;
-  const int64_t block_index = region[token];
-  latent += token * channels;
-  out += token * channels;
-  CUDA_KERNEL_ASSERT(block_index >= -1 && block_index < shape.regions);
-  if (block_index < 0 || block_index >= shape.regions) {
-    for (int64_t c = threadIdx.x; c < channels; c += kThreads) out[c] = static_cast<T>(A(0));
-    return;
-  }
-  const T* block = memory + block_index * slots * channels;
-
-  A square = 0;
-  for (int64_t c = threadIdx.x; c < channels; c += kThreads) {
-    const A value = static_cast<A>(latent[c]);
-    square += value * value;
-  }
-  square = block_reduce<Sum>(square, partial);
-  const A gain = scale * load_scalar<A>(temperature, temperature_type) / Max<A>::of(sqrt(square), A(kMinNorm));
-
-  // The softmax's maximum and sum, one tile of slots after another.
-  A peak = -INFINITY, sum = 0;
-  for (int64_t first = 0; first < slots; first += kTile) {
-    const int count = static_cast<int>(slots - first < kTile ? slots - first : kTile);
-    score_slots(latent, block + first * channels, count, channels, gain, weight);
-    A tile_peak = -INFINITY, tile_sum = 0;
-    for (int s = threadIdx.x; s < count; s += kThreads) tile_peak = Max<A>::of(tile_peak, weight[s]);
-    tile_peak = Max<A>::of(peak, block_reduce<Max>(tile_peak, partial));
-    for (int s = threadIdx.x; s < count; s += kThreads) tile_sum += exp(weight[s] - tile_peak);
-    sum = sum * exp(peak - tile_peak) + block_reduce<Sum>(tile_sum, partial);
-    peak = tile_peak;
-  }
-
-  // The weighted sum: a thread owns some channels. With a single tile the scores are still there; with more
-  // (over kTile slots, which is rare) they are computed again rather than stored.
-  const bool one_tile = slots <= kTile;
-  for (int64_t c0 = 0; c0 < channels; c0 += kThreads * kChannelsPerThread) {
-    A mixed[kChannelsPerThread] = {};
-    for (int64_t first = 0; first < slots; first += kTile) {
-      const int count = static_cast<int>(slots - first < kTile ? slots - first : kTile);
-      const T* rows = block + first * channels;
-      if (!one_tile || c0 == 0) {
-        __syncthreads();
-        if (!one_tile) score_slots(latent, rows, count, channels, gain, weight);
-        for (int s = threadIdx.x; s < count; s += kThreads) weight[s] = exp(weight[s] - peak) / sum;
-        __syncthreads();
-      }
-      for (int s = 0; s < count; ++s) {
-        const T* row = rows + s * channels;
-#pragma unroll
-        for (int j = 0; j < kChannelsPerThread; ++j) {
-          const int64_t c = c0 + j * kThreads + threadIdx.x;
-          if (c < channels) mixed[j] += weight[s] * static_cast<A>(row[c]);
-        }
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < kChannelsPerThread; ++j) {
-      const int64_t c = c0 + j * kThreads + threadIdx.x;
-      if (c < channels) out[c] = static_cast<T>(mixed[j]);
-    }
-  }
-}
-
-template <typename T, typename A>
-void run(const Tensor& latent, const Tensor& memory, const Tensor& region, const std::optional<Tensor>& temperature,
-         double scale, const MemoryShape& shape, Tensor& out, cudaStream_t stream) {
-  launch("memory_read", memory_read_kernel<T, A>, dim3(static_cast<unsigned>(shape.tokens)), kThreads, 0, stream,
-         static_cast<const T*>(latent.const_data_ptr()), static_cast<const T*>(memory.const_data_ptr()),
-         static_cast<const int64_t*>(region.const_data_ptr()),
-         temperature.has_value() ? temperature->const_data_ptr() : nullptr,
-         temperature.has_value() ? temperature->scalar_type() : ScalarType::Float, static_cast<A>(scale), shape,
-         static_cast<T*>(out.mutable_data_ptr()));
-}
-
-Tensor memory_read(const Tensor& latent, const Tensor& memory, const Tensor& region,
-                   const std::optional<Tensor>& temperature, double scale) {
-  const MemoryShape shape = check_memory_read(latent, memory, region, temperature);
-  STD_TORCH_CHECK(shape.tokens <= INT_MAX, "memory_read on CUDA takes at most 2**31 - 1 tokens");
-  const ScalarType type = latent.scalar_type();
-  STD_TORCH_CHECK(is_floating(type), "memory_read on CUDA takes float16, bfloat16, float32 and float64");
+std::tuple<Tensor, Tensor> memory_attend(const Tensor& latent, const Tensor& memory, const std::optional<Tensor>& value,
+                                         const Tensor& region, const std::optional<Tensor>& temperature, double scale,
+                                         bool tf32) {
   const LaunchGuard guard(latent.get_device_index());
-  Tensor out = torch::stable::empty({shape.tokens, shape.channels}, type, std::nullopt, latent.device());
-  if (out.numel() == 0) return out;
-  const Tensor z = as_contiguous(latent), m = as_contiguous(memory), r = as_contiguous(region);
-  switch (type) {
-    case ScalarType::Double:
-      run<double, double>(z, m, r, temperature, scale, shape, out, guard.stream());
-      break;
-    case ScalarType::Half:
-      run<c10::Half, float>(z, m, r, temperature, scale, shape, out, guard.stream());
-      break;
-    case ScalarType::BFloat16:
-      run<c10::BFloat16, float>(z, m, r, temperature, scale, shape, out, guard.stream());
-      break;
-    default:
-      run<float, float>(z, m, r, temperature, scale, shape, out, guard.stream());
+  const Call call("memory_attend", latent, memory, value, region, temperature, scale, tf32, guard);
+  Tensor out = empty(latent, latent.scalar_type(), {call.shape.tokens, call.shape.values});
+  Tensor log_sum = empty(latent, type_of_sums(latent), {call.shape.tokens});
+  attention_forward(call.attention, &out, log_sum);
+  return {out, log_sum};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> memory_attend_backward(
+    const Tensor& grad, const Tensor& latent, const Tensor& memory, const std::optional<Tensor>& value,
+    const Tensor& region, const Tensor& out, const Tensor& log_sum, const std::optional<Tensor>& temperature,
+    double scale, bool tf32) {
+  const LaunchGuard guard(latent.get_device_index());
+  const Call call("memory_attend_backward", latent, memory, value, region, temperature, scale, tf32, guard);
+  const MemoryShape& shape = call.shape;
+  for (const Tensor* tensor : {&grad, &out}) {
+    STD_TORCH_CHECK(tensor->scalar_type() == latent.scalar_type() && tensor->dim() == 2 &&
+                        tensor->size(0) == shape.tokens && tensor->size(1) == shape.values &&
+                        tensor->device() == latent.device(),
+                    "memory_attend_backward: grad and out must be (T, V) and go with latent");
   }
-  return out;
+  STD_TORCH_CHECK(log_sum.scalar_type() == type_of_sums(latent) && log_sum.numel() == shape.tokens &&
+                      log_sum.device() == latent.device(),
+                  "memory_attend_backward: log_sum must be (T,), of memory_attend");
+  const ScalarType type = latent.scalar_type();
+  Tensor grad_latent = empty(latent, type, {shape.tokens, shape.channels});
+  Tensor grad_memory = empty(latent, type, {shape.regions, shape.slots, shape.channels});
+  Tensor grad_value = empty(latent, type, {value.has_value() ? shape.regions : 0, shape.slots, shape.values});
+  Tensor shares = attention_backward(call.attention, as_contiguous(grad), as_contiguous(out), as_contiguous(log_sum),
+                                     grad_latent, grad_memory, value.has_value() ? &grad_value : nullptr);
+  return {grad_latent, grad_memory, grad_value, shares};
+}
+
+// What both halves of a write start from: the sums under the tokens' softmax, an answer without values.
+Tensor log_sums(Call& call) {
+  Tensor log_sum = empty(call.attention.query, type_of_sums(call.attention.query), {call.shape.tokens});
+  call.attention.values = 0;
+  attention_forward(call.attention, nullptr, log_sum);
+  call.attention.values = call.shape.channels;
+  return log_sum;
+}
+
+std::tuple<Tensor, Tensor> memory_accumulate(const Tensor& latent, const Tensor& memory, const Tensor& region,
+                                             const std::optional<Tensor>& temperature, double scale, bool tf32) {
+  const LaunchGuard guard(latent.get_device_index());
+  Call call("memory_accumulate", latent, memory, std::nullopt, region, temperature, scale, tf32, guard);
+  const MemoryShape& shape = call.shape;
+  Tensor rho = empty(latent, type_of_sums(latent), {shape.regions, shape.slots});
+  Tensor total = empty(latent, type_of_sums(latent), {shape.regions, shape.slots, shape.channels});
+  attention_accumulate(call.attention, log_sums(call), total, rho);
+  return {rho, total};
+}
+
+std::tuple<Tensor, Tensor> memory_write(const Tensor& latent, const Tensor& memory, const Tensor& region,
+                                        const std::optional<Tensor>& temperature, double scale, double rate, bool tf32) {
+  const LaunchGuard guard(latent.get_device_index());
+  Call call("memory_write", latent, memory, std::nullopt, region, temperature, scale, tf32, guard);
+  const MemoryShape& shape = call.shape;
+  Tensor rho = empty(latent, type_of_sums(latent), {shape.regions, shape.slots});
+  Tensor after = empty(latent, latent.scalar_type(), {shape.regions, shape.slots, shape.channels});
+  attention_write(call.attention, log_sums(call), rate, after, rho);
+  return {after, rho};
+}
+
+Tensor memory_blend(const Tensor& memory, const Tensor& rho, const Tensor& total, double rate) {
+  check_memory_blend(memory, rho, total);
+  STD_TORCH_CHECK(is_floating(memory.scalar_type()) && rho.scalar_type() == type_of_sums(memory),
+                  "memory_blend on CUDA takes rho and total in float64 for a float64 memory, else in float32");
+  const LaunchGuard guard(memory.get_device_index());
+  Tensor after = empty(memory, memory.scalar_type(), {memory.size(0), memory.size(1), memory.size(2)});
+  blend_keys("memory_blend", as_contiguous(memory), as_contiguous(total), as_contiguous(rho), rate, after, guard.stream());
+  return after;
 }
 
 }  // namespace
 }  // namespace showface
 
-STABLE_TORCH_LIBRARY_IMPL(showface_C, SHOWFACE_CUDA_KEY, m) { m.impl("memory_read", TORCH_BOX(&showface::memory_read)); }
+STABLE_TORCH_LIBRARY_IMPL(showface_C, SHOWFACE_CUDA_KEY, m) {
+  m.impl("memory_attend", TORCH_BOX(&showface::memory_attend));
+  m.impl("memory_attend_backward", TORCH_BOX(&showface::memory_attend_backward));
+  m.impl("memory_accumulate", TORCH_BOX(&showface::memory_accumulate));
+  m.impl("memory_write", TORCH_BOX(&showface::memory_write));
+  m.impl("memory_blend", TORCH_BOX(&showface::memory_blend));
+}

@@ -1,4 +1,4 @@
-// Lists of corrupted and known tokens, and tiles of tokens in shared memory.
+// Tiles of tokens in shared memory.
 #pragma once
 
 #include "../common/tensors.h"
@@ -8,94 +8,38 @@
 
 namespace showface {
 
-constexpr int kListThreads = 256;
-constexpr int kPad = 8;  // between rows in shared memory, against bank conflicts
+constexpr int kThreads = 128;  // of a block that works on tiles
 
-struct ListShared {
-  int of_warp[kListThreads / 32];
-};
-
-// order (B, N): the corrupted tokens of an image, then its known ones, both in their order. count (B): how many are
-// corrupted. One block for each image; a thread takes tokens that lie together.
-static __global__ void __launch_bounds__(kListThreads)
-    list_tokens_kernel(const bool* __restrict__ hole, int* __restrict__ order, int* __restrict__ count, int tokens) {
-  auto& [of_warp] = shared_memory<ListShared>();
-  hole += static_cast<int64_t>(blockIdx.x) * tokens;
-  order += static_cast<int64_t>(blockIdx.x) * tokens;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int each = (tokens + kListThreads - 1) / kListThreads;
-  const int begin = min(tokens, static_cast<int>(threadIdx.x) * each), end = min(tokens, begin + each);
-  int mine = 0;
-  for (int i = begin; i < end; ++i) mine += hole[i];
-  int before = mine;  // up to and with this thread, within the warp
-  for (unsigned by = 1; by < 32; by *= 2) {
-    const int below = __shfl_up_sync(0xffffffffu, before, by);
-    if (lane >= static_cast<int>(by)) before += below;
-  }
-  if (lane == 31) of_warp[warp] = before;
-  __syncthreads();
-  int corrupted = 0;
-  before -= mine;
-  for (int w = 0; w < kListThreads / 32; ++w) {
-    if (w < warp) before += of_warp[w];
-    corrupted += of_warp[w];
-  }
-  for (int i = begin; i < end; ++i) {
-    if (hole[i]) {
-      order[before++] = i;
-    } else {
-      order[corrupted + i - before] = i;
-    }
-  }
-  if (threadIdx.x == 0) count[blockIdx.x] = corrupted;
+// How far apart rows of `width` numbers lie in shared memory: products read 16 at a time, and 16 bytes more keep the
+// rows that a warp reads at once in different banks.
+template <typename T>
+C10_HOST_DEVICE constexpr int row_stride(int64_t width) {
+  return static_cast<int>(round_up(width, 16) + 16 / sizeof(T));
 }
 
 // Start to copy `width` numbers of rows that lie `row_size` apart into a tile, zeros for the tokens -1 and up to `padded`.
+// Eight threads take a row.
 template <typename T>
-__device__ void load_rows(const T* from, int row_size, const int* token, int rows, int width, int padded, bool aligned,
-                          T* tile, int stride) {
+__device__ __forceinline__ void load_rows(const T* from, int row_size, const int* token, int rows, int width, int padded,
+                                          bool aligned, T* tile, int stride) {
   constexpr int vector = 16 / sizeof(T);
-  if (aligned) {
-    const int parts = padded / vector;
-    for (int i = threadIdx.x; i < rows * parts; i += blockDim.x) {
-      const int r = i / parts, c = i % parts * vector;
-      const bool valid = token[r] >= 0 && c < width;
-      copy_async<16>(tile + r * stride + c, from + (valid ? static_cast<int64_t>(token[r]) * row_size + c : 0), valid);
-    }
-  } else {
-    for (int i = threadIdx.x; i < rows * padded; i += blockDim.x) {
-      const int r = i / padded, c = i % padded;
-      const bool valid = token[r] >= 0 && c < width;
-      tile[r * stride + c] = valid ? from[static_cast<int64_t>(token[r]) * row_size + c] : static_cast<T>(0.f);
+  const int lane = threadIdx.x % 8;
+  for (int r = threadIdx.x / 8; r < rows; r += kThreads / 8) {
+    const bool exists = token[r] >= 0;
+    const T* const row = from + (exists ? static_cast<int64_t>(token[r]) * row_size : 0);
+    T* const to = tile + r * stride;
+    if (aligned) {
+      for (int c = lane * vector; c < padded; c += 8 * vector) {
+        const bool valid = exists && c < width;
+        copy_async<16>(to + c, valid ? row + c : from, valid);
+      }
+    } else {
+      for (int c = lane; c < padded; c += 8) to[c] = exists && c < width ? row[c] : static_cast<T>(0.f);
     }
   }
 }
 
-__device__ inline void finish_loads() {
-  copy_commit();
-  copy_wait<0>();
-  __syncthreads();
-}
-
-// Bring a tile's rows to unit length; `inverse` gets one over their lengths. A warp takes a row.
-template <typename T, typename A>
-__device__ void make_unit(T* tile, int stride, int rows, int width, A* inverse) {
-  for (int r = threadIdx.x / 32; r < rows; r += blockDim.x / 32) {
-    A square = 0;
-    for (int c = warp_lane(); c < width; c += 32) {
-      const A x = static_cast<A>(tile[r * stride + c]);
-      square += x * x;
-    }
-    square = warp_reduce<Sum>(square);
-    const A scale = A(1) / Max<A>::of(sqrt(square), A(kMinNorm));
-    for (int c = warp_lane(); c < width; c += 32) {
-      tile[r * stride + c] = static_cast<T>(static_cast<A>(tile[r * stride + c]) * scale);
-    }
-    if (inverse != nullptr && warp_lane() == 0) inverse[r] = scale;
-  }
-}
-
-// Sums over the four lanes that hold a row of an accumulator.
+// Sums over four lanes that follow one another: those that hold a row of an accumulator, or share a row as below.
 template <typename A>
 __device__ A sum_of_row(A x) {
   x += __shfl_xor_sync(0xffffffffu, x, 1);
@@ -105,6 +49,57 @@ template <typename A>
 __device__ A max_of_row(A x) {
   x = Max<A>::of(x, __shfl_xor_sync(0xffffffffu, x, 1));
   return Max<A>::of(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+// Bring a tile's rows to unit length; `inverse` gets one over their lengths. Four lanes take a row, whose numbers past its
+// width are zeros. The rows are a multiple of 8, so that whole warps work.
+template <bool TensorCores, typename T, typename A>
+__device__ __forceinline__ void make_unit(T* tile, int stride, int rows, int depth, A* inverse) {
+  constexpr int vector = 16 / sizeof(T);
+  struct alignas(16) Vector { T x[vector]; };
+  const int lane = threadIdx.x % 4;
+  for (int r = threadIdx.x / 4; r < rows; r += kThreads / 4) {
+    auto* const row = reinterpret_cast<Vector*>(tile + r * stride);
+    A square = 0;
+    for (int i = lane; i < depth / vector; i += 4) {
+      const Vector numbers = row[i];
+#pragma unroll
+      for (const T x : numbers.x) square += static_cast<A>(x) * static_cast<A>(x);
+    }
+    const A scale = A(1) / Max<A>::of(sqrt(sum_of_row(square)), A(kMinNorm));
+    for (int i = lane; i < depth / vector; i += 4) {
+      Vector numbers = row[i];
+#pragma unroll
+      for (T& x : numbers.x) x = as_operand<TensorCores, T>(static_cast<A>(x) * scale);
+      row[i] = numbers;
+    }
+    if (inverse != nullptr && lane == 0) inverse[r] = scale;
+  }
+}
+
+// Goes through the tiles begin ... end - 1, of which the first is on its way. While a tile is multiplied the next one is
+// loaded, with two stages; with one it is loaded after that, where it lies. list(step) writes down which tokens are
+// in a tile (there is room for two such lists), from what fetch(step) has read long before; load(step) starts to copy
+// them, and when they are there for all threads, prepare(step) and multiply(step) work on them.
+template <typename Fetch, typename List, typename Load, typename Prepare, typename Multiply>
+__device__ __forceinline__ void pipeline(int begin, int end, int stages, Fetch fetch, List list, Load load,
+                                         Prepare prepare, Multiply multiply) {
+  if (begin + 1 < end) fetch(begin + 1);
+  for (int step = begin; step < end; ++step) {
+    const bool more = step + 1 < end;
+    copy_wait<0>();
+    __syncthreads();
+    if (more) list(step + 1);
+    prepare(step);
+    __syncthreads();
+    if (more && stages == 2) load(step + 1);
+    if (step + 2 < end) fetch(step + 2);
+    multiply(step);
+    if (more && stages == 1) {
+      __syncthreads();
+      load(step + 1);
+    }
+  }
 }
 
 // A bump allocator over the launch's shared memory, 16 bytes at a time.

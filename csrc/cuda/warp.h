@@ -21,4 +21,15 @@ __device__ A warp_reduce(A value) {
   return value;
 }
 
+// The sum over this lane and those below it.
+template <typename A>
+__device__ A warp_prefix_sum(A value) {
+#pragma unroll
+  for (unsigned by = 1; by < 32; by *= 2) {
+    const A below = __shfl_up_sync(0xffffffffu, value, by);
+    if (threadIdx.x % 32 >= by) value += below;
+  }
+  return value;
+}
+
 }  // namespace showface

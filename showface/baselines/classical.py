@@ -32,7 +32,7 @@ def classical_system(name: str, radius: float = 3) -> System:
     try:
         import cv2
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"the baseline {name} needs OpenCV: install 'showface[bench]'") from error
+        raise ModuleNotFoundError(f"the baseline {name} needs OpenCV: install 'showface[evaluate]'") from error
     method = {"telea": cv2.INPAINT_TELEA, "navier-stokes": cv2.INPAINT_NS}[name]
 
     def run(image: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:

@@ -1,6 +1,6 @@
 """Images, masks and the training set."""
 
-from showface.data.faces import REGIONS, EpochSampler, FaceFolder
+from showface.data.faces import REGIONS, EpochSampler, FaceFolder, find_labels
 from showface.data.images import (
     UnreadableImageError,
     find_images,
@@ -19,6 +19,7 @@ __all__ = [
     "FaceFolder",
     "UnreadableImageError",
     "find_images",
+    "find_labels",
     "image_to_tensor",
     "mask_to_tensor",
     "random_hole",

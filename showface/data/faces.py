@@ -326,6 +326,12 @@ def _find_pairs(
     return list(pairs.items())
 
 
+def find_labels(images: Sequence[Path]) -> dict[Path, Path]:
+    """The PNG of regions of each image that has one: `<folder>_parsing/<name>.png` beside the image's folder."""
+    labels = {path: path.parent.with_name(path.parent.name + PARSING_SUFFIX) / f"{path.stem}.png" for path in images}
+    return {path: label for path, label in labels.items() if label.is_file()}
+
+
 def _upwards(folder: Path, root: Path) -> Iterator[Path]:
     """The folder and those above it, up to and with the root."""
     yield folder

@@ -1,6 +1,15 @@
 """Scoring of inpainting systems: image metrics, the protocol that pairs images with holes, and reports."""
 
-from showface.evaluation.metrics import PSNR_CEILING, hole_l1_percent, l1_percent, psnr, ssim
+from showface.evaluation.metrics import (
+    PSNR_CEILING,
+    hole_l1_percent,
+    l1_percent,
+    psnr,
+    region_l1_percent,
+    seam_l1_percent,
+    ssim,
+)
+from showface.evaluation.perceptual import LPIPS, FrechetDistances
 from showface.evaluation.protocol import (
     BINS,
     FINE_BINS,
@@ -12,38 +21,63 @@ from showface.evaluation.protocol import (
     evaluate,
     plan,
     read_hole,
+    read_labels,
     read_target,
 )
 from showface.evaluation.report import (
     ALL_SETS,
+    RegionRow,
     Row,
     markdown_table,
+    region_table,
     summarise,
+    summarise_regions,
+    table,
     write_csv,
     write_json,
 )
+from showface.evaluation.run import Evaluation, generate_masks, run_evaluation
+from showface.evaluation.sheet import choose_cases, contact_sheet
+from showface.evaluation.systems import CLASSICAL, classical_system, model_system
 
 __all__ = [
     "ALL_SETS",
     "BINS",
+    "CLASSICAL",
     "FINE_BINS",
+    "LPIPS",
     "PSNR_CEILING",
+    "Evaluation",
+    "FrechetDistances",
     "Pair",
+    "RegionRow",
     "Row",
     "Score",
     "System",
     "bin_label",
+    "choose_cases",
+    "classical_system",
     "complete",
+    "contact_sheet",
     "evaluate",
+    "generate_masks",
     "hole_l1_percent",
     "l1_percent",
     "markdown_table",
+    "model_system",
     "plan",
     "psnr",
     "read_hole",
+    "read_labels",
     "read_target",
+    "region_l1_percent",
+    "region_table",
+    "run_evaluation",
+    "seam_l1_percent",
     "ssim",
     "summarise",
+    "summarise_regions",
+    "table",
     "write_csv",
     "write_json",
 ]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-__all__ = ["PSNR_CEILING", "hole_l1_percent", "l1_percent", "psnr", "ssim"]
+__all__ = ["PSNR_CEILING", "hole_l1_percent", "l1_percent", "psnr", "region_l1_percent", "seam_l1_percent", "ssim"]
 
 PSNR_CEILING = 100.0
 """The most that `psnr` returns, in dB; identical images have it, so that a mean over images stays finite."""
@@ -60,6 +60,50 @@ def hole_l1_percent(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]
     if not hole.any():
         raise ValueError("hole is empty: there is nothing to score in it")
     return float(np.abs(result[hole].astype(np.int16) - target[hole]).mean() / 255 * 100)
+
+
+def seam_l1_percent(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]) -> float:
+    """Mean absolute difference over the hole's pixels that touch a known one, in percent of the full range.
+
+    The known side of the seam is exact, so this is how far the step across it is from the target's.
+
+    Args, raises: as `hole_l1_percent`; a hole without known pixels beside it has no seam, which gives 0.
+    """
+    known = np.pad(~hole, 1, constant_values=False)
+    touches = known[:-2, 1:-1] | known[2:, 1:-1] | known[1:-1, :-2] | known[1:-1, 2:]
+    seam = hole & touches
+    if hole.any() and not seam.any():
+        return 0.0
+    return hole_l1_percent(result, target, seam)
+
+
+def region_l1_percent(
+    result: npt.NDArray[np.uint8],
+    target: npt.NDArray[np.uint8],
+    hole: npt.NDArray[np.bool_],
+    labels: npt.NDArray[np.integer],
+) -> dict[int, tuple[float, int]]:
+    """Mean absolute difference over the hole's pixels of each region, in percent, and how many pixels these are.
+
+    Args:
+        result, target, hole: as `hole_l1_percent`.
+        labels: `(H, W)` region of each pixel; negative where unknown.
+
+    Returns:
+        For each region with a pixel in the hole: (percent, pixels).
+
+    Raises:
+        ValueError: a shape or dtype other than the above.
+    """
+    _check(result, target)
+    if labels.shape != hole.shape or hole.shape != result.shape[:2]:
+        raise ValueError(f"labels and hole must be of shape {result.shape[:2]}, got {labels.shape} and {hole.shape}")
+    found = {}
+    for region in np.unique(labels[hole]).tolist():
+        if region >= 0:
+            inside = hole & (labels == region)
+            found[int(region)] = hole_l1_percent(result, target, inside), int(inside.sum())
+    return found
 
 
 def psnr(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,8 +18,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from showface.data import read_image, read_mask, resize_and_crop
-from showface.evaluation.metrics import hole_l1_percent, l1_percent, psnr, ssim
+from showface.data import REGIONS, read_image, read_mask, resize_and_crop
+from showface.evaluation.metrics import (
+    hole_l1_percent,
+    l1_percent,
+    psnr,
+    region_l1_percent,
+    seam_l1_percent,
+    ssim,
+)
+from showface.evaluation.perceptual import LPIPS, FrechetDistances
 
 __all__ = [
     "BINS",
@@ -32,6 +40,7 @@ __all__ = [
     "evaluate",
     "plan",
     "read_hole",
+    "read_labels",
     "read_target",
 ]
 
@@ -48,7 +57,10 @@ _BLANK = 127
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and the hole it is scored with; `mask_sha256` is of the hole as used, not of its file."""
+    """An image and the hole it is scored with; `mask_sha256` is of the hole as used, not of its file.
+
+    `labels` is a PNG of the image's regions, for errors by region, or None.
+    """
 
     image_set: str
     image: Path
@@ -57,6 +69,7 @@ class Pair:
     ratio: float
     bin: Bin
     size: int
+    labels: Path | None = None
 
     def record(self) -> dict[str, str | int | float]:
         """What a manifest says of the pair: names without folders, so that machines agree on it."""
@@ -73,7 +86,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Score:
-    """One system's result on one pair; `altered_known` counts known pixels that the system had changed."""
+    """One system's result on one pair.
+
+    `altered_known` counts known pixels that the system had changed. `lpips` is None where it was not asked for.
+    `regions` holds the hole's L1 in percent and its pixels by region, where these are known.
+    """
 
     system: str
     image_set: str
@@ -83,9 +100,12 @@ class Score:
     ratio: float
     l1_percent: float
     hole_l1_percent: float
+    seam_l1_percent: float
     psnr: float
     ssim: float
     altered_known: int
+    lpips: float | None = None
+    regions: dict[int, tuple[float, int]] = field(default_factory=dict)
 
 
 def bin_label(bounds: Bin) -> str:
@@ -112,6 +132,16 @@ def read_hole(path: str | Path, size: int) -> npt.NDArray[np.bool_]:
     return np.asarray(mask) > 0
 
 
+def read_labels(path: str | Path, size: int) -> npt.NDArray[np.int64]:
+    """Read a PNG of regions as `(size, size)` int64, -1 where unknown, cropped to a square and resized to the nearest
+    pixel.
+    """
+    with Image.open(path) as labels:
+        fitted = ImageOps.fit(labels, (size, size), Image.Resampling.NEAREST)
+    regions = np.array(fitted, dtype=np.int64)
+    return np.where(regions < len(REGIONS), regions, -1)
+
+
 def plan(
     images: Sequence[Path],
     masks: Sequence[Path],
@@ -120,6 +150,7 @@ def plan(
     seed: int = 0,
     *,
     image_set: str | None = None,
+    labels: Mapping[Path, Path] | None = None,
 ) -> list[Pair]:
     """Give each image one mask in each bin.
 
@@ -134,6 +165,7 @@ def plan(
         bins: hole ratios, each above its first number and up to its second.
         seed: another seed deals the masks out in another order.
         image_set: the images' name in the results; by default that of the first one's folder.
+        labels: by image, the PNG of its regions (0-18, as `showface.data.REGIONS`), for errors by region.
 
     Returns:
         `len(images) * len(bins)` pairs, bin after bin.
@@ -169,7 +201,7 @@ def plan(
             )
         for i, image in enumerate(images):
             mask, ratio, digest = chosen[i % len(chosen)]
-            pairs.append(Pair(name, Path(image), mask, digest, ratio, bounds, size))
+            pairs.append(Pair(name, Path(image), mask, digest, ratio, bounds, size, (labels or {}).get(Path(image))))
     return pairs
 
 
@@ -191,6 +223,8 @@ def evaluate(
     systems: Mapping[str, System],
     pairs: Sequence[Pair],
     *,
+    lpips: LPIPS | None = None,
+    frechet: FrechetDistances | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Score]:
     """Score every system on every pair.
@@ -198,6 +232,8 @@ def evaluate(
     Args:
         systems: callables by name, see `System`. What they get is theirs to change.
         pairs: from `plan`.
+        lpips: measures each composite's perceptual distance too.
+        frechet: collects the composites and targets, by system, image set and bin.
         progress: called after each pair with the number done and the number of all.
 
     Returns:
@@ -211,11 +247,14 @@ def evaluate(
     scores = []
     for done, pair in enumerate(pairs, start=1):
         target, hole = _load(pair)
+        labels = read_labels(pair.labels, pair.size) if pair.labels else None
         for name, system in systems.items():
             try:
                 composite, altered = _run(system, pair, target, hole)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
+            if frechet is not None:
+                frechet.add((name, pair.image_set, bin_label(pair.bin)), composite, target)
             scores.append(
                 Score(
                     system=name,
@@ -226,9 +265,12 @@ def evaluate(
                     ratio=pair.ratio,
                     l1_percent=l1_percent(composite, target),
                     hole_l1_percent=hole_l1_percent(composite, target, hole),
+                    seam_l1_percent=seam_l1_percent(composite, target, hole),
                     psnr=psnr(composite, target),
                     ssim=ssim(composite, target),
                     altered_known=altered,
+                    lpips=None if lpips is None else lpips(composite, target),
+                    regions={} if labels is None else region_l1_percent(composite, target, hole, labels),
                 )
             )
         if progress is not None:

@@ -12,12 +12,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
+from showface.data import REGIONS
+from showface.evaluation.perceptual import FrechetDistances
 from showface.evaluation.protocol import Pair, Score
 from showface.files import write_text
 
-__all__ = ["ALL_SETS", "Row", "markdown_table", "summarise", "write_csv", "write_json"]
+__all__ = [
+    "ALL_SETS",
+    "RegionRow",
+    "Row",
+    "markdown_table",
+    "region_table",
+    "summarise",
+    "summarise_regions",
+    "write_csv",
+    "write_json",
+]
 
 ALL_SETS = "all"
 """The set's name in a `Row` that takes the mean over every image set."""
@@ -27,7 +39,8 @@ ALL_SETS = "all"
 class Row:
     """Means over the `images` images of a set (or of `ALL_SETS`) in a bin.
 
-    `altered_images` counts those of which the system changed known pixels before the harness put them back.
+    `altered_images` counts those of which the system changed known pixels before the harness put them back. `lpips` and
+    `fid` are None where they were not measured.
     """
 
     system: str
@@ -37,15 +50,31 @@ class Row:
     ratio: float
     l1_percent: float
     hole_l1_percent: float
+    seam_l1_percent: float
     psnr: float
     ssim: float
     altered_images: int
+    lpips: float | None = None
+    fid: float | None = None
 
 
-def summarise(scores: Sequence[Score]) -> list[Row]:
+@dataclass(frozen=True)
+class RegionRow:
+    """The hole's L1 in percent by region of the face, over all bins: each pixel of `pixels` counts alike."""
+
+    system: str
+    region: str
+    pixels: int
+    hole_l1_percent: float
+
+
+Record: TypeAlias = Row | RegionRow | Score | Pair
+
+
+def summarise(scores: Sequence[Score], frechet: FrechetDistances | None = None) -> list[Row]:
     """Means per system, image set and bin, in the order of the scores; with several sets, those over all too.
 
-    Each mean is over images, PSNR included: the squared error isn't pooled.
+    Each mean is over images, PSNR included: the squared error isn't pooled. `frechet` is what `evaluate` filled.
     """
     groups: dict[tuple[str, str, str], list[Score]] = {}
     sets = list(dict.fromkeys(score.image_set for score in scores))
@@ -53,38 +82,93 @@ def summarise(scores: Sequence[Score]) -> list[Row]:
         for score in scores:
             if name in (score.image_set, ALL_SETS):
                 groups.setdefault((name, score.bin, score.system), []).append(score)
-    return [
-        Row(
-            system=system,
-            image_set=image_set,
-            bin=label,
-            images=len(group),
-            ratio=fmean(s.ratio for s in group),
-            l1_percent=fmean(s.l1_percent for s in group),
-            hole_l1_percent=fmean(s.hole_l1_percent for s in group),
-            psnr=fmean(s.psnr for s in group),
-            ssim=fmean(s.ssim for s in group),
-            altered_images=sum(s.altered_known > 0 for s in group),
+    rows = []
+    for (image_set, label, system), group in groups.items():
+        distances = [score.lpips for score in group if score.lpips is not None]
+        members = sets if image_set == ALL_SETS else [image_set]
+        rows.append(
+            Row(
+                system=system,
+                image_set=image_set,
+                bin=label,
+                images=len(group),
+                ratio=fmean(s.ratio for s in group),
+                l1_percent=fmean(s.l1_percent for s in group),
+                hole_l1_percent=fmean(s.hole_l1_percent for s in group),
+                seam_l1_percent=fmean(s.seam_l1_percent for s in group),
+                psnr=fmean(s.psnr for s in group),
+                ssim=fmean(s.ssim for s in group),
+                altered_images=sum(s.altered_known > 0 for s in group),
+                lpips=fmean(distances) if distances else None,
+                fid=frechet.distance(*((system, member, label) for member in members)) if frechet else None,
+            )
         )
-        for (image_set, label, system), group in groups.items()
+    return rows
+
+
+def summarise_regions(scores: Sequence[Score]) -> list[RegionRow]:
+    """The error by region, over the scores of images whose regions are known; none if there are no such images."""
+    sums: dict[tuple[str, int], tuple[float, int]] = {}
+    for score in scores:
+        for region, (percent, pixels) in score.regions.items():
+            total, count = sums.get((score.system, region), (0.0, 0))
+            sums[score.system, region] = total + percent * pixels, count + pixels
+    return [
+        RegionRow(system, REGIONS[region], count, total / count)
+        for (system, region), (total, count) in sorted(sums.items(), key=lambda item: item[0][1])
     ]
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
-    """The rows as a markdown table, ending in a newline."""
-    lines = [
-        "| set | hole | system | images | L1 % | hole L1 % | PSNR dB | SSIM | altered |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|",
-    ]
-    lines += [
-        f"| {row.image_set} | {row.bin} | {row.system} | {row.images} | {row.l1_percent:.3f} | "
-        f"{row.hole_l1_percent:.2f} | {row.psnr:.2f} | {row.ssim:.4f} | {row.altered_images} |"
-        for row in rows
-    ]
-    return "\n".join(lines) + "\n"
+def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the rows, with a column only for what was measured."""
+    header = ["set", "hole", "system", "images", "L1 %", "hole L1 %", "seam L1 %", "PSNR dB", "SSIM"]
+    extra = [name for name in ("lpips", "fid") if any(getattr(row, name) is not None for row in rows)]
+    cells = []
+    for row in rows:
+        measured = [getattr(row, name) for name in extra]
+        cells.append(
+            [
+                row.image_set,
+                row.bin,
+                row.system,
+                str(row.images),
+                f"{row.l1_percent:.3f}",
+                f"{row.hole_l1_percent:.2f}",
+                f"{row.seam_l1_percent:.2f}",
+                f"{row.psnr:.2f}",
+                f"{row.ssim:.4f}",
+                *("-" if value is None else f"{value:.4g}" for value in measured),
+                str(row.altered_images),
+            ]
+        )
+    return [*header, *(name.upper() for name in extra), "altered"], cells
 
 
-def write_csv(records: Sequence[Row] | Sequence[Score] | Sequence[Pair], path: str | Path) -> None:
+def region_table(rows: Sequence[RegionRow]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells: a line for each region, a column for each system."""
+    systems = list(dict.fromkeys(row.system for row in rows))
+    by_region: dict[str, dict[str, RegionRow]] = {}
+    for row in rows:
+        by_region.setdefault(row.region, {})[row.system] = row
+    cells = [
+        [region, str(next(iter(found.values())).pixels), *(f"{found[name].hole_l1_percent:.2f}" for name in systems)]
+        for region, found in by_region.items()
+    ]
+    return ["region", "hole pixels", *systems], cells
+
+
+def markdown_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table in markdown, ending in a newline; columns of numbers are set to the right."""
+    numbers = [all(_is_number(row[i]) for row in cells) for i in range(len(header))]
+    lines = [header, ["--:" if number else "---" for number in numbers], *cells]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell.replace(".", "", 1).replace("-", "", 1).isdigit()
+
+
+def write_csv(records: Sequence[Record], path: str | Path) -> None:
     """Write rows, scores or pairs (the manifest), one a line under a header.
 
     Raises:
@@ -104,15 +188,16 @@ def write_json(
     path: str | Path,
     *,
     rows: Sequence[Row] = (),
+    regions: Sequence[RegionRow] = (),
     scores: Sequence[Score] = (),
     pairs: Sequence[Pair] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write one JSON object with the keys `settings`, `rows`, `scores` and `manifest` (the pairs).
+    """Write one JSON object with the keys `settings`, `rows`, `regions`, `scores` and `manifest` (the pairs).
 
     Args:
         path: the file; its folder is made if it isn't there.
-        rows: from `summarise`.
+        rows, regions: from `summarise` and `summarise_regions`.
         scores: from `evaluate`.
         pairs: from `plan`.
         settings: whatever else is needed to run it again, such as the seed.
@@ -120,11 +205,17 @@ def write_json(
     content = {
         "settings": dict(settings or {}),
         "rows": [_flat(row) for row in rows],
+        "regions": [_flat(row) for row in regions],
         "scores": [_flat(score) for score in scores],
         "manifest": [_flat(pair) for pair in pairs],
     }
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def _flat(record: Row | Score | Pair) -> dict[str, Any]:
-    return record.record() if isinstance(record, Pair) else asdict(record)
+def _flat(record: Record) -> dict[str, Any]:
+    if isinstance(record, Pair):
+        return record.record()
+    fields = asdict(record)
+    if isinstance(record, Score):
+        fields["regions"] = {REGIONS[region]: percent for region, (percent, _) in record.regions.items()}
+    return fields

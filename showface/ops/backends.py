@@ -35,19 +35,33 @@ FLOATS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16}
 _kernels: dict[tuple[str, str], Kernel] = {}
 
 
+def refuses_nothing(*tensors: torch.Tensor) -> str | None:
+    return None
+
+
 def register(
     op: str,
     backend: str,
     forward: Callable[..., Any],
     backward: Callable[..., Any],
     dtypes: frozenset[torch.dtype] = FLOATS,
-    refuses: Callable[..., str | None] = lambda *tensors: None,
+    refuses: Callable[..., str | None] = refuses_nothing,
 ) -> None:
     """Say that `op` has an implementation for `backend`; called by the operators' modules.
 
     `refuses` gets the tensors that `kernel` gets and returns why they can't be taken, as a sentence's end, or None.
     """
     _kernels[op, backend] = Kernel(forward, backward, dtypes, refuses)
+
+
+def refuses_cuda(*tensors: torch.Tensor) -> str | None:
+    """Of keys and values such as the first and the last of these, that shared memory can't hold them."""
+    first, last = tensors[0].shape[-1], tensors[-1].shape[-1]
+    if max(first, last) > 512:
+        return f"its cuda kernel takes vectors up to 512 wide, not {max(first, last)}"
+    if tensors[0].dtype == torch.float64 and first + last > 512:
+        return f"its cuda kernel takes float64 vectors of 512 numbers, key and value together, not {first + last}"
+    return None
 
 
 @cache

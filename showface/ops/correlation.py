@@ -147,11 +147,6 @@ def _backward_reference(
 # The compiled and Triton backends.
 
 
-def _allow_tf32() -> bool:
-    """What torch's own matrix products may do with float32."""
-    return torch.get_float32_matmul_precision() != "highest"
-
-
 def _forward_cpp(
     query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
 ) -> tuple[Tensor, Tensor]:
@@ -172,24 +167,14 @@ def _backward_cpp(
 
 def _forward_cuda(*args: Any) -> tuple[Tensor, Tensor]:
     *tensors, scale, keys = args
-    return native.cuda_library(args[0]).masked_correlation(*tensors, scale, keys == "all", _allow_tf32())
+    return native.cuda_library(args[0]).masked_correlation(*tensors, scale, keys == "all", native.allow_tf32())
 
 
 def _backward_cuda(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *tensors, scale, keys = args
     backward = native.cuda_library(args[1]).masked_correlation_backward
-    *grads, shares = backward(*tensors, scale, keys == "all", _allow_tf32())
+    *grads, shares = backward(*tensors, scale, keys == "all", native.allow_tf32())
     return *grads, shares.sum() * scale
-
-
-def _refuses_cuda(query: Tensor, value: Tensor) -> str | None:
-    """Vectors that shared memory can't hold."""
-    channels, values = query.shape[2], value.shape[2]
-    if max(channels, values) > 512:
-        return f"its cuda kernel takes vectors up to 512 wide, not {max(channels, values)}"
-    if query.dtype == torch.float64 and channels + values > 512:
-        return f"its cuda kernel takes float64 vectors of 512 numbers, key and value together, not {channels + values}"
-    return None
 
 
 def _forward_triton(*args: Any) -> tuple[Tensor, Tensor]:
@@ -208,18 +193,17 @@ def _backward_triton(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _refuses_triton(query: Tensor, value: Tensor) -> str | None:
-    """Vectors that a GPU's registers can't hold. The interpreter, on a CPU, has no such limit."""
-    from showface.kernels.correlation import MAX_WIDTH
-
-    width, limit = max(query.shape[2], value.shape[2]), MAX_WIDTH[query.dtype]
-    if not query.is_cuda or width <= limit:
-        return None
-    return f"its triton kernel takes {query.dtype} vectors up to {limit} wide on a GPU, not {width}"
+    """What its kernels can't address, and on a GPU, float64, which Triton can't multiply there."""
+    if query.shape[1] * max(query.shape[2], value.shape[2]) >= 2**31:
+        return "its triton kernel takes images of less than 2**31 numbers"
+    if query.is_cuda and query.dtype == torch.float64:
+        return "its triton kernel takes no float64 on a GPU"
+    return None
 
 
 backends.register("masked_correlation", "reference", _forward_reference, _backward_reference)
 backends.register("masked_correlation", "cpp", _forward_cpp, _backward_cpp)
-backends.register("masked_correlation", "cuda", _forward_cuda, _backward_cuda, refuses=_refuses_cuda)
+backends.register("masked_correlation", "cuda", _forward_cuda, _backward_cuda, refuses=backends.refuses_cuda)
 backends.register("masked_correlation", "triton", _forward_triton, _backward_triton, refuses=_refuses_triton)
 
 

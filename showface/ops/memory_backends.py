@@ -6,10 +6,12 @@ slots instead of the slots themselves: so they give the gradients of a write too
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from showface import native
 from showface.ops import backends, definitions
 from showface.ops.definitions import unit
 from showface.ops.reference import attend, attend_backward, wide
@@ -142,6 +144,71 @@ def _blend_cpp(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Tenso
     return torch.ops.showface_C.memory_blend(memory.to(rho.dtype), rho, total, rate).to(memory.dtype)
 
 
+def _attend_cuda(latent: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return native.cuda_library(latent).memory_attend(latent, *rest, native.allow_tf32())
+
+
+def _attend_backward_cuda(grad: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *grads, shares = native.cuda_library(grad).memory_attend_backward(grad, *rest, native.allow_tf32())
+    return *grads, shares.sum() * rest[-1]
+
+
+def _accumulate_cuda(latent: Tensor, memory: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    z, m, _ = wide(None, 1.0, latent, memory)  # sums of half precision would not be worth float32
+    return native.cuda_library(latent).memory_accumulate(z, m, *rest, native.allow_tf32())
+
+
+def _write_cuda(latent: Tensor, memory: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    z, m, _ = wide(None, 1.0, latent, memory)
+    after, rho = native.cuda_library(latent).memory_write(z, m, *rest, native.allow_tf32())
+    return after.to(memory.dtype), rho
+
+
+def _blend_cuda(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Tensor:
+    return native.cuda_library(memory).memory_blend(memory, rho, total, rate)
+
+
+def _attend_triton(*args: Any) -> tuple[Tensor, Tensor]:
+    from showface.kernels import memory as kernels
+
+    return kernels.memory_attend(*args)
+
+
+def _attend_backward_triton(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from showface.kernels import memory as kernels
+
+    *grads, grad_tau = kernels.memory_attend_backward(*args)
+    return *grads, grad_tau * args[-1]
+
+
+def _accumulate_triton(*args: Any) -> tuple[Tensor, Tensor]:
+    from showface.kernels import memory as kernels
+
+    return kernels.memory_accumulate(*args)
+
+
+def _blend_triton(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Tensor:
+    from showface.kernels import memory as kernels
+
+    return kernels.memory_blend(memory, rho, total, rate)
+
+
+def _write_triton(*args: Any) -> tuple[Tensor, Tensor]:
+    *address, rate = args
+    rho, total = _accumulate_triton(*address)
+    return _blend_triton(args[1], rho, total, rate), rho
+
+
+def _refuses_triton(latent: Tensor, memory: Tensor) -> str | None:
+    """As of masked_correlation: what its kernels can't address, and on a GPU, float64."""
+    width = max(latent.shape[1], memory.shape[2])
+    if max(latent.shape[0], memory.shape[1]) * width >= 2**31:
+        return "its triton kernel takes latents, and blocks, of less than 2**31 numbers"
+    if latent.is_cuda and latent.dtype == torch.float64:
+        return "its triton kernel takes no float64 on a GPU"
+    return None
+
+
 # Gradients of writing, for all backends.
 
 
@@ -197,11 +264,48 @@ def _write_backward(
     return backward
 
 
-backends.register("memory_read", "reference", _attend_reference, _attend_backward_reference)
-backends.register("memory_read", "cpp", _attend_cpp, _attend_backward_cpp)
-backends.register("memory_accumulate", "reference", _accumulate_reference, _accumulate_backward("reference"))
-backends.register("memory_accumulate", "cpp", _accumulate_cpp, _accumulate_backward("cpp"))
-backends.register("memory_blend", "reference", _blend_reference, _blend_backward)
-backends.register("memory_blend", "cpp", _blend_cpp, _blend_backward)
-backends.register("memory_write", "reference", _write_reference, _write_backward(_accumulate_reference, "reference"))
-backends.register("memory_write", "cpp", _write_cpp, _write_backward(_accumulate_cpp, "cpp"))
+Function = Callable[..., Any]
+
+
+def _register(
+    backend: str,
+    attend: Function,
+    attend_backward: Function,
+    accumulate: Function,
+    write: Function,
+    blend: Function,
+    refuses: Function = backends.refuses_nothing,
+) -> None:
+    backends.register("memory_read", backend, attend, attend_backward, refuses=refuses)
+    backends.register("memory_accumulate", backend, accumulate, _accumulate_backward(backend), refuses=refuses)
+    backends.register("memory_write", backend, write, _write_backward(accumulate, backend), refuses=refuses)
+    backends.register("memory_blend", backend, blend, _blend_backward)
+
+
+_register(
+    "reference",
+    _attend_reference,
+    _attend_backward_reference,
+    _accumulate_reference,
+    _write_reference,
+    _blend_reference,
+)
+_register("cpp", _attend_cpp, _attend_backward_cpp, _accumulate_cpp, _write_cpp, _blend_cpp)
+_register(
+    "cuda",
+    _attend_cuda,
+    _attend_backward_cuda,
+    _accumulate_cuda,
+    _write_cuda,
+    _blend_cuda,
+    refuses=backends.refuses_cuda,
+)
+_register(
+    "triton",
+    _attend_triton,
+    _attend_backward_triton,
+    _accumulate_triton,
+    _write_triton,
+    _blend_triton,
+    refuses=_refuses_triton,
+)

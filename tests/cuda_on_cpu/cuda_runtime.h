@@ -35,7 +35,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 
-using std::exp, std::exp2, std::log2, std::max, std::min, std::sqrt;
+using std::exp, std::exp2, std::expm1, std::log2, std::max, std::min, std::sqrt;
 
 struct uint3 {
   unsigned x = 0, y = 0, z = 0;
@@ -289,6 +289,12 @@ inline void copy_wait(size_t on_their_way) {
 extern "C" __attribute__((used, weak, visibility("default"))) void cuda_on_cpu_order(uint64_t seed) {
   block.order = seed;
   block.random.seed(seed);
+}
+
+// For the tests: how large a chip the launches are sized for.
+inline int multiprocessors = 1;
+extern "C" __attribute__((used, weak, visibility("default"))) void cuda_on_cpu_multiprocessors(int count) {
+  multiprocessors = count;
 }
 
 }  // namespace cuda_on_cpu

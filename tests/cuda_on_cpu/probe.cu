@@ -104,18 +104,26 @@ __global__ void copies(const float* in, float* out, int n) {
   if (!Wait) showface::copy_wait<0>();
 }
 
-// D = A B^T (n = 0) or A B: in holds A (16, K), then B; out D (16, 8).
+// D = A B^T (n = 0) or A B: in holds A (16, K), then B of 16 columns; out D (16, 16).
 template <typename T>
 __global__ void product(const float* in, float* out, int n) {
   constexpr int depth = Fragment<T>::kDepth;
   T* a = showface::dynamic_shared_memory<T>();
   T* b = a + 16 * depth;
-  for (int i = threadIdx.x; i < 24 * depth; i += 32) a[i] = static_cast<T>(in[i]);
+  for (int i = threadIdx.x; i < 32 * depth; i += 32) a[i] = static_cast<T>(in[i]);
   __syncthreads();
-  Accumulator<float> d;
-  showface::mma<T>(d, Fragment<T>::load_a(a, depth),
-                   n == 0 ? Fragment<T>::load_b_rows(b, depth) : Fragment<T>::load_b(b, 8));
-  for (int i = 0; i < 4; ++i) out[d.row(i) * 8 + d.column(i)] = d.x[i];
+  const auto left = Fragment<T>::load_a(a, depth);
+  typename Fragment<T>::B right[2];
+  if (n == 0) {
+    Fragment<T>::template load_b<true>(right, b, depth);
+  } else {
+    Fragment<T>::template load_b<false>(right, b, 16);
+  }
+  for (int tile = 0; tile < 2; ++tile) {
+    Accumulator<float> d;
+    showface::mma<T>(d, left, right[tile]);
+    for (int i = 0; i < 4; ++i) out[d.row(i) * 16 + tile * 8 + d.column(i)] = d.x[i];
+  }
 }
 
 struct Probe {

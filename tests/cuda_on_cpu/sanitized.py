@@ -26,17 +26,41 @@ def run_kernels(library: str) -> None:
     from showface.ops import definitions
 
     torch.ops.load_library(library)
+    size_chip = ctypes.CDLL(library).cuda_on_cpu_multiprocessors
     ops = torch.ops.showface_cuda_on_cpu
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
-        for tokens, regions, slots, channels in ((1, 1, 1, 1), (7, 3, 5, 3), (5, 2, 1025, 20), (63, 4, 64, 129)):
+        for tokens, regions, slots, channels, values in (
+            (1, 1, 1, 1, None),
+            (7, 3, 5, 3, 4),
+            (5, 2, 1025, 20, None),
+            (63, 4, 64, 129, 130),
+            (2100, 5, 3, 8, None),  # so many that they are sorted in launches of their own
+        ):
             latent, memory = torch.randn(tokens, channels).to(dtype), torch.randn(regions, slots, channels).to(dtype)
+            value = None if values is None else torch.randn(regions, slots, values).to(dtype)
             region = torch.randint(-1, regions, (tokens,))
-            for temperature in (None, torch.tensor(2.0)):
-                out = ops.memory_read(latent, memory, region, temperature, 4.0)
-                wide = latent.double(), memory.double(), region
-                expected = definitions.memory_read(*wide, 4.0 if temperature is None else 8.0)
-                torch.testing.assert_close(out.double(), expected, rtol=0, atol=2e-2)
-        for tokens, channels, values, all_keys in ((1, 1, 1, True), (7, 3, 5, False), (65, 20, 130, False)):
+            wide = latent.double(), memory.double(), region
+            for temperature, multiprocessors in ((None, 1), (torch.tensor(2.0), 132)):
+                size_chip(multiprocessors)
+                rest = region, temperature, 4.0
+                tau = 4.0 if temperature is None else 8.0
+                out, log_sum = ops.memory_attend(latent, memory, value, *rest, True)
+                if value is None:
+                    expected = definitions.memory_read(*wide, tau)
+                    torch.testing.assert_close(out.double(), expected, rtol=0, atol=4e-2)
+                backward = ops.memory_attend_backward
+                grads = backward(torch.randn_like(out), latent, memory, value, region, out, log_sum, *rest[1:], True)
+                assert all(x.isfinite().all() for x in grads)
+                single = dtype if dtype == torch.float64 else torch.float32
+                written = latent.to(single), memory.to(single), *rest
+                rho, total = ops.memory_accumulate(*written, False)
+                expected = definitions.memory_accumulate(*wide, tau)
+                torch.testing.assert_close((rho.double(), total.double()), expected, rtol=1e-4, atol=1e-4)
+                expected = definitions.memory_write(*wide, tau, 0.1)[0]
+                for after in (ops.memory_write(*written, 0.1, False)[0], ops.memory_blend(memory, rho, total, 0.1)):
+                    torch.testing.assert_close(after.double(), expected, rtol=0, atol=4e-2)
+        for tokens, channels, values, all_keys in ((1, 1, 1, True), (7, 3, 5, False), (300, 20, 130, False)):
+            size_chip(132 if tokens > 100 else 1)
             query, key = (torch.randn(2, tokens, channels).to(dtype) for _ in range(2))
             value, hole = torch.randn(2, tokens, values).to(dtype), torch.rand(2, tokens) < 0.5
             rest = None, 4.0, all_keys, True

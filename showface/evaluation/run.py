@@ -1,0 +1,126 @@
+"""A whole evaluation: pairs, scores, tables, manifest and contact sheet, in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from showface.data import find_images, find_labels, random_hole
+from showface.evaluation.perceptual import LPIPS, FrechetDistances
+from showface.evaluation.protocol import BINS, FINE_BINS, Bin, Pair, Score, System, evaluate, plan
+from showface.evaluation.report import (
+    RegionRow,
+    Row,
+    markdown_table,
+    region_table,
+    summarise,
+    summarise_regions,
+    table,
+    write_csv,
+    write_json,
+)
+from showface.evaluation.sheet import choose_cases, contact_sheet
+from showface.files import write_atomically, write_text
+
+__all__ = ["Evaluation", "generate_masks", "run_evaluation"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `run_evaluation` measured: means, means by region, and every single score and pair."""
+
+    rows: list[Row]
+    regions: list[RegionRow]
+    scores: list[Score] = field(repr=False)
+    pairs: list[Pair] = field(repr=False)
+
+
+def generate_masks(folder: Path, size: int, bins: Sequence[Bin], count: int, seed: int) -> list[Path]:
+    """Write `count` free-form masks for each bin into a folder, as PNGs, white = hole. A seed always gives the same."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number, (low, high) in enumerate(bins):
+        for i in range(count):
+            rng = np.random.default_rng([seed, number, i])
+            # A bin is open below, and the hole's ratio is exact to a pixel only.
+            hole = random_hole(size, size, rng, ratio=(low + 2 / size**2, high - 2 / size**2))
+            path = folder / f"{low:g}-{high:g}-{i:04d}.png"
+            write_atomically(path, Image.fromarray(hole).save)
+            paths.append(path)
+    return paths
+
+
+def run_evaluation(
+    systems: Mapping[str, System],
+    images: Sequence[str | Path],
+    out: str | Path,
+    masks: str | Path | None = None,
+    *,
+    size: int = 256,
+    limit: int | None = None,
+    seed: int = 0,
+    fine: bool = False,
+    lpips: LPIPS | None = None,
+    frechet: FrechetDistances | None = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Score systems side by side on the same pairs, and write all of it into a folder.
+
+        def mine(image, hole): ...      # (H, W, 3) uint8, (H, W) bool -> (H, W, 3) uint8
+        run_evaluation({"mine": mine, "showface": model_system()}, ["faces"], "results", "masks")
+
+    The folder gets `table.md`, `rows.csv`, `scores.csv`, `manifest.csv`, `results.json` and `contact-sheet.png` (cases
+    of the last system; it shows the images, whose licence holds for it too). A second run gives the same numbers.
+
+    Args:
+        systems: by name, see `System`.
+        images: folders of faces, each a set of its own in the tables. Regions (0-18, PNG) are taken from a folder
+            `<name>_parsing` beside one.
+        out: the folder, made if needed.
+        masks: folder of masks, white = hole; without it as many are generated as there are images.
+        size: side of the square at which images are scored, in pixels.
+        limit: only the first so many images of each folder.
+        seed: deals out the masks, and generates them.
+        fine: six bins in place of three.
+        lpips, frechet: perceptual measures, see `LPIPS` and `FrechetDistances`.
+        settings: more to write into `results.json`.
+        progress: called after each pair with the number done and the number of all.
+
+    Raises:
+        ValueError: no systems or images, two folders of one name, or a bin without a mask.
+    """
+    out, folders = Path(out), [Path(folder) for folder in images]
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise ValueError(f"results go by the names of the folders of images, which must differ: {', '.join(names)}")
+    bins = FINE_BINS if fine else BINS
+    found = {name: find_images(folder)[:limit] for name, folder in zip(names, folders, strict=True)}
+    if masks is None:
+        most = max((len(paths) for paths in found.values()), default=0)
+        mask_files = generate_masks(out / "masks", size, bins, most, seed)
+    else:
+        mask_files = find_images(masks)
+    pairs: list[Pair] = []
+    for name, paths in found.items():
+        pairs += plan(paths, mask_files, size, bins, seed, image_set=name, labels=find_labels(paths))
+    scores = evaluate(systems, pairs, lpips=lpips, frechet=frechet, progress=progress)
+    rows, regions = summarise(scores, frechet), summarise_regions(scores)
+
+    described = {"size": size, "seed": seed, "limit": limit, "systems": list(systems), **(settings or {})}
+    text = markdown_table(*table(rows))
+    if regions:
+        text += "\n" + markdown_table(*region_table(regions))
+    write_text(out / "table.md", text)
+    write_csv(rows, out / "rows.csv")
+    write_csv(scores, out / "scores.csv")
+    write_csv(pairs, out / "manifest.csv")
+    write_json(out / "results.json", rows=rows, regions=regions, scores=scores, pairs=pairs, settings=described)
+    sheet = contact_sheet(choose_cases(pairs, scores, list(systems)[-1]), systems, size)
+    write_atomically(out / "contact-sheet.png", sheet.save)
+    return Evaluation(rows, regions, scores, pairs)

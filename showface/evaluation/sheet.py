@@ -1,0 +1,50 @@
+"""A contact sheet: inputs, results and targets of typical and of the worst cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from PIL import Image, ImageDraw
+
+from showface.evaluation.metrics import psnr
+from showface.evaluation.protocol import Pair, Score, System, complete, read_hole
+
+__all__ = ["choose_cases", "contact_sheet"]
+
+_MARGIN, _CAPTION = 4, 16
+
+
+def choose_cases(
+    pairs: Sequence[Pair], scores: Sequence[Score], system: str, typical: int = 2, worst: int = 2
+) -> list[tuple[str, Pair]]:
+    """In each bin the cases around a system's median PSNR, then those of its lowest; each "typical" or "worst"."""
+    mine = [score for score in scores if score.system == system]  # in the pairs' order
+    chosen: list[tuple[str, Pair]] = []
+    for label in dict.fromkeys(score.bin for score in mine):
+        ranked = sorted((score.psnr, i) for i, score in enumerate(mine) if score.bin == label)
+        rest = ranked[worst:]
+        middle = max(0, len(ranked) // 2 - worst - typical // 2)
+        chosen += [("typical", pairs[i]) for _, i in rest[middle : middle + typical]]
+        chosen += [("worst", pairs[i]) for _, i in ranked[:worst]]
+    return chosen
+
+
+def contact_sheet(cases: Sequence[tuple[str, Pair]], systems: Mapping[str, System], size: int) -> Image.Image:
+    """One line a case: the input with its hole white, each system's composite with its PSNR, the target."""
+    cell = max(size, 128)
+    step, line = cell + _MARGIN, cell + _MARGIN + _CAPTION
+    sheet = Image.new("RGB", (step * (len(systems) + 2) + _MARGIN, line * len(cases) + _MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (kind, pair) in enumerate(cases):
+        runs = {name: complete(system, pair) for name, system in systems.items()}
+        target = next(iter(runs.values()))[0]
+        shown = target.copy()
+        shown[read_hole(pair.mask, pair.size)] = 255
+        cells = [(f"{kind}, {pair.image.stem}, {pair.ratio:.0%} hole", shown)]
+        cells += [(f"{name}: {psnr(run[1], target):.2f} dB", run[1]) for name, run in runs.items()]
+        cells += [("target", target)]
+        for column, (caption, image) in enumerate(cells):
+            x, y = _MARGIN + column * step, _MARGIN + row * line
+            draw.text((x, y), caption, fill="black")
+            sheet.paste(Image.fromarray(image).resize((cell, cell), Image.Resampling.NEAREST), (x, y + _CAPTION))
+    return sheet

@@ -1,0 +1,177 @@
+"""A whole evaluation, its perceptual measures, and its command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import save_faces
+from PIL import Image
+from torch import nn
+
+from showface import evaluation as ev
+
+SIZE = 32
+
+
+def mean_fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    result = image.copy()
+    result[hole] = image[~hole].mean(axis=0).astype(np.uint8)
+    return result
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Three faces with regions: the left half skin, the right half hair, one column unknown."""
+    folder = save_faces(tmp_path / "faces")
+    labels = np.full((40, 40), 1, np.uint8)
+    labels[:, 20:] = 13
+    labels[:, 39] = 255
+    (tmp_path / "faces_parsing").mkdir()
+    for path in folder.iterdir():
+        Image.fromarray(labels).save(tmp_path / "faces_parsing" / path.name)
+    return folder
+
+
+def test_run_writes_everything_and_repeats(images: Path, tmp_path: Path) -> None:
+    systems = {"fill": mean_fill, "copy": lambda image, hole: image}
+    found = ev.run_evaluation(systems, [images], tmp_path / "a", size=SIZE, seed=3)
+    again = ev.run_evaluation(systems, [images], tmp_path / "b", size=SIZE, seed=3)
+    assert found.rows == again.rows
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    files = {"table.md", "rows.csv", "scores.csv", "manifest.csv", "results.json", "contact-sheet.png"}
+    assert names == files | {"masks"}
+    for name in files - {"contact-sheet.png"}:
+        assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
+    assert [(row.bin, row.images) for row in found.rows] == [(label, 3) for label in BINS for _ in systems]
+    assert all(score.psnr > 0 for score in found.scores)
+    table = (tmp_path / "a" / "table.md").read_text()
+    assert "| skin |" in table
+    assert "| hair |" in table
+    content = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert content["settings"]["seed"] == 3
+    other = ev.run_evaluation(systems, [images], tmp_path / "c", size=SIZE, seed=4)
+    assert other.rows != found.rows
+
+
+BINS = ("1-20%", "20-40%", "40-60%")
+
+
+def test_generated_masks_are_in_their_bins(tmp_path: Path) -> None:
+    masks = ev.generate_masks(tmp_path, 24, ev.FINE_BINS, 3, 0)
+    pairs = ev.plan([tmp_path / "none.png"] * 3, masks, 24, ev.FINE_BINS)
+    assert len({pair.mask for pair in pairs}) == 18
+
+
+def test_seam_and_regions() -> None:
+    target = np.zeros((20, 20, 3), np.uint8)
+    hole = np.zeros((20, 20), bool)
+    hole[5:15, 5:15] = True
+    result = target.copy()
+    result[5, 5:15] = 255  # 10 of the 36 pixels that touch a known one
+    assert ev.seam_l1_percent(result, target, hole) == pytest.approx(100 * 10 / 36)
+    assert ev.seam_l1_percent(result, target, np.ones((20, 20), bool)) == 0
+    labels = np.full((20, 20), -1)
+    labels[5, 5:10] = 2
+    labels[6:8, 5:15] = 4
+    assert ev.region_l1_percent(result, target, hole, labels) == {2: (100.0, 5), 4: (0.0, 20)}
+
+
+def test_two_folders_of_one_name(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must differ: faces, faces"):
+        ev.run_evaluation({"fill": mean_fill}, [images, images], tmp_path / "out", size=SIZE)
+
+
+# Perceptual measures, with random weights in the place of real ones.
+
+
+def alexnet() -> nn.Sequential:
+    """The convolutions of torchvision's AlexNet, under its names."""
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 11, 4, 2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(64, 192, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(192, 384, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(384, 256, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(256, 256, 3, padding=1),
+        nn.ReLU(),
+    )
+
+
+@torch.no_grad()
+def test_lpips(tmp_path: Path) -> None:
+    pytest.importorskip("torchmetrics")
+    network = alexnet()
+    torch.save({f"features.{name}": x for name, x in network.state_dict().items()}, tmp_path / "alexnet.pth")
+    lpips = ev.LPIPS(tmp_path / "alexnet.pth")
+    rng = np.random.default_rng(0)
+    result, target = (rng.integers(0, 256, (80, 70, 3), dtype=np.uint8) for _ in range(2))
+    assert lpips(target, target) == 0
+    assert lpips(result, target) == pytest.approx(lpips(target, result))
+
+    importance = torch.load(
+        Path(pytest.importorskip("torchmetrics").__file__).parent / "functional/image/lpips_models/alex.pth",
+        map_location="cpu",
+        weights_only=True,
+    )
+    x = torch.from_numpy(np.stack([result, target])).permute(0, 3, 1, 2) / 127.5 - 1
+    mean, std = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+    x = (x - mean[:, None, None]) / std[:, None, None]
+    expected = 0.0
+    for i, layer in enumerate(network):
+        x = layer(x)
+        if i in (1, 4, 7, 9, 11):
+            unit = x / x.square().sum(1, keepdim=True).sqrt()
+            weight = importance[f"lin{(1, 4, 7, 9, 11).index(i)}.model.1.weight"]
+            expected += ((unit[0] - unit[1]).square() * weight[0]).sum(0).mean().item()
+    assert lpips(result, target) == pytest.approx(expected, rel=1e-4)
+
+
+def test_lpips_errors(tmp_path: Path) -> None:
+    pytest.importorskip("torchmetrics")
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.pth: get it from https"):
+        ev.LPIPS(tmp_path / "none.pth")
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="does not hold torchvision's AlexNet"):
+        ev.LPIPS(tmp_path / "other.pth")
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.pth: get it from https"):
+        ev.FrechetDistances(tmp_path / "none.pth")
+
+
+class Means(nn.Module):
+    """An extractor whose features are the colours' means."""
+
+    num_features = 3
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.double().mean((2, 3)) / 255
+
+
+def test_frechet_distance_of_two_normal_distributions(images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torchmetrics")
+    frechet = ev.FrechetDistances(Means())
+    rng = np.random.default_rng(0)
+    real, fake = rng.integers(0, 256, (2, 40, 8, 8, 3), dtype=np.uint8)
+    for i in range(40):
+        frechet.add(("system", "a" if i < 15 else "b", "bin"), fake[i] // 2, real[i])
+    x, y = (z.mean((1, 2)) / 255 for z in (fake // 2, real))
+    cov_x, cov_y = np.cov(x.T), np.cov(y.T)
+    root = np.sqrt(np.linalg.eigvals(cov_x @ cov_y).real.clip(0)).sum()
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(cov_x) + np.trace(cov_y) - 2 * root
+    whole = frechet.distance(("system", "a", "bin"), ("system", "b", "bin"))
+    assert whole == pytest.approx(expected, rel=1e-6)
+    assert frechet.distance(("system", "a", "bin")) != pytest.approx(expected, rel=1e-3)
+    assert frechet.distance(("other", "a", "bin")) is None
+    found = ev.run_evaluation(
+        {"fill": mean_fill}, [images], tmp_path / "out", size=SIZE, frechet=ev.FrechetDistances(Means())
+    )
+    assert all(row.fid is not None and row.fid > 0 for row in found.rows)
+    assert "| FID |" in (tmp_path / "out" / "table.md").read_text()
