@@ -23,21 +23,25 @@ _EXPORTS = {
     "MDRNets": "showface.models",
     "MDRNetsConfig": "showface.models",
     "inpaint": "showface.inference",
+    "load_model": "showface.systems",
 }
-_SUBMODULES = ("data", "evaluation", "losses", "models", "nn", "ops", "training")
+_SUBMODULES = ("baselines", "data", "evaluation", "losses", "models", "nn", "ops", "training")
 
 if TYPE_CHECKING:
-    from showface import data, evaluation, losses, models, nn, ops, training
+    from showface import baselines, data, evaluation, losses, models, nn, ops, training
     from showface.inference import inpaint
     from showface.models import MDRNets, MDRNetsConfig
+    from showface.systems import load_model
 
 __all__ = [
     "MDRNets",
     "MDRNetsConfig",
     "__version__",
+    "baselines",
     "data",
     "evaluation",
     "inpaint",
+    "load_model",
     "losses",
     "models",
     "nn",

@@ -13,7 +13,7 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from PIL import Image
 
-    from showface.models import MDRNets
+    from showface.models import InpaintingNetwork
 
 app = typer.Typer(
     name="showface",
@@ -83,7 +83,8 @@ def train(
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in OUT.")] = False,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings such as data.size=128 batch=8 model.use_memory=false.")
+        list[str] | None,
+        typer.Argument(help="Settings such as data.size=128 batch=8 model.use_memory=false, or system=unet."),
     ] = None,
 ) -> None:
     """Train on your own faces."""
@@ -182,11 +183,15 @@ def memory(
     """Show what the memory holds: for each part of the face, the photos most like its most used slots."""
     from showface.data import find_images
     from showface.inspection import memory_picture
+    from showface.models import MDRNets
 
     _check_image_name(out)
     found = find_images(photos)
     chosen = found[:: max(1, len(found) // limit)][:limit]
-    _save(memory_picture(_load(model, device), chosen, slots), out)
+    network = _load(model, device)
+    if not isinstance(network, MDRNets):
+        raise ValueError(f"{model} holds a {network.system}: only MDRNets have a memory")
+    _save(memory_picture(network, chosen, slots), out)
     console.print(f"the memory by {len(chosen)} of {len(found)} photos: {escape(str(out.resolve()))}")
 
 
@@ -210,15 +215,15 @@ def main() -> None:
         sys.exit(1)
 
 
-def _load(folder: Path | None, device: str) -> "MDRNets":
+def _load(folder: Path | None, device: str) -> "InpaintingNetwork":
     """The model of a folder, or the bundled one, on a device."""
     import torch
 
-    from showface.models import MDRNets
     from showface.nn import channels_last
+    from showface.systems import load_model
 
     try:
-        return channels_last(MDRNets.from_pretrained(folder).to(torch.device(device)))
+        return channels_last(load_model(folder).to(torch.device(device)))
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device} can't be used: {str(error).splitlines()[0]}") from error
 

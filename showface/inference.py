@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from showface.data import image_to_tensor, mask_to_tensor, read_image, read_mask, tensor_to_image
-from showface.models import MDRNets
+from showface.models import InpaintingNetwork, MDRNets
 from showface.nn import channels_last
 
 Photo: TypeAlias = str | PathLike[str] | Image.Image
@@ -26,7 +26,7 @@ class Restoration:
     Attributes:
         photo: the input as it was read.
         hole: (H, W) bool, True where it was filled.
-        coarse: the answer of the coarse network, known pixels from the photo.
+        coarse: the answer of the coarse stage (the result, if there is none), known pixels from the photo.
         image: the result; known pixels equal those of `photo` bit for bit.
     """
 
@@ -50,7 +50,7 @@ def inpaint(
     image: Photo,
     mask: Mask,
     *,
-    model: MDRNets | None = None,
+    model: InpaintingNetwork | None = None,
     mask_polarity: str = "white",
     size: int | None = None,
 ) -> Image.Image:
@@ -63,7 +63,8 @@ def inpaint(
         image: a path or a PIL image of any mode; turned upright by its EXIF tag, transparency put on white.
         mask: a path, a PIL image, or a bool array (H, W), True = hole. Grey edges are cut at one half; a mask of
             another size than the image is resized, with a warning.
-        model: by default the bundled one, on the CPU. It is run on the device it is on.
+        model: any that `showface.load_model` loads; by default the bundled one, on the CPU. It is run on the device it
+            is on.
         mask_polarity: the colour of the hole, "white" or "black"; of no meaning for a bool array.
         size: a photo whose shorter side is longer than this is filled at this size and the fill is enlarged; by
             default the size that the model was trained at. Known pixels always keep their full resolution.
@@ -83,7 +84,7 @@ def restore(
     image: Photo,
     mask: Mask,
     *,
-    model: MDRNets | None = None,
+    model: InpaintingNetwork | None = None,
     mask_polarity: str = "white",
     size: int | None = None,
 ) -> Restoration:
@@ -115,7 +116,9 @@ def _read_hole(mask: Mask, size: tuple[int, int], polarity: str) -> NDArray[np.b
 
 
 @torch.inference_mode()
-def _run(model: MDRNets, photo: Image.Image, hole: NDArray[np.bool_], size: int) -> tuple[Image.Image, Image.Image]:
+def _run(
+    model: InpaintingNetwork, photo: Image.Image, hole: NDArray[np.bool_], size: int
+) -> tuple[Image.Image, Image.Image]:
     """The result and the coarse image of a photo whose shorter side is brought down to `size`, in its full size."""
     shrink = min(1.0, size / min(photo.size))
     small_size = (max(1, round(shrink * photo.width)), max(1, round(shrink * photo.height)))

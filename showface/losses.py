@@ -1,13 +1,18 @@
-"""What MDRNets learn from."""
+"""What MDRNets and the systems compared with them learn from."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from showface import ops
-from showface.models import MDRNetsOutput
 from showface.nn import hole_tokens, to_tokens
+
+if TYPE_CHECKING:
+    from showface.models import InpaintingOutput, MDRNetsOutput
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,25 @@ def parsing_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return total / (labels >= 0).sum().clamp_min(1)
 
 
+def reconstruction_losses(
+    output: InpaintingOutput, image: Tensor, hole: Tensor, weights: LossWeights
+) -> dict[str, Tensor]:
+    """The L1 losses that all systems share, `hole`, `known` and `coarse`, unweighted; arguments as below."""
+    return {
+        "hole": region_l1(output.raw_image, image, hole),
+        "known": region_l1(output.raw_image, image, 1 - hole),
+        "coarse": weights.hole * region_l1(output.raw_coarse, image, hole)
+        + weights.known * region_l1(output.raw_coarse, image, 1 - hole),
+    }
+
+
+def weighted_sum(losses: dict[str, Tensor], weights: LossWeights, **own: float) -> Tensor:
+    """The sum of losses, 0-d, each times its weight; `own` are the weights of losses that `weights` doesn't know."""
+    weight_of = asdict(weights) | own
+    zero = next(iter(losses.values())).new_zeros(())
+    return sum((weight_of[name] * loss for name, loss in losses.items()), zero)
+
+
 def inpainting_losses(
     output: MDRNetsOutput,
     image: Tensor,
@@ -66,7 +90,7 @@ def inpainting_losses(
     weights: LossWeights,
     features: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Every loss that has a weight, itself unweighted, and `total`, their weighted sum.
+    """Every loss of MDRNets that has a weight, itself unweighted, and `total`, their weighted sum.
 
     The poster *states* the InCo² pair; the features that it compares and the other losses are *ours*.
 
@@ -77,17 +101,12 @@ def inpainting_losses(
         labels: (B, H, W) int64 parsing, -1 where unknown.
         features: of `MDRNets.encode`, for the result and for the target, each (B, C, h, w); None leaves InCo² out.
     """
-    losses = {
-        "hole": region_l1(output.raw_image, image, hole),
-        "known": region_l1(output.raw_image, image, 1 - hole),
-        "coarse": weights.hole * region_l1(output.raw_coarse, image, hole)
-        + weights.known * region_l1(output.raw_coarse, image, 1 - hole),
-    }
+    losses = reconstruction_losses(output, image, hole, weights)
     if weights.parsing:
         losses["parsing"] = parsing_loss(output.parsing, labels)
     if weights.coordination and features is not None:
         result, target = features
         inter, intra = ops.coordination_loss(to_tokens(result), to_tokens(target), hole_tokens(hole, result))
         losses["coordination"] = inter + intra
-    losses["total"] = sum((getattr(weights, name) * loss for name, loss in losses.items()), image.new_zeros(()))
+    losses["total"] = weighted_sum(losses, weights)
     return losses

@@ -260,7 +260,7 @@ class TestFiles:
             path.write_bytes(b"half of it")
             raise OSError("no space left on device")
 
-        monkeypatch.setattr("showface.models.mdrnets.save_file", fail)
+        monkeypatch.setattr("showface.models.network.save_file", fail)
         with pytest.raises(OSError, match="no space left"):
             wake(model).save_pretrained(tmp_path)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

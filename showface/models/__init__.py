@@ -1,6 +1,7 @@
-"""MDRNets and their configuration."""
+"""MDRNets, their configuration, and what every system that fills holes shares with them."""
 
 from showface.models.config import MDRNetsConfig
 from showface.models.mdrnets import MDRNets, MDRNetsOutput
+from showface.models.network import InpaintingNetwork, InpaintingOutput
 
-__all__ = ["MDRNets", "MDRNetsConfig", "MDRNetsOutput"]
+__all__ = ["InpaintingNetwork", "InpaintingOutput", "MDRNets", "MDRNetsConfig", "MDRNetsOutput"]

@@ -1,11 +1,32 @@
 """The configuration of MDRNets: one dataclass, saved as JSON beside the weights."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypeVar, cast
+
+Config = TypeVar("Config", bound="NetworkConfig")
+
+
+class NetworkConfig:
+    """What the configurations of all systems share: each is a dataclass with an `image_size`, and goes to JSON."""
+
+    image_size: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(cast(Any, self))
+
+    @classmethod
+    def from_dict(cls: type[Config], values: dict[str, Any]) -> Config:
+        """The configuration with these values. Raises ValueError for a name that it does not have."""
+        unknown = set(values) - {field.name for field in fields(cast(Any, cls))}
+        if unknown:
+            name = cls.__name__.removesuffix("Config")
+            raise ValueError(f"unknown configuration of {name}: {', '.join(sorted(unknown))}")
+        return cls(**values)
 
 
 @dataclass(frozen=True)
-class MDRNetsConfig:
+class MDRNetsConfig(NetworkConfig):
     """Sizes and switches of MDRNets.
 
     Attributes:
@@ -48,15 +69,3 @@ class MDRNetsConfig:
         if len(self.refinement_blocks) != 3:
             raise ValueError(f"refinement_blocks must be three numbers, got {self.refinement_blocks}")
         object.__setattr__(self, "refinement_blocks", tuple(self.refinement_blocks))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "MDRNetsConfig":
-        """The configuration with these values. Raises ValueError for a name that it does not have."""
-        unknown = set(values) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown configuration of MDRNets: {', '.join(sorted(unknown))}")
-        return cls(**values)

@@ -1,44 +1,36 @@
 """MDRNets, the Memory-Disentangled Refinement Networks: from an image with a hole to a whole face."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from showface.files import write_atomically, write_text
+from showface.losses import LossWeights, inpainting_losses, labels_at
 from showface.models.coarse import CoarseNetwork
 from showface.models.config import MDRNetsConfig
 from showface.models.encoder import Encoder
+from showface.models.network import InpaintingNetwork, InpaintingOutput, check_inputs
 from showface.models.refinement import RefinementNetwork
 from showface.nn import DisentangledMemory, MaskRegionEnhancement, push_pull_fill
 from showface.nn.blocks import composite, pad_to_multiple
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
+BUNDLED = Path(__file__).parent.parent / "assets" / "default"
 
 
 @dataclass
-class MDRNetsOutput:
-    """What one pass gives.
+class MDRNetsOutput(InpaintingOutput):
+    """What one pass gives besides.
 
     Attributes:
-        image: (B, 3, H, W), the result; known pixels are those of the input, bit for bit.
-        coarse: (B, 3, H, W), the same of the coarse network.
-        raw_image, raw_coarse: (B, 3, H, W), both before known pixels are put back; losses look at these.
         parsing: (B, K, h, w), logits at stride 4.
     """
 
-    image: Tensor
-    coarse: Tensor
-    raw_image: Tensor
-    raw_coarse: Tensor
     parsing: Tensor
 
 
-class MDRNets(nn.Module):
+class MDRNets(InpaintingNetwork):
     """Coarse network, encoder, DMM, MREM and guided refinement network, in the poster's four steps.
 
         model = showface.MDRNets.from_pretrained()           # the bundled weights
@@ -47,6 +39,9 @@ class MDRNets(nn.Module):
     Any H and W work; they are padded and cropped inside.
     """
 
+    system = "mdrnets"
+    config_type = MDRNetsConfig
+    config: MDRNetsConfig
     stride = 16
 
     def __init__(self, config: MDRNetsConfig | None = None) -> None:
@@ -57,6 +52,7 @@ class MDRNets(nn.Module):
         self.memory: DisentangledMemory | None = None
         self.enhancement: MaskRegionEnhancement | None = None
         self.refinement: RefinementNetwork | None = None
+        self._to_write: tuple[Tensor, Tensor, Tensor] | None = None  # features, parsing logits and labels of a batch
         if not config.use_refinement:
             return
         width = config.channels
@@ -79,7 +75,7 @@ class MDRNets(nn.Module):
         Raises:
             TypeError, ValueError: a wrong dtype or shape.
         """
-        _check(image, hole)
+        check_inputs(image, hole)
         height, width = image.shape[-2:]
         padded_hole = (pad_to_multiple(hole.to(image.dtype), self.stride) > 0.5).to(image.dtype)
         raw_coarse, coarse, parsing = self._run_coarse(pad_to_multiple(image, self.stride), padded_hole)
@@ -118,7 +114,7 @@ class MDRNets(nn.Module):
         if self.encoder is None or self.memory is None:
             raise RuntimeError("a network without a memory has no latents of parts")
         hole = torch.zeros_like(image[:, :1]) if hole is None else hole
-        _check(image, hole)
+        check_inputs(image, hole)
         padded_hole = (pad_to_multiple(hole.to(image.dtype), self.stride) > 0.5).to(image.dtype)
         _, coarse, parsing = self._run_coarse(pad_to_multiple(image, self.stride), padded_hole)
         probability = parsing.softmax(1)
@@ -151,53 +147,33 @@ class MDRNets(nn.Module):
         image = pad_to_multiple(image, self.stride)
         return torch.func.functional_call(self.encoder, weights, (image, torch.zeros_like(image[:, :1])))
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write `config.json` and `model.safetensors` into a folder, made if needed, each file atomically.
+    def training_losses(self, image: Tensor, hole: Tensor, labels: Tensor, weights: LossWeights) -> dict[str, Tensor]:
+        output = self(image, hole)
+        features = None
+        if self.encoder is not None:
+            with torch.no_grad():
+                clean = self.encode(image)
+            if weights.coordination:
+                features = self.encode(output.image), clean
+            self._to_write = clean, output.parsing.detach(), labels
+        return inpainting_losses(output, image, hole, labels, weights, features)
 
-        Args:
-            dtype: convert floating-point weights, say to torch.float16 for half the size.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {
-            name: (x.to(dtype) if dtype and x.is_floating_point() else x).detach().cpu().contiguous()
-            for name, x in self.state_dict().items()
-        }
-        write_atomically(folder / WEIGHTS_FILE, lambda path: save_file(state, path, metadata={"format": "pt"}))
-        write_text(folder / CONFIG_FILE, json.dumps(self.config.to_dict(), indent=2) + "\n")
+    def after_step(self) -> None:
+        """Write the parts of the batch's uncorrupted images to the memory."""
+        if self.memory is not None and self._to_write is not None:
+            clean, logits, labels = self._to_write
+            self.memory.write(clean, _known_parsing(logits, labels))
+        self._to_write = None
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> "MDRNets":
-        """Load a folder that `save_pretrained` wrote, in eval mode and float32; None loads the bundled model.
-
-        Raises:
-            FileNotFoundError: the folder or one of its two files is missing.
-            ValueError: the configuration is not one of MDRNets, or the weights don't fit it.
-        """
-        folder = Path(folder) if folder is not None else Path(__file__).parent.parent / "assets" / "default"
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            if not (folder / name).is_file():
-                wanted = f"a model is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
-                raise FileNotFoundError(f"no {name} in {folder}: {wanted}")
-        try:
-            config = MDRNetsConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text()))
-        except (json.JSONDecodeError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder / CONFIG_FILE} is not a configuration of MDRNets: {error}") from error
-        model = cls(config)
-        try:
-            model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-        except Exception as error:  # safetensors and torch each have their own kind
-            raise ValueError(f"{folder / WEIGHTS_FILE} does not fit its configuration: {error}") from error
-        return model.eval()
+        """As `InpaintingNetwork.from_pretrained`; None loads the bundled model."""
+        return super().from_pretrained(folder if folder is not None else BUNDLED)
 
 
-def _check(image: Tensor, hole: Tensor) -> None:
-    if not image.is_floating_point():
-        raise TypeError(f"image must be floating point in [-1, 1], got {image.dtype}")
-    if image.dim() != 4 or image.shape[1] != 3 or 0 in image.shape[2:]:
-        raise ValueError(f"image must have shape (B, 3, H, W), got {tuple(image.shape)}")
-    if hole.shape != (image.shape[0], 1, *image.shape[2:]):
-        expected = (image.shape[0], 1, *image.shape[2:])
-        raise ValueError(f"hole must have shape {expected} to go with image, got {tuple(hole.shape)}")
-    if hole.device != image.device:
-        raise ValueError(f"hole must be on {image.device} like image, got {hole.device}")
+def _known_parsing(logits: Tensor, labels: Tensor) -> Tensor:
+    """The labels as probabilities where there are any, the predicted parsing elsewhere: (B, K, h, w)."""
+    predicted = logits.softmax(1)
+    labels = labels_at(labels, logits)
+    known = F.one_hot(labels.clamp_min(0), logits.shape[1]).movedim(-1, 1).to(predicted.dtype)
+    return torch.where((labels >= 0)[:, None], known, predicted)

@@ -11,18 +11,19 @@ def activate(x: Tensor) -> Tensor:
 
 
 class GatedConv2d(nn.Module):
-    """A 3x3 convolution that learns where to look: features times a sigmoid gate, both from one convolution.
+    """A convolution that learns where to look: features times a sigmoid gate, both from one convolution.
 
     Gated convolutions let a network treat hole and known pixels differently. Source: *ours* (the poster does not
     say what its coarse network is made of).
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, dilation: int = 1, kernel: int = 3) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, 2 * outputs, 3, stride, padding=dilation, dilation=dilation)
+        padding = dilation * (kernel // 2)
+        self.conv = nn.Conv2d(inputs, 2 * outputs, kernel, stride, padding=padding, dilation=dilation)
         # Gates start near one half, so the features start twice as large for the output to keep the input's scale.
         # Without it the signal dies on the way down and the network is slow to start learning.
-        std = (9 * inputs) ** -0.5
+        std = (kernel**2 * inputs) ** -0.5
         nn.init.normal_(self.conv.weight[:outputs], std=2 * std)
         nn.init.normal_(self.conv.weight[outputs:], std=0.5 * std)
 

@@ -1,7 +1,7 @@
 """The configuration of a training run: one dataclass, from defaults, a YAML file and dotted overrides."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -9,8 +9,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from showface.baselines import NETWORKS, BaselineConfig
 from showface.losses import LossWeights
-from showface.models import MDRNetsConfig
+from showface.models import InpaintingNetwork, MDRNets, MDRNetsConfig
+from showface.systems import find_system
 
 
 @dataclass
@@ -43,6 +45,9 @@ class TrainingConfig:
     """A training run.
 
     Attributes:
+        system: what is trained: "mdrnets", or a baseline by its name in `showface.baselines.NETWORKS`.
+        model: MDRNets' configuration.
+        baseline: a baseline's; its `image_size` 0 is that of the training images.
         init: folder of a saved model to start from, say to fine-tune it; what it lacks (a coarse-only model has no
             refinement) starts fresh.
         steps: optimiser steps; the learning rate falls to 0 over them.
@@ -60,7 +65,9 @@ class TrainingConfig:
     """
 
     data: DataConfig = field(default_factory=DataConfig)
+    system: str = MDRNets.system
     model: MDRNetsConfig = field(default_factory=MDRNetsConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
     loss: LossWeights = field(default_factory=LossWeights)
     init: str = ""
     steps: int = 100_000
@@ -79,6 +86,7 @@ class TrainingConfig:
     keep: int = 2
 
     def __post_init__(self) -> None:
+        find_system(self.system)
         for name in ("steps", "batch", "log_every", "sample_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -89,6 +97,13 @@ class TrainingConfig:
         if self.data.size < 16 or self.data.size % 16:
             raise ValueError(f"data.size must be a multiple of 16, got {self.data.size}")
 
+    def network(self) -> InpaintingNetwork:
+        """The network to train, with fresh weights."""
+        if self.system == MDRNets.system:
+            return MDRNets(self.model)
+        size = self.baseline.image_size or self.data.size
+        return NETWORKS[self.system](replace(self.baseline, image_size=size))
+
 
 def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -> TrainingConfig:
     """Defaults, then the YAML file, then overrides such as `data.size=128`.
@@ -98,7 +113,7 @@ def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -
         ValueError: an unknown name, or a value of the wrong kind or range.
     """
     config = OmegaConf.structured(TrainingConfig)
-    for part in (config.model, config.loss):  # frozen dataclasses, which would refuse the file's values
+    for part in (config.model, config.baseline, config.loss):  # frozen, which would refuse the file's values
         OmegaConf.set_readonly(part, False)
     try:
         if file is not None:

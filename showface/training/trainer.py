@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -16,15 +15,16 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from showface.data import EpochSampler, FaceFolder
-from showface.losses import inpainting_losses, labels_at
-from showface.models import MDRNets
+from showface.models import InpaintingNetwork
 from showface.nn import channels_last
 from showface.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from showface.training.config import TrainingConfig, save_config
 
 
 class Trainer:
-    """Trains MDRNets and fills a folder: `config.yaml`, `log.jsonl`, `events` (TensorBoard), `checkpoints`, `model`.
+    """Trains a system, MDRNets or a baseline, and fills a folder.
+
+    In it lie `config.yaml`, `log.jsonl`, `events` (TensorBoard), `checkpoints` and `model`.
 
     Args:
         config: the run. The configuration is written beside its results.
@@ -34,7 +34,7 @@ class Trainer:
     Raises:
         FileExistsError: `out` holds a run already and `resume` is not set.
         FileNotFoundError: nothing to resume, or a data folder that doesn't exist.
-        ValueError: no data folder is named, or the device can't be used.
+        ValueError: no data folder is named, the device can't be used, or the checkpoint is not of this configuration.
     """
 
     def __init__(self, config: TrainingConfig, out: str | Path, resume: bool = False) -> None:
@@ -61,7 +61,7 @@ class Trainer:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self.device = torch.device(device)
-            self.model = channels_last(MDRNets(config.model).to(self.device))
+            self.model = channels_last(config.network().to(self.device))
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {device} can't be used: {str(error).splitlines()[0]}") from error
         if config.init:
@@ -122,28 +122,20 @@ class Trainer:
             group["lr"] = self._rate()
         model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            output = model(image, hole)
-            clean = features = None
-            if model.encoder is not None:
-                with torch.no_grad():
-                    clean = model.encode(image)
-                if config.loss.coordination:
-                    features = model.encode(output.image), clean
-            losses = inpainting_losses(output, image, hole, labels, config.loss, features)
+            losses = model.training_losses(image, hole, labels, config.loss)
         if not losses["total"].isfinite():
             raise FloatingPointError(f"the loss became {losses['total'].item()} at step {self.step}")
         self.optimiser.zero_grad(set_to_none=True)
         losses["total"].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         self.optimiser.step()
-        if model.memory is not None and clean is not None:
-            model.memory.write(clean, _known_parsing(output.parsing, labels))
+        model.after_step()
         self.average.update_parameters(model)
         self.step += 1
         return {name: loss.detach() for name, loss in losses.items()}
 
     def save(self) -> None:
-        """Write a checkpoint, and the averaged model as `MDRNets.from_pretrained` reads it."""
+        """Write a checkpoint, and the averaged model as `showface.load_model` reads it."""
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -156,12 +148,16 @@ class Trainer:
         save_checkpoint(self.checkpoints, self.step, state, self.config.keep)
         self._averaged_model().save_pretrained(self.out / "model")
 
-    def _averaged_model(self) -> MDRNets:
-        return cast(MDRNets, self.average.module)
+    def _averaged_model(self) -> InpaintingNetwork:
+        return cast(InpaintingNetwork, self.average.module)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
-        self.model.load_state_dict(state["model"])
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            wanted = f"another system or configuration than this one of {self.config.system}"
+            raise ValueError(f"the checkpoint in {self.checkpoints} is of {wanted}") from error
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["random"])
@@ -210,19 +206,11 @@ class Trainer:
         return torch.cat(list(rows), dim=1).float().clamp(-1, 1).add(1).div(2).cpu()
 
 
-def _start_from(model: MDRNets, folder: str) -> None:
+def _start_from(model: InpaintingNetwork, folder: str) -> None:
     """Copy the weights of a saved model; parts that it doesn't have keep their own."""
-    state = MDRNets.from_pretrained(folder).state_dict()
+    state = type(model).from_pretrained(folder).state_dict()
     own = model.state_dict()
     unfit = [name for name, x in state.items() if name not in own or own[name].shape != x.shape]
     if unfit:
         raise ValueError(f"init={folder} does not fit this model's configuration: {', '.join(unfit[:3])}, ...")
     model.load_state_dict(state, strict=False)
-
-
-def _known_parsing(logits: Tensor, labels: Tensor) -> Tensor:
-    """The labels as probabilities where there are any, the predicted parsing elsewhere: (B, K, h, w)."""
-    predicted = logits.detach().softmax(1)
-    labels = labels_at(labels, logits)
-    known = F.one_hot(labels.clamp_min(0), logits.shape[1]).movedim(-1, 1).to(predicted.dtype)
-    return torch.where((labels >= 0)[:, None], known, predicted)

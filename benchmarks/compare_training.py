@@ -1,0 +1,158 @@
+"""Train MDRNets, their ablations and the baselines alike: the same images in the same order, holes and budget.
+
+    python benchmarks/compare_training.py --data faces/train --out compare --images 200000 --size 64 --batch 16
+
+Each system is trained in `out/runs/<system>`; when done, its model is in `out/models/<system>`. Call it again to go
+on after a stop: what is finished is skipped, what is half-done resumes. At the end it prints parameters, time and
+speed, writes them to `out/compare_training.json`, and says how to evaluate the models.
+
+Speeds are only comparable where nothing else ran on the machine meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from showface import load_model
+from showface.baselines import NETWORKS
+from showface.files import write_text
+from showface.training import Trainer, TrainingConfig, load_config
+from showface.training.checkpoint import list_checkpoints
+
+# Base widths that cost about as many multiplications as MDRNets' defaults, for images of 64 to 96 pixels.
+EQUAL_COST = {"pconv": 52, "deepfillv2": 24, "ctsdg": 22, "pic": 28, "unet": 80}
+MDRNETS = {
+    "mdrnets": [],
+    "coarse-only": ["model.use_refinement=false"],
+    "no-dmm": ["model.use_memory=false"],
+    "no-mrem": ["model.use_enhancement=false"],
+    "no-inco2": ["loss.coordination=0"],
+}
+SYSTEMS = [*MDRNETS, *NETWORKS]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one system's training took; `channels` is a baseline's base width, `seconds` is without loading models."""
+
+    system: str
+    channels: int | None
+    parameters: int
+    images: int
+    seconds: float
+    images_per_second: float
+
+
+def configure(name: str, arguments: argparse.Namespace) -> TrainingConfig:
+    """The run of one system. What `--set` gives overrides all but what makes the system."""
+    folders = json.dumps([str(folder) for folder in arguments.data])
+    overrides = [
+        f"data.folders={folders}",
+        f"data.size={arguments.size}",
+        f"batch={arguments.batch}",
+        f"steps={arguments.images // arguments.batch}",
+        f"seed={arguments.seed}",
+        f"model.image_size={arguments.size}",
+        "data.workers=0",
+    ]
+    if name in NETWORKS and arguments.widths == "equal":
+        overrides.append(f"baseline.channels={EQUAL_COST[name]}")
+    return load_config(None, [*overrides, *arguments.set, *(MDRNETS.get(name) or [f"system={name}"])])
+
+
+def train(config: TrainingConfig, run: Path, model: Path) -> None:
+    """Train, or go on training, and copy the finished model."""
+    resume = bool(list_checkpoints(run / "checkpoints"))
+    finished = Trainer(config, run, resume=resume).run()
+    model.parent.mkdir(parents=True, exist_ok=True)
+    partial = model.with_name(f".{model.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(finished, partial)
+    partial.rename(model)
+
+
+def summarise(name: str, config: TrainingConfig, run: Path, model: Path) -> Row:
+    """What the log of a finished run says; steps that were run twice, before and after a stop, count once."""
+    entries = {}
+    for line in (run / "log.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        entries[entry["step"]] = entry["images_per_second"]
+    seconds, before = 0.0, 0
+    for step, speed in sorted(entries.items()):
+        seconds += (step - before) * config.batch / speed
+        before = step
+    network = load_model(model)
+    images = config.steps * config.batch
+    return Row(
+        system=name,
+        channels=None if name in MDRNETS else network.config.channels,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        images=images,
+        seconds=round(seconds, 3),
+        images_per_second=round(images / seconds, 2),
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    add = parser.add_argument
+    add("--data", type=Path, action="append", required=True, help="folder of training images; repeatable")
+    add("--out", type=Path, required=True, help="folder for runs, models and the table")
+    add("--images", type=int, required=True, help="images that each system sees, counted with repetition")
+    add("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, metavar="NAME", help=f"of {', '.join(SYSTEMS)}")
+    add("--size", type=int, default=64, help="side of the images (default 64)")
+    add("--batch", type=int, default=16, help="images a step (default 16)")
+    add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: all)")
+    add("--seed", type=int, default=0, help="of weights, order and holes (default 0)")
+    add("--widths", choices=("equal", "paper"), default="equal", help="baselines at MDRNets' cost, or their papers'")
+    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of showface train, for all systems")
+    arguments = parser.parse_args()
+    if arguments.images < arguments.batch:
+        parser.error(f"--images must be at least one batch of {arguments.batch}")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    console = Console(soft_wrap=True)
+    rows, models = [], []
+    for name in arguments.systems:
+        run, model = arguments.out / "runs" / name, arguments.out / "models" / name
+        config = configure(name, arguments)
+        if (run / "config.yaml").is_file() and load_config(run / "config.yaml") != config:
+            raise SystemExit(f"{run} was trained with other settings: choose another --out, or delete it and {model}")
+        if model.is_dir():
+            console.print(f"{name}: trained already")
+        else:
+            console.print(f"{name}: {config.steps} steps of {config.batch} images")
+            train(config, run, model)
+        rows.append(summarise(name, config, run, model))
+        models.append(model)
+        write_text(arguments.out / "compare_training.json", json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+
+    table = Table("system", "channels", "parameters", "images", "seconds", "images/s")
+    for row in rows:
+        channels = "" if row.channels is None else str(row.channels)
+        speed = f"{row.images_per_second:.2f}"
+        table.add_row(row.system, channels, f"{row.parameters:,}", f"{row.images:,}", f"{row.seconds:.1f}", speed)
+    Console(width=None if console.is_terminal else 120).print(table)
+    command = ["showface", "evaluate", "--images", "FACES", "--size", str(arguments.size)]
+    command += ["--baseline", "telea", "--baseline", "navier-stokes", "--out", str(arguments.out / "evaluation")]
+    for model in models:
+        command += ["--model", str(model)]
+    console.print("evaluate on faces that were not trained on:")
+    console.print(shlex.join(command), markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

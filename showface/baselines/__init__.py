@@ -1,0 +1,16 @@
+"""The systems that MDRNets are compared with, trained by the same trainer on the same images and holes.
+
+`NETWORKS` holds the trained ones by name, each in a file of its own, written from its paper's description;
+`classical` holds OpenCV's, which learn nothing.
+"""
+
+from showface.baselines.base import Baseline, BaselineConfig
+from showface.baselines.ctsdg import CTSDG
+from showface.baselines.deepfillv2 import DeepFillv2
+from showface.baselines.pconv import PConvUNet
+from showface.baselines.pic import PIC
+from showface.baselines.unet import UNet
+
+NETWORKS: dict[str, type[Baseline]] = {network.system: network for network in (PConvUNet, DeepFillv2, CTSDG, PIC, UNet)}
+
+__all__ = ["CTSDG", "NETWORKS", "PIC", "Baseline", "BaselineConfig", "DeepFillv2", "PConvUNet", "UNet"]

@@ -1,0 +1,96 @@
+"""What the trained baselines share: their configuration, and padding, blanking and compositing around their pass."""
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from showface.losses import LossWeights, reconstruction_losses, weighted_sum
+from showface.models.config import NetworkConfig
+from showface.models.network import InpaintingNetwork, InpaintingOutput, check_inputs
+from showface.nn.blocks import composite, pad_to_multiple
+
+
+@dataclass(frozen=True)
+class BaselineConfig(NetworkConfig):
+    """The size of a baseline.
+
+    Attributes:
+        channels: base width, in the sense of its paper; 0 takes the paper's.
+        image_size: side in pixels of the images that it is trained on; the number of strides follows it where the
+            paper's network shrinks its images down to a few pixels. 0 is 256, or that of the training images.
+    """
+
+    channels: int = 0
+    image_size: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not (isinstance(value, int) and value >= 0):
+                raise ValueError(f"{field.name} must be an integer from 0 upwards, got {value!r}")
+
+
+class Baseline(InpaintingNetwork):
+    """A network with a paper's width, whose `fill` sees images of whole strides with zeros in their holes.
+
+    Class attributes:
+        paper_channels: the base width at its paper's size.
+    """
+
+    config_type = BaselineConfig
+    config: BaselineConfig
+    paper_channels: ClassVar[int]
+    stride: int
+
+    def __init__(self, config: BaselineConfig | None = None) -> None:
+        super().__init__()
+        config = config or BaselineConfig()
+        self.config = replace(
+            config, channels=config.channels or self.paper_channels, image_size=config.image_size or 256
+        )
+
+    def fill(self, image: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+        """The result and the coarse image, both before known pixels are put back.
+
+        Args:
+            image: (B, 3, H, W) in [-1, 1], 0 in the hole; H, W multiples of `stride`.
+            hole: (B, 1, H, W) of 0 and 1, 1 = corrupted, in the dtype of `image`.
+
+        Returns:
+            (B, 3, H, W) twice; the same tensor where there is no coarse stage.
+        """
+        raise NotImplementedError
+
+    def forward(self, image: Tensor, hole: Tensor) -> InpaintingOutput:
+        return self.finish(image, hole, *self.fill(*self.prepare(image, hole)))
+
+    def prepare(self, image: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+        """An image and its hole as `fill` takes them."""
+        check_inputs(image, hole)
+        # `where`, not a product: a NaN under the hole must not come through.
+        visible = torch.where(hole > 0.5, 0, image)
+        return pad_to_multiple(visible, self.stride), pad_to_multiple((hole > 0.5).to(image.dtype), self.stride)
+
+    def finish(self, image: Tensor, hole: Tensor, raw_image: Tensor, raw_coarse: Tensor) -> InpaintingOutput:
+        """The output for an image and its hole, from what `fill` gave for them."""
+        height, width = image.shape[-2:]
+        raw_image, raw_coarse = raw_image[..., :height, :width], raw_coarse[..., :height, :width]
+        return InpaintingOutput(
+            image=composite(image, hole, raw_image),
+            coarse=composite(image, hole, raw_coarse),
+            raw_image=raw_image,
+            raw_coarse=raw_coarse,
+        )
+
+    def training_losses(self, image: Tensor, hole: Tensor, labels: Tensor, weights: LossWeights) -> dict[str, Tensor]:
+        losses = reconstruction_losses(self(image, hole), image, hole, weights)
+        losses["total"] = weighted_sum(losses, weights)
+        return losses
+
+
+def count_strides(image_size: int, smallest: int) -> int:
+    """How many halvings leave `smallest` pixels of an image's side, from 2 to 8."""
+    return min(8, max(2, int(math.log2(image_size / smallest))))

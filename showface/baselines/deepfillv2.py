@@ -1,0 +1,136 @@
+"""DeepFillv2 (Yu et al., *Free-Form Image Inpainting with Gated Convolution*, ICCV 2019)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from showface.baselines.base import Baseline, BaselineConfig
+from showface.nn import GatedConv2d
+from showface.nn.blocks import composite
+
+
+class EluGatedConv2d(GatedConv2d):
+    """A gated convolution with the paper's activation of the features: ELU(features) * sigmoid(gate)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        features, gate = self.conv(x).chunk(2, dim=1)
+        return F.elu(features) * gate.sigmoid()
+
+
+class ContextualAttention(nn.Module):
+    """Rebuild a feature map from patches of its known part (Yu et al., CVPR 2018).
+
+    Every position's 3x3 patch, at half the map's size, is compared by cosine with those that hold no corrupted
+    position; scores of neighbours that would copy neighbours are added up, along x and then along y; their softmax
+    mixes the 4x4 patches of the map at full size, which are put down where they overlap.
+
+    Args:
+        temperature: what the cosines are multiplied by.
+    """
+
+    def __init__(self, temperature: float = 10.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, x: Tensor, hole: Tensor) -> Tensor:
+        """(B, C, h, w) with even h, w, and its hole (B, 1, H, W) at any size, 1 = corrupted -> (B, C, h, w)."""
+        height, width = x.shape[2] // 2, x.shape[3] // 2
+        scores = self.temperature * patch_cosines(F.interpolate(x, (height, width), mode="nearest"))  # (B, N, N)
+        grid = scores.unflatten(2, (height, width)).unflatten(1, (height, width))  # query (y, x), key (y, x)
+        grid = _sum_diagonal(grid, 2, 4)
+        scores = _sum_diagonal(grid, 1, 3).flatten(3).flatten(1, 2)
+        corrupted = F.max_pool2d(F.adaptive_max_pool2d(hole, (height, width)), 3, stride=1, padding=1) > 0.5
+        corrupted = corrupted.flatten(1)  # (B, N): a patch that any corrupted position reaches into
+        corrupted = corrupted & ~corrupted.all(1, keepdim=True)  # where there is no other patch, all may be copied
+        attention = scores.masked_fill(corrupted[:, None], -torch.inf).softmax(2)
+        patches = F.unfold(x, 4, padding=1, stride=2)  # (B, 16 C, N)
+        # Away from the border four patches cover a position; the paper divides by four everywhere.
+        return F.fold(patches @ attention.mT, x.shape[2:], 4, padding=1, stride=2) / 4
+
+
+class DeepFillv2(Baseline):
+    """A coarse network of dilated gated convolutions, then a refinement with a branch of contextual attention.
+
+    Paper's size: `channels` 48, as its code counts them, where a gated convolution has half as many outputs. 4.1 M
+    parameters by default.
+
+    Simplifications: L1 on both stages only (no SN-PatchGAN, on which much of the paper's sharpness rests); known
+    patches by the hole at the attention's own size; scores don't run on from the end of one row to the next.
+    """
+
+    system = "deepfillv2"
+    paper_channels = 48
+    stride = 8  # stride 4 of the networks, times 2 for the attention's patches
+
+    def __init__(self, config: BaselineConfig | None = None) -> None:
+        super().__init__(config)
+        c = max(2, self.config.channels // 2)
+        self.coarse = nn.Sequential(
+            EluGatedConv2d(4, c, kernel=5),
+            EluGatedConv2d(c, 2 * c, stride=2),
+            EluGatedConv2d(2 * c, 2 * c),
+            EluGatedConv2d(2 * c, 4 * c, stride=2),
+            *_flat(4 * c, dilations=(1, 1, 2, 4, 8, 16, 1, 1)),
+            *_decode(c),
+        )
+        self.convolutions = nn.Sequential(
+            EluGatedConv2d(4, c, kernel=5),
+            EluGatedConv2d(c, c, stride=2),
+            EluGatedConv2d(c, 2 * c),
+            EluGatedConv2d(2 * c, 2 * c, stride=2),
+            EluGatedConv2d(2 * c, 4 * c),
+            *_flat(4 * c, dilations=(1, 2, 4, 8, 16)),
+        )
+        self.before_attention = nn.Sequential(
+            EluGatedConv2d(4, c, kernel=5),
+            EluGatedConv2d(c, c, stride=2),
+            EluGatedConv2d(c, 2 * c),
+            EluGatedConv2d(2 * c, 4 * c, stride=2),
+            *_flat(4 * c, dilations=(1, 1)),
+        )
+        self.attention = ContextualAttention()
+        self.after_attention = nn.Sequential(*_flat(4 * c, dilations=(1, 1)))
+        self.join = nn.Sequential(EluGatedConv2d(8 * c, 4 * c), EluGatedConv2d(4 * c, 4 * c), *_decode(c))
+
+    def fill(self, image: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+        coarse = self.coarse(torch.cat([image, hole], dim=1)).tanh()
+        x = torch.cat([composite(image, hole, coarse), hole], dim=1)
+        attended = self.after_attention(self.attention(self.before_attention(x), hole))
+        result = self.join(torch.cat([self.convolutions(x), attended], dim=1)).tanh()
+        return result, coarse
+
+
+def patch_cosines(x: Tensor, kernel: int = 3) -> Tensor:
+    """The cosines between all patches of a feature map, zeros beyond its border: (B, C, h, w) -> (B, h*w, h*w)."""
+    unit = F.normalize(F.unfold(x, kernel, padding=kernel // 2), dim=1)
+    return unit.mT @ unit
+
+
+def _sum_diagonal(grid: Tensor, first: int, second: int) -> Tensor:
+    """Each entry plus its two neighbours along the diagonal of two dimensions; there are none beyond the border."""
+    rest = grid.shape[first] - 1
+
+    def without_one(x: Tensor, start: int) -> Tensor:
+        return x.narrow(first, start, rest).narrow(second, start, rest)
+
+    total = grid.clone()
+    without_one(total, 1).add_(without_one(grid, 0))
+    without_one(total, 0).add_(without_one(grid, 1))
+    return total
+
+
+def _flat(width: int, dilations: tuple[int, ...]) -> list[nn.Module]:
+    return [EluGatedConv2d(width, width, dilation=dilation) for dilation in dilations]
+
+
+def _decode(c: int) -> list[nn.Module]:
+    """From 4 c channels at stride 4 to an image at full size."""
+    return [
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        EluGatedConv2d(4 * c, 2 * c),
+        EluGatedConv2d(2 * c, 2 * c),
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        EluGatedConv2d(2 * c, c),
+        EluGatedConv2d(c, c // 2),
+        nn.Conv2d(c // 2, 3, 3, padding=1),
+    ]

@@ -1,0 +1,466 @@
+"""The systems that MDRNets are compared with: what all of them keep, and the mechanism of each."""
+
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY, wake
+from PIL import Image
+from test_cli import showface  # noqa: F401, a fixture
+from test_models import SIZES, photo
+from test_training import SMALL, entries, small, weights
+from torch.distributions import Normal
+from torch.distributions import kl_divergence as expected_kl
+
+import showface as package
+from showface import MDRNets
+from showface.baselines import NETWORKS, Baseline, BaselineConfig
+from showface.baselines.base import count_strides
+from showface.baselines.classical import CLASSICAL, classical_system
+from showface.baselines.ctsdg import edge_map, known_structure
+from showface.baselines.deepfillv2 import ContextualAttention
+from showface.baselines.pconv import PartialConv2d
+from showface.baselines.pic import Gaussian, kl_divergence
+from showface.losses import LossWeights
+from showface.nn import channels_last
+from showface.systems import SYSTEMS, find_system
+from showface.training import Trainer, load_config
+
+WIDTH = 8
+
+
+def make(name: str, image_size: int = 32) -> Baseline:
+    return wake(NETWORKS[name](BaselineConfig(WIDTH, image_size))).eval()
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request) -> Baseline:
+    """Each baseline, small and random, in eval mode."""
+    return make(request.param)
+
+
+class TestEveryNetwork:
+    @pytest.mark.parametrize("size", SIZES, ids=str)
+    def test_any_size_keeps_known_pixels(self, network, size):
+        image, hole = photo(*size)
+        with torch.no_grad():
+            output = network(image, hole)
+        known = (hole == 0).expand_as(image)
+        for result, raw in ((output.image, output.raw_image), (output.coarse, output.raw_coarse)):
+            assert result.shape == raw.shape == image.shape
+            assert raw.isfinite().all()
+            assert torch.equal(result[known], image[known])
+            assert torch.equal(result[~known], raw[~known])
+
+    @pytest.mark.parametrize("garbage", [torch.nan, torch.inf, 1e30])
+    def test_what_lies_under_the_hole_does_not_matter(self, network, garbage):
+        image, hole = photo(37, 50)
+        with torch.no_grad():
+            results = [network(x, hole) for x in (image, torch.where(hole > 0, garbage, image))]
+        assert torch.equal(results[0].raw_image, results[1].raw_image)
+        assert torch.equal(results[0].coarse, results[1].coarse)
+
+    @pytest.mark.parametrize("value", [0.0, 1.0])
+    def test_full_and_empty_holes(self, network, value):
+        image, _ = photo()
+        hole = torch.full_like(image[:, :1], value)
+        output = network(image, hole)
+        assert output.raw_image.isfinite().all()
+        assert torch.equal(output.image, image) == (value == 0)
+        losses = network.train().training_losses(image, hole, no_labels(image), LossWeights())
+        losses["total"].backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+    def test_the_same_result_twice(self, network):
+        image, hole = photo()
+        with torch.no_grad():
+            first, second = network(image, hole), network(image, hole)
+            alone = network(image[:1], hole[:1])
+        assert torch.equal(first.raw_image, second.raw_image)
+        torch.testing.assert_close(alone.raw_image, first.raw_image[:1], rtol=1e-4, atol=1e-4)
+
+    def test_bool_holes(self, network):
+        image, hole = photo()
+        with torch.no_grad():
+            assert torch.equal(network(image, hole).image, network(image, hole.bool()).image)
+
+    def test_gradients_reach_all_parameters(self, device, network):
+        image, hole = (x.to(device) for x in photo(64, 64))
+        losses = network.to(device).train().training_losses(image, hole, no_labels(image), LossWeights())
+        assert {"hole", "known", "coarse", "total"} <= set(losses)
+        losses["total"].backward()
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().sum() > 0, name
+
+    def test_a_few_steps_lower_the_loss(self, network):
+        network = channels_last(NETWORKS[network.system](BaselineConfig(WIDTH, 32))).train()
+        image, hole = smooth_photo()
+        optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+        totals = []
+        for _ in range(25):
+            losses = network.training_losses(image, hole, no_labels(image), LossWeights())
+            optimiser.zero_grad()
+            losses["total"].backward()
+            optimiser.step()
+            network.after_step()
+            totals.append(losses["hole"].item())
+        assert np.mean(totals[-3:]) < 0.8 * np.mean(totals[:3])
+
+    def test_round_trip(self, network, tmp_path):
+        network.save_pretrained(tmp_path)
+        values = json.loads((tmp_path / "config.json").read_text())
+        assert values == {"system": network.system, "channels": WIDTH, "image_size": 32}
+        loaded = package.load_model(tmp_path)
+        assert type(loaded) is type(network)
+        assert loaded.config == network.config
+        assert not loaded.training
+        image, hole = photo()
+        with torch.no_grad():
+            assert torch.equal(loaded(image, hole).image, network(image, hole).image)
+
+    def test_restores_photos(self, network):
+        face = np.random.default_rng(0).integers(0, 256, (45, 70, 3), dtype=np.uint8)
+        hole = np.zeros((45, 70), dtype=bool)
+        hole[10:30, 20:40] = True
+        result = np.asarray(package.inpaint(Image.fromarray(face), hole, model=network))
+        assert result.shape == face.shape
+        assert np.array_equal(result[~hole], face[~hole])
+
+    def test_the_papers_size_by_default(self, network):
+        config = type(network)(BaselineConfig(image_size=32)).config
+        assert (config.channels, config.image_size) == (network.paper_channels, 32)
+
+    def test_errors(self, network):
+        with pytest.raises(TypeError, match=r"image .*got torch.uint8"):
+            network(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 1, 8, 8))
+        with pytest.raises(ValueError, match=r"hole must have shape"):
+            network(torch.zeros(1, 3, 8, 8), torch.zeros(1, 8, 8))
+
+
+class TestNames:
+    def test_systems(self):
+        assert list(SYSTEMS) == ["mdrnets", "pconv", "deepfillv2", "ctsdg", "pic", "unet"]
+        assert all(network.system == name for name, network in SYSTEMS.items())
+
+    def test_unknown_names_are_told_the_known_ones(self):
+        message = "unknown system 'ict': choose one of mdrnets, pconv, deepfillv2, ctsdg, pic, unet"
+        with pytest.raises(ValueError, match=message):
+            find_system("ict")
+        with pytest.raises(ValueError, match=message):
+            load_config(overrides=["system=ict"])
+
+    @pytest.mark.parametrize(("name", "value"), [("channels", -1), ("image_size", 2.5)])
+    def test_bad_sizes(self, name, value):
+        with pytest.raises(ValueError, match=f"{name} must be an integer from 0"):
+            BaselineConfig(**{name: value})
+
+    def test_folders_without_a_name_are_mdrnets(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        values = json.loads((tmp_path / "config.json").read_text())
+        assert values.pop("system") == "mdrnets"
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        assert package.load_model(tmp_path).config == TINY
+        assert MDRNets.from_pretrained(tmp_path).config == TINY
+        assert isinstance(package.load_model(), MDRNets)
+
+    def test_a_folder_of_another_system(self, model, tmp_path):
+        make("unet").save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=r"not a configuration of MDRNets: its system is 'unet'.*load_model"):
+            MDRNets.from_pretrained(tmp_path)
+        (tmp_path / "config.json").write_text('{"system": "ict"}')
+        with pytest.raises(ValueError, match="unknown system 'ict'"):
+            package.load_model(tmp_path)
+        (tmp_path / "config.json").write_text("[]")
+        with pytest.raises(ValueError, match=r"config.json is not a configuration of a model: "):
+            package.load_model(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("size", "smallest", "strides"), [(512, 2, 8), (256, 2, 7), (64, 2, 5), (96, 2, 5), (16, 8, 2), (4096, 2, 8)]
+    )
+    def test_strides(self, size, smallest, strides):
+        assert count_strides(size, smallest) == strides
+
+
+class TestPartialConvolution:
+    def test_a_window_by_hand(self):
+        conv = PartialConv2d(1, 1, kernel=3)
+        torch.nn.init.constant_(conv.conv.weight, 2.0)
+        torch.nn.init.constant_(conv.bias, 0.5)
+        x = torch.arange(1.0, 10.0).view(1, 1, 3, 3)
+        valid = torch.tensor([[1.0, 0, 0], [0, 0, 0], [0, 0, 1]]).view(1, 1, 3, 3)
+        y, updated = conv((x, valid))
+        # In the middle both valid pixels, 1 and 9, are seen: 2 * (1 + 9) * 9 / 2 + 0.5. At the top left only the 1 is:
+        # 2 * 1 * 9 / 1 + 0.5. At the top right, none is.
+        assert y[0, 0, 1, 1].item() == pytest.approx(90.5)
+        assert y[0, 0, 0, 0].item() == pytest.approx(18.5)
+        assert y[0, 0, 0, 2].item() == 0
+        assert updated[0, 0].tolist() == [[1, 1, 0], [1, 1, 1], [0, 1, 1]]
+
+    def test_where_all_is_valid_it_is_a_convolution(self):
+        conv = PartialConv2d(3, 5, kernel=5, stride=2)
+        x = torch.randn(2, 3, 13, 10)
+        y, updated = conv((x, torch.ones(2, 1, 13, 10)))
+        expected = F.conv2d(x, conv.conv.weight, conv.bias, 2, 2)
+        torch.testing.assert_close(y[:, :, 1:-1, 1:-1], expected[:, :, 1:-1, 1:-1])
+        assert updated.shape == (2, 1, 7, 5)
+        assert (updated == 1).all()
+
+    def test_inputs_with_masks_of_their_own(self):
+        """As one input whose mask has a channel for each of the features'."""
+        conv = PartialConv2d(5, 4)
+        inputs = [(torch.randn(2, c, 6, 7), (torch.rand(2, 1, 6, 7) > 0.7).float()) for c in (2, 3)]
+        y, updated = conv(*inputs)
+        x = torch.cat([x for x, _ in inputs], dim=1)
+        mask = torch.cat([valid.expand_as(x) for x, valid in inputs], dim=1)
+        total = F.conv2d(mask, torch.ones(1, 5, 3, 3), padding=1)
+        expected = F.conv2d(x * mask, conv.conv.weight, padding=1) * 45 / total.clamp_min(1)
+        expected = torch.where(total > 0, expected + conv.bias[:, None, None], 0)
+        torch.testing.assert_close(y, expected)
+        assert torch.equal(updated, (total > 0).float())
+
+    def test_holes_close_on_the_way_down(self):
+        network = make("pconv", 64)
+        hole = torch.zeros(1, 1, 64, 64)
+        hole[:, :, 8:56, 8:56] = 1
+        shares = [valid.mean().item() for _, valid in network.encoder(torch.randn(1, 3, 64, 64), 1 - hole)]
+        assert shares == sorted(shares)
+        assert shares[-1] == 1
+
+
+class TestContextualAttention:
+    def naive(self, x: torch.Tensor, corrupted: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Position by position: x (C, h, w), corrupted (h/2, w/2) bool -> (C, h, w)."""
+        channels, height, width = x.shape[0], x.shape[1] // 2, x.shape[2] // 2
+        half = F.pad(x[:, ::2, ::2], (1, 1, 1, 1))
+        full = F.pad(x, (1, 1, 1, 1))
+        places = [(i, j) for i in range(height) for j in range(width)]
+
+        def patch(place):
+            return half[:, place[0] : place[0] + 3, place[1] : place[1] + 3].flatten()
+
+        def inside(i, j):
+            return 0 <= i < height and 0 <= j < width
+
+        cosine = {(a, b): F.cosine_similarity(patch(a), patch(b), dim=0).item() for a in places for b in places}
+        along_x = {
+            (a, b): sum(
+                cosine[(a[0], a[1] + d), (b[0], b[1] + d)]
+                for d in (-1, 0, 1)
+                if inside(a[0], a[1] + d) and inside(b[0], b[1] + d)
+            )
+            for a, b in cosine
+        }
+        score = {
+            (a, b): sum(
+                along_x[(a[0] + d, a[1]), (b[0] + d, b[1])]
+                for d in (-1, 0, 1)
+                if inside(a[0] + d, a[1]) and inside(b[0] + d, b[1])
+            )
+            for a, b in cosine
+        }
+        touched = F.max_pool2d(corrupted[None].float(), 3, stride=1, padding=1)[0] > 0
+        known = [place for place in places if not touched[place]] or places
+        out = torch.zeros(channels, 2 * height + 2, 2 * width + 2)
+        for i, j in places:
+            weights = torch.tensor([temperature * score[(i, j), place] for place in known]).softmax(0)
+            mixed = sum(
+                w * full[:, 2 * a : 2 * a + 4, 2 * b : 2 * b + 4] for w, (a, b) in zip(weights, known, strict=True)
+            )
+            out[:, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4] += mixed / 4
+        return out[:, 1:-1, 1:-1]
+
+    @pytest.mark.parametrize("share", [0.0, 0.15, 1.0])
+    def test_against_a_loop(self, share):
+        x = torch.randn(2, 3, 8, 10)
+        corrupted = torch.rand(2, 1, 4, 5) < share
+        hole = F.interpolate(corrupted.float(), scale_factor=8)
+        got = ContextualAttention(temperature=2.0)(x, hole)
+        for i in range(2):
+            torch.testing.assert_close(got[i], self.naive(x[i], corrupted[i, 0], 2.0))
+
+
+class TestCTSDG:
+    def test_edges_of_a_step(self):
+        image = torch.full((1, 3, 12, 12), -0.5)
+        image[..., 6:] = 0.5
+        edges = edge_map(image)[0, 0]
+        assert set(edges.unique().tolist()) == {0, 1}
+        assert (edges.sum(1) == 1).all()  # one pixel thin
+        assert edges[:, 5:7].sum() == 12
+        assert edge_map(torch.randn(1, 3, 1, 1)).item() == 0
+        assert torch.equal(edge_map(image.mT)[0, 0], edges.T)
+
+    def test_no_edge_comes_from_the_hole(self):
+        """Neither from its outline nor from what lies under it."""
+        image = torch.full((1, 3, 16, 16), 0.8)
+        hole = torch.zeros(1, 1, 16, 16)
+        hole[..., 4:12, 5:11] = 1
+        blanked = torch.where(hole > 0, 0, image)
+        structure = known_structure(blanked, hole)
+        assert (structure[:, 1] == 0).all()
+        assert torch.equal(structure[:, :1] != 0, hole == 0)
+
+    def test_streams_cross(self):
+        """Each decoder starts from the other stream: without it, texture alone can't know what structure saw."""
+        network = make("ctsdg")
+        image, hole = photo()
+        visible, padded = network.prepare(image, hole)
+        _, coarse, edges = network.streams(visible, padded)
+        with torch.no_grad():
+            network.structure_encoder.convs[-1].bias += 1
+        _, coarse_after, edges_after = network.streams(visible, padded)
+        assert not torch.equal(coarse, coarse_after)
+        assert torch.equal(edges, edges_after)
+
+    def test_the_structure_has_a_loss(self):
+        image, hole = photo()
+        losses = make("ctsdg").training_losses(image, hole, no_labels(image), LossWeights())
+        assert losses["structure"] > 0
+
+
+class TestPIC:
+    def test_kl_of_two_gaussians(self):
+        q, p = (Gaussian.of(torch.randn(2, 8, 3, 3)) for _ in range(2))
+        expected = expected_kl(Normal(q.mean, q.deviation), Normal(p.mean, p.deviation)).mean()
+        torch.testing.assert_close(kl_divergence(q, p), expected)
+        torch.testing.assert_close(kl_divergence(q, q), torch.zeros(()), atol=1e-6, rtol=0)
+
+    def test_samples(self):
+        x = Gaussian(torch.full((20_000,), 3.0), torch.full((20_000,), 0.5)).sample()
+        assert x.mean().item() == pytest.approx(3, abs=0.02)
+        assert x.std().item() == pytest.approx(0.5, abs=0.02)
+
+    def test_only_training_sees_what_is_hidden(self):
+        network = make("pic")
+        image, hole = photo()
+        other = torch.where(hole > 0, -image, image)
+        torch.manual_seed(1)
+        first = network.training_losses(image, hole, no_labels(image), LossWeights())
+        torch.manual_seed(1)
+        second = network.training_losses(other, hole, no_labels(image), LossWeights())
+        assert first["kl"] != second["kl"]
+        assert first["known"] == second["known"]
+
+
+class TestClassical:
+    @pytest.mark.parametrize("name", CLASSICAL)
+    def test_fills_a_gradient(self, name):
+        pytest.importorskip("cv2")
+        row = np.linspace(0, 255, 32).astype(np.uint8)
+        image = np.broadcast_to(row[None, :, None], (32, 32, 3)).copy()
+        hole = np.zeros((32, 32), dtype=bool)
+        hole[12:18, 12:18] = True
+        spoilt = np.where(hole[..., None], 0, image).astype(np.uint8)
+        result = classical_system(name)(spoilt, hole)
+        assert result.dtype == np.uint8
+        assert np.array_equal(result[~hole], image[~hole])
+        assert np.abs(result[hole].astype(int) - image[hole]).max() < 40
+
+    def test_errors(self, monkeypatch):
+        with pytest.raises(ValueError, match="must be one of telea, navier-stokes, got 'patchmatch'"):
+            classical_system("patchmatch")
+        monkeypatch.setitem(sys.modules, "cv2", None)
+        with pytest.raises(ModuleNotFoundError, match=r"telea needs OpenCV: install 'showface\[evaluate\]'"):
+            classical_system("telea")
+
+
+class TestTraining:
+    def test_by_the_command(self, showface, faces):  # noqa: F811
+        options = [*SMALL, "system=unet", f"baseline.channels={WIDTH}"]
+        code, out, err = showface("train", "--out", "run", "--data", faces, *options, "steps=2")
+        assert (code, err) == (0, "")
+        loaded = package.load_model("run/model")
+        assert (loaded.system, loaded.config) == ("unet", BaselineConfig(WIDTH, 32))
+        again = ("train", "--out", "run", "--config", "run/config.yaml", "--resume")
+        code, out, _ = showface(*again, "steps=3")
+        assert code == 0
+        assert "resumed after step 2" in out
+        assert [entry["step"] for entry in entries(Path("run"))] == [2, 3]
+        code, _, err = showface(*again, "steps=4", "system=pconv")
+        assert code == 1
+        assert "is of another system or configuration than this one of pconv" in err
+        assert_paints(showface, faces, "run/model")
+        code, _, err = showface("memory", faces, "--model", "run/model", "-o", "memory.png")
+        assert (code, err) == (1, "error: run/model holds a unet: only MDRNets have a memory\n")
+
+    @pytest.mark.parametrize("name", ["pconv", "pic"])
+    def test_resuming_is_as_if_never_stopped(self, faces, tmp_path, name):
+        """With running means, and with samples."""
+        config = small(faces, "steps=4", f"system={name}", f"baseline.channels={WIDTH}")
+        Trainer(config, tmp_path / "whole").run()
+        stopped = Trainer(config, tmp_path / "parts")
+        for batch in stopped._batches():
+            stopped.train_step(batch)
+            if stopped.step == 2:
+                break
+        stopped.save()
+        torch.rand(7)  # another process starts with another random state
+        Trainer(config, tmp_path / "parts", resume=True).run()
+        whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+        assert all(torch.equal(x, parts[key]) for key, x in whole.items())
+
+    def test_all_systems_see_the_same_batches(self, faces, tmp_path):
+        trainers = [
+            Trainer(small(faces, "steps=2", f"system={name}", f"baseline.channels={WIDTH}"), tmp_path / name)
+            for name in ("mdrnets", "unet", "pic")
+        ]
+        for batches in zip(*(trainer._batches() for trainer in trainers), strict=True):
+            for batch in batches[1:]:
+                assert all(torch.equal(x, batches[0][key]) for key, x in batch.items())
+
+    def test_bf16(self, faces, tmp_path, network):
+        config = small(faces, "steps=1", "precision=bf16", f"system={network.system}", f"baseline.channels={WIDTH}")
+        Trainer(config, tmp_path / "run").run()
+        assert {x.dtype for x in weights(tmp_path / "run").values()} <= {torch.float32, torch.int64}
+
+
+def test_comparing_trained_systems(faces, tmp_path, monkeypatch, capsys):
+    """The script trains what is asked for, skips what is done, and says how to evaluate."""
+    script, out = Path(__file__).parent.parent / "benchmarks" / "compare_training.py", tmp_path / "out"
+    command = [script, "--data", faces, "--out", out, "--images", 4, "--size", 32, "--batch", 2]
+    command += ["--threads", torch.get_num_threads(), "--systems", "unet", "no-dmm"]
+    command += ["--set", f"baseline.channels={WIDTH}", *(x for x in SMALL if x.startswith("model."))]
+
+    def run(*more: str) -> str:
+        monkeypatch.setattr(sys, "argv", [str(x) for x in (*command, *more)])
+        runpy.run_path(str(script), run_name="__main__")
+        return capsys.readouterr().out
+
+    assert "trained already" not in run()
+    shutil.rmtree(out / "models" / "no-dmm")  # as if stopped before it was copied
+    assert run().count("trained already") == 1
+    told = run()
+    assert told.count("trained already") == 2
+    assert f"--model {out / 'models' / 'unet'}" in told
+    rows = json.loads((out / "compare_training.json").read_text())
+    assert [(row["system"], row["channels"]) for row in rows] == [("unet", WIDTH), ("no-dmm", None)]
+    assert all(row["images"] == 4 and row["parameters"] > 0 and row["seconds"] > 0 for row in rows)
+    assert package.load_model(out / "models" / "no-dmm").config.use_memory is False
+    with pytest.raises(SystemExit, match="was trained with other settings"):
+        run("rate=1e-4")
+
+
+def no_labels(image: torch.Tensor) -> torch.Tensor:
+    return torch.full((len(image), *image.shape[2:]), -1, device=image.device)
+
+
+def smooth_photo() -> tuple[torch.Tensor, torch.Tensor]:
+    image = F.interpolate(torch.rand(2, 3, 4, 4) * 2 - 1, (32, 32), mode="bilinear")
+    return image, photo()[1]
+
+
+def assert_paints(showface, faces: Path, model: str) -> None:  # noqa: F811
+    face = next(faces.iterdir())
+    mask = np.zeros((40, 40), dtype=np.uint8)
+    mask[10:20, 10:20] = 255
+    Image.fromarray(mask).save("mask.png")
+    assert showface("inpaint", face, "mask.png", "-o", "result.png", "--model", model)[0] == 0
+    assert showface("demo", "--model", model, "-o", "demo.png")[0] == 0
