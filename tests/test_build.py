@@ -53,9 +53,12 @@ def test_info_without_extension(monkeypatch, capsys):
 
 
 @needs_extension
-def test_memory_read_refuses_what_it_cannot_hold():
+def test_memory_kernels_refuse_what_would_leave_the_memory():
     latent, memory, region = torch.randn(6, 16), torch.randn(3, 8, 16), torch.randint(-1, 3, (6,))
-    read = torch.ops.showface_C.memory_read
+
+    def read(latent, memory, region, temperature, scale):
+        torch.ops.showface_C.memory_accumulate(latent, memory, region, temperature, scale, False)
+
     with pytest.raises(RuntimeError, match=r"outside -1\.\.2"):
         read(latent, memory, torch.full_like(region, 3), None, 8.0)
     with pytest.raises(RuntimeError, match="channels"):

@@ -40,6 +40,8 @@ class MemoryTests(OperatorTests):
     @pytest.mark.parametrize(("tokens", "blocks"), [(1500, 19), (5000, 3), (40, 300)])
     def test_many_tokens_and_blocks(self, device, backend, tokens, blocks):
         """Sizes at which tokens are sorted in other ways; half of them have one region, the second has none."""
+        if backend == "triton" and device == "cpu":
+            blocks = min(blocks, 40)  # an interpreter takes its time
         latent, memory, region = make(tokens, blocks, 3, 8, torch.float32)
         region[region == 1] = -1
         region[: tokens // 2] = 2
