@@ -196,6 +196,8 @@ def _refuses_triton(query: Tensor, value: Tensor) -> str | None:
     """What its kernels can't address, and on a GPU, float64, which Triton can't multiply there."""
     if query.shape[1] * max(query.shape[2], value.shape[2]) >= 2**31:
         return "its triton kernel takes images of less than 2**31 numbers"
+    if query.shape[0] > 65535:
+        return f"its triton kernel takes up to 65,535 images, not {query.shape[0]}"
     if query.is_cuda and query.dtype == torch.float64:
         return "its triton kernel takes no float64 on a GPU"
     return None

@@ -204,6 +204,8 @@ def _refuses_triton(latent: Tensor, memory: Tensor) -> str | None:
     width = max(latent.shape[1], memory.shape[2])
     if max(latent.shape[0], memory.shape[1]) * width >= 2**31:
         return "its triton kernel takes latents, and blocks, of less than 2**31 numbers"
+    if memory.shape[0] > 1024:  # a program holds a count for each
+        return f"its triton kernel takes up to 1,024 blocks, not {memory.shape[0]}"
     if latent.is_cuda and latent.dtype == torch.float64:
         return "its triton kernel takes no float64 on a GPU"
     return None
