@@ -40,8 +40,8 @@ def masked_correlation(
         (B, N, Cv), dtype of `value`.
 
     Raises:
-        TypeError, ValueError: a wrong dtype, shape, device or value. On a GPU, values inside tensors are checked
-            by an asynchronous assert.
+        TypeError, ValueError: a wrong dtype, shape, device or value. On a GPU values inside tensors are
+            not looked at.
         RuntimeError: the backend was named and can't run; the message says why.
     """
     checks.check_tensor("query", query, "(B, N, C)")

@@ -31,8 +31,8 @@ def memory_read(
         (T, C), dtype of `latent`.
 
     Raises:
-        TypeError, ValueError: a wrong dtype, shape, device or value. On a GPU, values inside tensors are checked
-            by an asynchronous assert.
+        TypeError, ValueError: a wrong dtype, shape, device or value. On a GPU values inside tensors are
+            not looked at: a region outside 0..K-1 counts as -1 there, or stops the kernel by an assert.
         RuntimeError: the backend was named and can't run; the message says why.
     """
     _check(latent, memory, region, backend)
