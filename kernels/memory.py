@@ -53,7 +53,7 @@ def memory_blend_kernel(
     store_rows(out_ptr + first * channels, row, exists, channels, column, new, BLOCK_C)
 
 
-def _groups(latent: Tensor, memory: Tensor, region: Tensor, sort: bool = True) -> launch.Groups:
+def _groups(memory: Tensor, region: Tensor, sort: bool = True) -> launch.Groups:
     """The tokens of each region are a group, and the slots of its block the keys."""
     blocks, slots, _ = memory.shape
     order, offset = sort_tokens(region[None], blocks) if sort else (region.contiguous(), None)
@@ -82,7 +82,7 @@ def memory_attend(
         n = launch.numbers(latent, temperature, scale)
         if len(latent) == 0:
             return latent.new_empty((0, value.shape[2])), latent.new_empty((0,), dtype=n.wide)
-        groups = _groups(latent, memory, region, sort=len(latent) > FEW_TOKENS)
+        groups = _groups(memory, region, sort=len(latent) > FEW_TOKENS)
         out, log_sum = launch.attend(latent[None].contiguous(), memory.contiguous(), value.contiguous(), groups, n)
     return out[0], log_sum[0]
 
@@ -114,7 +114,7 @@ def memory_attend_backward(
             latent[None].contiguous(),
             memory.contiguous(),
             None if value is None else value.contiguous(),
-            _groups(latent, memory, region),
+            _groups(memory, region),
             out[None].contiguous(),
             log_sum[None].contiguous(),
             n,
@@ -133,7 +133,7 @@ def memory_accumulate(
         n = launch.numbers(latent, temperature, scale)
         if len(latent) == 0:
             return memory.new_zeros(memory.shape[:2], dtype=n.wide), memory.new_zeros(memory.shape, dtype=n.wide)
-        groups = _groups(latent, memory, region)
+        groups = _groups(memory, region)
         query, key = latent[None].contiguous(), memory.contiguous()
         _, log_sum = launch.attend(query, key, None, groups, n)
         return launch.accumulate(query, key, groups, log_sum, n)

@@ -1,6 +1,6 @@
 """Looking into a memory: which slots a face uses, how full and how alike the slots are, and whom they remember."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +30,11 @@ def slots_used(model: MDRNets, image: Tensor, hole: Tensor | None = None) -> Ten
     """
     memory = _memory_of(model)
     latent, region, _ = model.parts(image, hole)
+    return _address(memory, latent, region)
+
+
+def _address(memory: DisentangledMemory, latent: Tensor, region: Tensor) -> Tensor:
+    """What parts (B, K, C) and (B, K) read of the slots: (B, K, S)."""
     flat = latent.flatten(0, 1).to(memory.memory.dtype)
     address = ops.memory_address(flat, memory.memory, region.flatten(), temperature=memory.temperature)
     return address.unflatten(0, region.shape)
@@ -78,16 +83,21 @@ def nearest_images(model: MDRNets, batches: Iterable[Tensor], count: int = 1) ->
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    slots = F.normalize(_memory_of(model).memory, dim=-1)  # (K, S, C)
+    memory = _memory_of(model)
+    return _nearest(memory, (model.parts(image.to(memory.memory.device))[:2] for image in batches), count)
+
+
+def _nearest(memory: DisentangledMemory, parts: Iterable[tuple[Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:
+    """`nearest_images`, of the latents (B, K, C) and regions (B, K) of batches."""
+    slots = F.normalize(memory.memory, dim=-1)  # (K, S, C)
     cosine = torch.full((*slots.shape[:2], count), -torch.inf, device=slots.device, dtype=slots.dtype)
     index = torch.full(cosine.shape, -1, device=slots.device)
     first = 0
-    for image in batches:
-        latent, region, _ = model.parts(image.to(slots.device))
+    for latent, region in parts:
         here = torch.einsum("ksc,bkc->ksb", slots, F.normalize(latent.to(slots.dtype), dim=-1))
         here = here.masked_fill(region.T[:, None] < 0, -torch.inf)
-        number = torch.arange(first, first + len(image), device=slots.device).expand_as(here)
-        first += len(image)
+        number = torch.arange(first, first + len(latent), device=slots.device).expand_as(here)
+        first += len(latent)
         cosine, best = torch.cat([cosine, here], dim=-1).topk(count, dim=-1)
         index = torch.cat([index, number], dim=-1).gather(-1, best)
     return index.masked_fill(cosine == -torch.inf, -1), cosine
@@ -126,13 +136,13 @@ def memory_picture(model: MDRNets, photos: Sequence[Photo], slots: int = 10) -> 
     def load(number: int) -> Image.Image:
         return resize_and_crop(read_image(photos[number]), size)
 
-    def batches() -> Iterator[Tensor]:
-        for number in range(len(photos)):
-            yield image_to_tensor(load(number))[None].to(device)
+    def parts_of(number: int) -> tuple[Tensor, Tensor, Tensor]:
+        return model.parts(image_to_tensor(load(number))[None].to(device))
 
-    used = torch.stack([slots_used(model, image)[0] for image in batches()])  # (photos, K, S)
+    parts = [parts_of(number)[:2] for number in range(len(photos))]
+    used = torch.cat([_address(memory, *part) for part in parts])  # (photos, K, S)
     share = used.sum(0) / used.sum((0, 2))[:, None].clamp_min(1e-9)
-    index, _ = nearest_images(model, batches())
+    index, _ = _nearest(memory, parts, 1)
     statistics = slot_statistics(memory)
     regions, slots = share.shape[0], min(slots, share.shape[1])
     names = REGIONS if regions == len(REGIONS) else tuple(f"part {k}" for k in range(regions))
@@ -154,7 +164,7 @@ def memory_picture(model: MDRNets, photos: Sequence[Photo], slots: int = 10) -> 
                 continue
             photo, left = load(number), _LABEL + column * (_CELL + _GAP)
             if number not in parsings:
-                parsings[number] = model.parts(image_to_tensor(photo)[None].to(device))[2][0]
+                parsings[number] = parts_of(number)[2][0]
             part = parsings[number][k]
             cell = photo.crop(_box_around(part > 0.5 * part.max(), size)).resize(
                 (_CELL, _CELL), Image.Resampling.BICUBIC

@@ -316,9 +316,8 @@ def _find_pairs(
             label = None
             if labels is not None:
                 label = named.get(path.relative_to(root).with_suffix(".png").as_posix())
-            elif sibling is not None:
-                candidate = sibling[1] / path.relative_to(sibling[0]).with_suffix(".png")
-                label = candidate if candidate.is_file() else None
+            else:
+                label = _label_beside(path, sibling)
             if pairs.get(path) is None:
                 pairs[path] = label
         if not faces:
@@ -328,8 +327,17 @@ def _find_pairs(
 
 def find_labels(images: Sequence[Path]) -> dict[Path, Path]:
     """The PNG of regions of each image that has one: `<folder>_parsing/<name>.png` beside the image's folder."""
-    labels = {path: path.parent.with_name(path.parent.name + PARSING_SUFFIX) / f"{path.stem}.png" for path in images}
-    return {path: label for path, label in labels.items() if label.is_file()}
+    siblings = {folder: _sibling_labels(folder, folder) for folder in {path.parent for path in images}}
+    labels = {path: _label_beside(path, siblings[path.parent]) for path in images}
+    return {path: label for path, label in labels.items() if label is not None}
+
+
+def _label_beside(path: Path, sibling: tuple[Path, Path] | None) -> Path | None:
+    """The label file of an image, in what `_sibling_labels` found for its folder."""
+    if sibling is None:
+        return None
+    label = sibling[1] / path.relative_to(sibling[0]).with_suffix(".png")
+    return label if label.is_file() else None
 
 
 def _upwards(folder: Path, root: Path) -> Iterator[Path]:

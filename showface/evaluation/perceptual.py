@@ -5,6 +5,7 @@ Nothing here downloads: the weights are a path, and a path that leads nowhere is
 
 from __future__ import annotations
 
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,6 @@ class FrechetDistances:
         metrics = [self._metrics[key] for key in keys if key in self._metrics]
         if sum(int(metric.fake_features_num_samples) for metric in metrics) < 2:
             return None
-        from copy import deepcopy
-
         whole = deepcopy(metrics[0])
         for metric in metrics[1:]:
             for name in metric._defaults:

@@ -77,8 +77,7 @@ class MDRNets(InpaintingNetwork):
         """
         check_inputs(image, hole)
         height, width = image.shape[-2:]
-        padded_hole = (pad_to_multiple(hole.to(image.dtype), self.stride) > 0.5).to(image.dtype)
-        raw_coarse, coarse, parsing = self._run_coarse(pad_to_multiple(image, self.stride), padded_hole)
+        raw_coarse, coarse, parsing, padded_hole = self._run_coarse(image, hole)
         raw_image = raw_coarse
         if self.encoder is not None and self.refinement is not None:
             # The parsing is what its own loss makes it: the memory must not bend the meaning of a region.
@@ -115,16 +114,17 @@ class MDRNets(InpaintingNetwork):
             raise RuntimeError("a network without a memory has no latents of parts")
         hole = torch.zeros_like(image[:, :1]) if hole is None else hole
         check_inputs(image, hole)
-        padded_hole = (pad_to_multiple(hole.to(image.dtype), self.stride) > 0.5).to(image.dtype)
-        _, coarse, parsing = self._run_coarse(pad_to_multiple(image, self.stride), padded_hole)
+        _, coarse, parsing, padded_hole = self._run_coarse(image, hole)
         probability = parsing.softmax(1)
         latent, region = self.memory.pool(self.encoder(coarse, padded_hole), probability)
         return latent.unflatten(0, (len(image), -1)), region.unflatten(0, (len(image), -1)), probability
 
-    def _run_coarse(self, image: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The coarse image before and after known pixels are put back, and the parsing's logits."""
+    def _run_coarse(self, image: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The coarse image before and after known pixels are put back, the parsing's logits, the hole; all padded."""
+        hole = (pad_to_multiple(hole.to(image.dtype), self.stride) > 0.5).to(image.dtype)
+        image = pad_to_multiple(image, self.stride)
         raw, parsing = self.coarse(push_pull_fill(image, hole), hole)
-        return raw, composite(image, hole, raw), parsing
+        return raw, composite(image, hole, raw), parsing, hole
 
     def _enhance(self, features: Tensor, parsing: Tensor, hole: Tensor) -> Tensor:
         recalled = self.memory(features, parsing) if self.memory is not None else None

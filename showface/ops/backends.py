@@ -126,7 +126,7 @@ def kernel(op: str, backend: str, *tensors: torch.Tensor) -> Kernel:
     """
     if backend == "auto":
         _say_what_is_missing()
-        backend = next(name for name in BACKENDS if refusal(op, name, *tensors) is None)
+        return _kernels[op, next(name for name in BACKENDS if refusal(op, name, *tensors) is None)]
     reason = refusal(op, backend, *tensors)
     if reason:
         raise RuntimeError(f"showface.ops.{op}: backend {backend!r} can't run here: {reason}")
