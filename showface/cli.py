@@ -142,7 +142,7 @@ def evaluate(
             name = folder.resolve().name if folder else "showface default"
             if name in systems:
                 raise ValueError(f"results go by the systems' names, which must differ: {name}")
-            systems[name] = ev.model_system(folder, device)
+            systems[name] = ev.model_system(_load(folder, device))
         lpips = ev.LPIPS(lpips_weights) if lpips_weights else None
         frechet = ev.FrechetDistances(fid_weights) if fid_weights else None
     except ModuleNotFoundError as error:

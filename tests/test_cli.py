@@ -192,6 +192,7 @@ class TestEvaluate:
             (["--lpips-weights", "nowhere.pth"], "there is no file nowhere.pth"),
             (["--fid-weights", "nowhere.pth"], "there is no file nowhere.pth"),
             (["--masks", "nowhere"], "nowhere"),
+            (["--device", "nonsense"], "--device nonsense can't be used"),
         ],
     )
     def test_failures(self, showface, faces, options, message):

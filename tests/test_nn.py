@@ -75,11 +75,49 @@ class TestDisentangledMemory:
         memory.idle.zero_()
         features, parsing = features_and_parsing()
         latent, region = memory.pool(features, parsing)
+        centre = torch.stack([latent[region == block].mean(0) for block in range(REGIONS)])
+        latent = latent - centre[region]
         expected, rho = ops.memory_write(latent, memory.memory, region, temperature=memory.temperature, rate=0.2)
         memory.write(features, parsing)
-        assert torch.equal(memory.memory, expected)
+        torch.testing.assert_close(memory.memory, expected)
         assert torch.equal(memory.idle == 0, rho >= memory.reseed_below)
         assert memory.memory.grad_fn is None
+
+    def test_centres_are_the_means_of_what_was_written(self):
+        memory = a_memory()
+        batches = [features_and_parsing(present=(0, 2), batch=batch) for batch in (3, 5)]
+        raw = [memory.pool(*batch) for batch in batches]
+        for batch in batches:
+            memory.write(*batch)
+        latent, region = (torch.cat(x) for x in zip(*raw, strict=True))
+        assert memory.written.tolist() == [8, 0, 8, 0, 0]
+        for block in (0, 2):
+            torch.testing.assert_close(memory.centre[block], latent[region == block].mean(0))
+        assert (memory.centre[[1, 3, 4]] == 0).all()
+        seen, _ = memory.pool(*batches[0])
+        torch.testing.assert_close(seen[region[: len(seen)] == 2], (raw[0][0] - memory.centre[2])[raw[0][1] == 2])
+
+    def test_centres_follow_the_newest_writes(self):
+        memory = a_memory(horizon=10)
+        case = features_and_parsing()
+        for _ in range(100):
+            memory.write(*(x + 1 if x is case[0] else x for x in case))
+        latent, region = a_memory().pool(case[0] + 1, case[1])
+        expected = torch.stack([latent[region == block].mean(0) for block in range(REGIONS)])
+        torch.testing.assert_close(memory.centre, expected)
+        assert (memory.written == 10).all()
+
+    def test_a_common_mean_does_not_change_what_is_told_apart(self):
+        """Latents that differ little from a large mean of their region pick the slots that they would without it."""
+        memory, moved = a_memory(), a_memory()
+        moved.load_state_dict(memory.state_dict())
+        features, parsing = features_and_parsing(batch=4)
+        for _ in range(3):
+            memory.write(features, parsing)
+            moved.write(features + 10, parsing)
+        torch.testing.assert_close(moved.centre, memory.centre + 10)
+        torch.testing.assert_close(moved.memory, memory.memory, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(moved(features + 10, parsing), memory(features, parsing) + 10, atol=1e-4, rtol=1e-4)
 
     def test_first_writes_fill_slots_with_latents(self):
         memory = a_memory()
@@ -95,13 +133,14 @@ class TestDisentangledMemory:
 
     def test_idle_slots_are_given_away_one_at_a_time(self):
         memory = a_memory(patience=3)
+        memory.write(*features_and_parsing(present=(1,)))
         memory.idle.zero_()
         memory.idle[1, 2] = 5
         features, parsing = features_and_parsing(present=(1,), batch=1)
         memory.reseed_below = 1e3
-        latent, region = memory.pool(features, parsing)
         memory.write(features, parsing)
-        assert torch.equal(memory.memory[1, 2], latent[region == 1][0])
+        latent, region = memory.pool(features, parsing)
+        torch.testing.assert_close(memory.memory[1, 2], latent[region == 1][0])
         assert memory.idle[1].tolist() == [1, 1, 0, 1]
 
     def test_idle_slots_of_absent_regions_stay(self):
@@ -115,7 +154,7 @@ class TestDisentangledMemory:
         memory, other = a_memory(), a_memory()
         memory.write(*features_and_parsing())
         other.load_state_dict(memory.state_dict())
-        assert set(memory.state_dict()) == {"memory", "idle", "log_temperature"}
+        assert set(memory.state_dict()) == {"memory", "idle", "centre", "written", "log_temperature"}
         case = features_and_parsing()
         assert torch.equal(memory(*case), other(*case))
         assert torch.equal(memory.idle, other.idle)

@@ -44,6 +44,11 @@ double attend_backward(const std::vector<Group<T>>& groups);
 template <typename T>
 void accumulate(const std::vector<Group<T>>& groups);
 
+template <typename T>
+T* data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
 // Uninitialised numbers, aligned to a cache line.
 template <typename T>
 class Buffer {

@@ -59,11 +59,6 @@ struct Images {
   }
 };
 
-template <typename T>
-T* data(const Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
 Tensor zeros(const Tensor& like, std::vector<int64_t> size) { return torch::stable::new_zeros(like, size); }
 
 std::tuple<Tensor, Tensor> masked_correlation(const Tensor& query, const Tensor& key, const Tensor& value,

@@ -7,14 +7,9 @@
 
 #if (defined(__x86_64__) || defined(_M_X64)) && (defined(__GNUC__) || defined(__clang__))
 #define SHOWFACE_X86 1
-#define SHOWFACE_AVX2 __attribute__((target("avx2,fma")))
-#define SHOWFACE_AVX512 __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")))
 #else
 #define SHOWFACE_X86 0
 #endif
-
-// A kernel's body is inlined into one function per instruction set and compiled there with that set.
-#define SHOWFACE_BODY inline __attribute__((always_inline))
 
 namespace showface {
 

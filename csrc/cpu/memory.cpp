@@ -11,11 +11,6 @@
 namespace showface {
 namespace {
 
-template <typename T>
-T* data(const Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
 // The tokens sorted by region, each region one group; or several where sums over its tokens are wanted of so many that
 // they are worth more than one task.
 template <typename T>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,22 +12,26 @@ from PIL import Image
 from showface.baselines.classical import CLASSICAL, classical_system
 from showface.evaluation.protocol import System
 
+if TYPE_CHECKING:
+    from showface.models import InpaintingNetwork
+
 __all__ = ["CLASSICAL", "classical_system", "model_system"]
 
 
-def model_system(folder: str | Path | None = None, device: str = "cpu") -> System:
-    """A saved model of any system, by default the bundled one.
+def model_system(model: InpaintingNetwork | str | Path | None = None) -> System:
+    """A network, or the saved model of any system in a folder, by default the bundled one.
 
     Raises:
         FileNotFoundError, ValueError: as `showface.load_model`.
     """
     from showface.inference import inpaint
+    from showface.models import InpaintingNetwork
     from showface.nn import channels_last
     from showface.systems import load_model
 
-    model = channels_last(load_model(folder).to(device))
+    network = model if isinstance(model, InpaintingNetwork) else channels_last(load_model(model))
 
     def run(image: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-        return np.array(inpaint(Image.fromarray(image), hole, model=model), dtype=np.uint8)
+        return np.array(inpaint(Image.fromarray(image), hole, model=network), dtype=np.uint8)
 
     return run

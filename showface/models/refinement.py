@@ -8,7 +8,7 @@ from showface.nn.blocks import ImageHead, ModulatedResidualBlock, upsample
 
 
 class RefinementNetwork(nn.Module):
-    """An encoder-decoder on the coarse composite whose residual blocks the enhanced features modulate (the GRN).
+    """An encoder-decoder on the coarse composite; the enhanced features enter it and modulate its blocks (the GRN).
 
     Injecting the features after the MREM is *stated*, the network and the way of injecting are *ours*.
 
@@ -26,6 +26,9 @@ class RefinementNetwork(nn.Module):
             return nn.ModuleList(ModulatedResidualBlock(width, guide_channels) for _ in range(count))
 
         self.enter = nn.Conv2d(4 * 16, c1, 3, padding=1)
+        # Beside the modulation, which only scales and shifts what the image gave: without a way of their own the features
+        # were of little account.
+        self.enter_guide = nn.Conv2d(guide_channels, c1, 1)
         self.encode4 = stage(c1, blocks[0])
         self.down8 = nn.Conv2d(c1, c2, 3, stride=2, padding=1)
         self.encode8 = stage(c2, blocks[1])
@@ -56,7 +59,8 @@ class RefinementNetwork(nn.Module):
                 x = block(x, guide)
             return x
 
-        x4 = run(self.encode4, self.enter(F.pixel_unshuffle(torch.cat([image, hole], dim=1), 4)), guide)
+        x4 = self.enter(F.pixel_unshuffle(torch.cat([image, hole], dim=1), 4)) + self.enter_guide(guide)
+        x4 = run(self.encode4, x4, guide)
         x8 = run(self.encode8, self.down8(x4), guide8)
         x16 = run(self.encode16, self.down16(x8), guide16)
         y8 = run(self.decode8, x8 + upsample(self.up8(x16)), guide8)

@@ -11,7 +11,9 @@ class DisentangledMemory(nn.Module):
     """Look up each semantic part of a feature map in a memory block of its own (the DMM).
 
     Features are pooled over each region by a soft parsing; each region's latent reads its own block; the answers
-    are spread back over the regions. Memory blocks per part are *stated*; addressing and writing are *ours*.
+    are spread back over the regions. A block stores how faces differ in its part: latents are taken from the region's
+    centre, their running mean, which the answer gets back. Without it the cosines are those of the means, all near 1,
+    and tell no face from another. Memory blocks per part are *stated*; addressing, writing and centring are *ours*.
 
         memory = DisentangledMemory(channels=64, regions=19, slots=64)
         recalled = memory(features, parsing)      # (B, 64, h, w), (B, 19, h, w) -> (B, 64, h, w)
@@ -27,12 +29,16 @@ class DisentangledMemory(nn.Module):
         patience: a slot that got less than `reseed_below` mass in each of this many writes is given to a latent of
             the current batch, the one that its block recalls worst, so that no slot stays unused.
         reseed_below: mass, in units of tokens.
+        horizon: the number of latents that a centre is the mean of.
 
-    Buffers: `memory` (K, S, C) and `idle` (K, S), the number of writes since a slot last got its mass.
+    Buffers: `memory` (K, S, C); `idle` (K, S), the number of writes since a slot last got its mass; `centre` (K, C),
+    and `written` (K,), the number of latents written to a block, counted up to `horizon`.
     """
 
     memory: Tensor
     idle: Tensor
+    centre: Tensor
+    written: Tensor
 
     def __init__(
         self,
@@ -45,14 +51,17 @@ class DisentangledMemory(nn.Module):
         rate: float = 0.05,
         patience: int = 200,
         reseed_below: float = 1e-3,
+        horizon: int = 1000,
     ) -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        self.rate, self.patience, self.reseed_below = rate, patience, reseed_below
+        self.rate, self.patience, self.reseed_below, self.horizon = rate, patience, reseed_below, horizon
         self.register_buffer("memory", F.normalize(torch.randn(regions, slots, channels), dim=-1))
         # New slots hold noise: they count as idle, so that the first writes fill them with latents.
         self.register_buffer("idle", torch.full((regions, slots), patience, dtype=torch.int32))
+        self.register_buffer("centre", torch.zeros(regions, channels))
+        self.register_buffer("written", torch.zeros(regions))
         self.log_temperature = nn.Parameter(torch.tensor(temperature).log(), requires_grad=learnable_temperature)
 
     @property
@@ -75,11 +84,12 @@ class DisentangledMemory(nn.Module):
         """
         latent, region = self.pool(features, parsing)
         recalled = ops.memory_read(latent, self.memory.to(latent.dtype), region, temperature=self.temperature)
-        recalled = recalled.view(*parsing.shape[:2], -1)  # (B, K, C)
+        centre = torch.where(region[:, None] < 0, 0, self.centre.to(latent.dtype).repeat(len(features), 1))
+        recalled = (recalled + centre).view(*parsing.shape[:2], -1)  # (B, K, C)
         return torch.einsum("bkhw,bkc->bchw", parsing.to(recalled.dtype), recalled).to(features.dtype)
 
     def pool(self, features: Tensor, parsing: Tensor) -> tuple[Tensor, Tensor]:
-        """One latent per image and region: the mean of the features, weighted by the parsing.
+        """One latent per image and region: the mean of the features, weighted by the parsing, from the centre.
 
         Returns:
             latent (B*K, C) and region (B*K,) int64; the region is -1 where an image has less than half a position
@@ -94,6 +104,7 @@ class DisentangledMemory(nn.Module):
         parsing = parsing.to(features.dtype)
         area = parsing.float().sum((2, 3))  # (B, K)
         mean = torch.einsum("bchw,bkhw->bkc", features, parsing).float() / area.clamp_min(0.5)[..., None]
+        mean = mean - self.centre
         index = torch.arange(regions, device=features.device).expand_as(area)
         region = torch.where(area >= 0.5, index, -1)
         return mean.flatten(0, 1).to(features.dtype), region.flatten()
@@ -106,7 +117,7 @@ class DisentangledMemory(nn.Module):
         the one that a single process with all of their images would have.
         """
         latent, region = self.pool(features, parsing)
-        latent = latent.to(self.memory.dtype)
+        latent = self._move_centre(latent.to(self.memory.dtype), region)
         temperature = self.temperature
         if _processes() > 1:
             rho, total = ops.memory_accumulate(latent, self.memory, region, temperature=temperature)
@@ -118,6 +129,20 @@ class DisentangledMemory(nn.Module):
         self.memory.copy_(after)
         self.idle.copy_(torch.where(rho < self.reseed_below, self.idle + 1, 0))
         self._reseed(latent, region)
+
+    def _move_centre(self, latent: Tensor, region: Tensor) -> Tensor:
+        """Count latents into the centres; returns them as seen from there."""
+        shown = (region >= 0).view(-1, len(self.centre), 1).to(latent.dtype)  # (B, K, 1)
+        latent = latent.view(*shown.shape[:2], -1)  # (B, K, C)
+        count, total = shown.sum(0), (latent * shown).sum(0)
+        if _processes() > 1:
+            distributed.all_reduce(count)
+            distributed.all_reduce(total)
+        self.written.add_(count[:, 0]).clamp_max_(self.horizon)
+        # Not past the mean of the batch, should that alone hold more latents than the horizon.
+        shift = total / torch.maximum(count, self.written[:, None]).clamp_min(1)
+        self.centre.add_(shift)
+        return (latent - shift).flatten(0, 1)
 
     def _reseed(self, latent: Tensor, region: Tensor) -> None:
         """Give at most one idle slot of each block to the latent of that block's region that it recalls worst."""
