@@ -423,10 +423,12 @@ class TestTraining:
 
 
 def test_comparing_trained_systems(faces, tmp_path, monkeypatch, capsys):
-    """The script trains what is asked for, skips what is done, and says how to evaluate."""
+    """The script trains what is asked for, skips what is done, and compares it on other faces."""
+    pytest.importorskip("cv2")
     script, out = Path(__file__).parent.parent / "benchmarks" / "compare_training.py", tmp_path / "out"
+    monkeypatch.syspath_prepend(script.parent)
     command = [script, "--data", faces, "--out", out, "--images", 4, "--size", 32, "--batch", 2]
-    command += ["--threads", torch.get_num_threads(), "--systems", "unet", "no-dmm"]
+    command += ["--threads", torch.get_num_threads(), "--systems", "unet", "mdrnets", "no-dmm"]
     command += ["--set", f"baseline.channels={WIDTH}", *(x for x in SMALL if x.startswith("model."))]
 
     def run(*more: str) -> str:
@@ -436,12 +438,13 @@ def test_comparing_trained_systems(faces, tmp_path, monkeypatch, capsys):
 
     assert "trained already" not in run()
     shutil.rmtree(out / "models" / "no-dmm")  # as if stopped before it was copied
-    assert run().count("trained already") == 1
-    told = run()
-    assert told.count("trained already") == 2
-    assert f"--model {out / 'models' / 'unet'}" in told
+    assert run().count("trained already") == 2
+    told = run("--faces", str(faces))
+    assert told.count("trained already") == 3
+    for line in ("| telea |", "| **mdrnets** |", "who wins", "| MDRNets less |", "| no-dmm |"):
+        assert line in told
     rows = json.loads((out / "compare_training.json").read_text())
-    assert [(row["system"], row["channels"]) for row in rows] == [("unet", WIDTH), ("no-dmm", None)]
+    assert [(row["system"], row["channels"]) for row in rows] == [("unet", WIDTH), ("mdrnets", None), ("no-dmm", None)]
     assert all(row["images"] == 4 and row["parameters"] > 0 and row["seconds"] > 0 for row in rows)
     assert package.load_model(out / "models" / "no-dmm").config.use_memory is False
     with pytest.raises(SystemExit, match="was trained with other settings"):

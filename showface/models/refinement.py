@@ -26,8 +26,8 @@ class RefinementNetwork(nn.Module):
             return nn.ModuleList(ModulatedResidualBlock(width, guide_channels) for _ in range(count))
 
         self.enter = nn.Conv2d(4 * 16, c1, 3, padding=1)
-        # Beside the modulation, which only scales and shifts what the image gave: without a way of their own the features
-        # were of little account.
+        # Beside the modulation, which only scales and shifts what the image gave: without a way of their own the
+        # features were of little account.
         self.enter_guide = nn.Conv2d(guide_channels, c1, 1)
         self.encode4 = stage(c1, blocks[0])
         self.down8 = nn.Conv2d(c1, c2, 3, stride=2, padding=1)
