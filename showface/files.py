@@ -21,6 +21,8 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # or the new name could outlive a power cut, and what it names not
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

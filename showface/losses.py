@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, distributed
 
 from showface import ops
 from showface.nn import hole_tokens, to_tokens
+from showface.nn.processes import processes
 
 if TYPE_CHECKING:
     from showface.models import InpaintingOutput, MDRNetsOutput
@@ -24,6 +25,8 @@ class LossWeights:
         coarse: both of these again, for the coarse image.
         parsing: cross-entropy of the parsing, on images that have labels.
         coordination: InCo², inter + intra.
+        perceptual, style: distances between features, and between their Gram matrices, of a frozen network.
+        adversarial: the hinge loss of a discriminator's opinion.
     """
 
     hole: float = 6.0
@@ -31,17 +34,34 @@ class LossWeights:
     coarse: float = 0.5
     parsing: float = 0.1
     coordination: float = 0.1
+    perceptual: float = 0.0
+    style: float = 0.0
+    adversarial: float = 0.0
 
 
 def region_l1(result: Tensor, target: Tensor, region: Tensor) -> Tensor:
     """The mean |result - target| over the pixels of a region of the whole batch, 0-d; 0 where the region is empty.
+
+    Where `torch.distributed` runs, the whole batch is that of all processes: see `batch_mean`.
 
     Args:
         result, target: (B, 3, H, W).
         region: (B, 1, H, W) of 0 and 1.
     """
     difference = (result.float() - target).abs() * region
-    return difference.sum() / (result.shape[1] * region.sum()).clamp_min(1)
+    return batch_mean(difference.sum(), result.shape[1] * region.sum())
+
+
+def batch_mean(total: Tensor, count: Tensor) -> Tensor:
+    """A sum over this process' part of a batch, divided by what was counted in the whole batch, 0-d; 0 if nothing was.
+
+    Scaled so that the mean over all processes, which is what becomes of their gradients, is the mean over the batch.
+    """
+    count = count.to(total.dtype)
+    if processes() > 1:
+        distributed.all_reduce(count)
+        total = total * processes()
+    return total / count.clamp_min(1)
 
 
 def labels_at(labels: Tensor, like: Tensor) -> Tensor:
@@ -60,7 +80,7 @@ def parsing_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """
     labels = labels_at(labels, logits)
     total = F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum")
-    return total / (labels >= 0).sum().clamp_min(1)
+    return batch_mean(total, (labels >= 0).sum())
 
 
 def reconstruction_losses(

@@ -73,7 +73,7 @@ class TestEveryNetwork:
         output = network(image, hole)
         assert output.raw_image.isfinite().all()
         assert torch.equal(output.image, image) == (value == 0)
-        losses = network.train().training_losses(image, hole, no_labels(image), LossWeights())
+        _, losses = network.train().training_losses(image, hole, no_labels(image), LossWeights())
         losses["total"].backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
 
@@ -92,7 +92,7 @@ class TestEveryNetwork:
 
     def test_gradients_reach_all_parameters(self, device, network):
         image, hole = (x.to(device) for x in photo(64, 64))
-        losses = network.to(device).train().training_losses(image, hole, no_labels(image), LossWeights())
+        _, losses = network.to(device).train().training_losses(image, hole, no_labels(image), LossWeights())
         assert {"hole", "known", "coarse", "total"} <= set(losses)
         losses["total"].backward()
         for name, parameter in network.named_parameters():
@@ -106,11 +106,11 @@ class TestEveryNetwork:
         optimiser = torch.optim.Adam(network.parameters(), 3e-3)
         totals = []
         for _ in range(25):
-            losses = network.training_losses(image, hole, no_labels(image), LossWeights())
+            _, losses = network.training_losses(image, hole, no_labels(image), LossWeights())
             optimiser.zero_grad()
             losses["total"].backward()
             optimiser.step()
-            network.after_step()
+            network.after_batch()
             totals.append(losses["hole"].item())
         assert np.mean(totals[-3:]) < 0.8 * np.mean(totals[:3])
 
@@ -322,7 +322,7 @@ class TestCTSDG:
 
     def test_the_structure_has_a_loss(self):
         image, hole = photo()
-        losses = make("ctsdg").training_losses(image, hole, no_labels(image), LossWeights())
+        _, losses = make("ctsdg").training_losses(image, hole, no_labels(image), LossWeights())
         assert losses["structure"] > 0
 
 
@@ -343,9 +343,9 @@ class TestPIC:
         image, hole = photo()
         other = torch.where(hole > 0, -image, image)
         torch.manual_seed(1)
-        first = network.training_losses(image, hole, no_labels(image), LossWeights())
+        _, first = network.training_losses(image, hole, no_labels(image), LossWeights())
         torch.manual_seed(1)
-        second = network.training_losses(other, hole, no_labels(image), LossWeights())
+        _, second = network.training_losses(other, hole, no_labels(image), LossWeights())
         assert first["kl"] != second["kl"]
         assert first["known"] == second["known"]
 

@@ -85,10 +85,13 @@ class Baseline(InpaintingNetwork):
             raw_coarse=raw_coarse,
         )
 
-    def training_losses(self, image: Tensor, hole: Tensor, labels: Tensor, weights: LossWeights) -> dict[str, Tensor]:
-        losses = reconstruction_losses(self(image, hole), image, hole, weights)
+    def training_losses(
+        self, image: Tensor, hole: Tensor, labels: Tensor, weights: LossWeights
+    ) -> tuple[InpaintingOutput, dict[str, Tensor]]:
+        output = self(image, hole)
+        losses = reconstruction_losses(output, image, hole, weights)
         losses["total"] = weighted_sum(losses, weights)
-        return losses
+        return output, losses
 
 
 def count_strides(image_size: int, smallest: int) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from showface.baselines.base import Baseline, BaselineConfig, count_strides
 from showface.baselines.deepfillv2 import patch_cosines
 from showface.baselines.pconv import PartialDecoder, PartialEncoder
+from showface.models.network import InpaintingOutput
 from showface.losses import LossWeights, reconstruction_losses, weighted_sum
 from showface.nn import ResidualBlock, push_pull_fill
 from showface.nn.blocks import activate, upsample
@@ -122,13 +123,16 @@ class CTSDG(Baseline):
         result = self.to_image(torch.cat([fused, context], dim=1)).tanh()
         return result, self.to_coarse(texture).tanh(), self.to_edges(structure)
 
-    def training_losses(self, image: Tensor, hole: Tensor, labels: Tensor, weights: LossWeights) -> dict[str, Tensor]:
+    def training_losses(
+        self, image: Tensor, hole: Tensor, labels: Tensor, weights: LossWeights
+    ) -> tuple[InpaintingOutput, dict[str, Tensor]]:
         result, coarse, edges = self.streams(*self.prepare(image, hole))
-        losses = reconstruction_losses(self.finish(image, hole, result, coarse), image, hole, weights)
+        output = self.finish(image, hole, result, coarse)
+        losses = reconstruction_losses(output, image, hole, weights)
         edges = edges[..., : image.shape[2], : image.shape[3]].float()
         losses["structure"] = F.binary_cross_entropy_with_logits(edges, edge_map(image))
         losses["total"] = weighted_sum(losses, weights, structure=STRUCTURE_WEIGHT)
-        return losses
+        return output, losses
 
 
 def known_structure(image: Tensor, hole: Tensor) -> Tensor:

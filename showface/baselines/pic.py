@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from showface.baselines.base import Baseline, BaselineConfig, count_strides
+from showface.models.network import InpaintingOutput
 from showface.losses import LossWeights, reconstruction_losses, weighted_sum
 from showface.nn import ResidualBlock
 from showface.nn.blocks import activate, upsample
@@ -135,23 +136,26 @@ class PIC(Baseline):
                 x = self.attention(x, features[-1 - steps], hole)
         return self.to_image(activate(x)).tanh()
 
-    def training_losses(self, image: Tensor, hole: Tensor, labels: Tensor, weights: LossWeights) -> dict[str, Tensor]:
+    def training_losses(
+        self, image: Tensor, hole: Tensor, labels: Tensor, weights: LossWeights
+    ) -> tuple[InpaintingOutput, dict[str, Tensor]]:
         visible, padded_hole = self.prepare(image, hole)
         hidden, _ = self.prepare(image, 1 - hole)
         features = self.encode(visible)
         prior = Gaussian.of(self.prior(features[-1]))
         posterior = Gaussian.of(self.posterior(self.encode(hidden)[-1]))
 
-        def path(latent: Tensor) -> dict[str, Tensor]:
+        def path(latent: Tensor) -> tuple[InpaintingOutput, dict[str, Tensor]]:
             result = self.generate(latent, features, padded_hole)
-            return reconstruction_losses(self.finish(image, hole, result, result), image, hole, weights)
+            output = self.finish(image, hole, result, result)
+            return output, reconstruction_losses(output, image, hole, weights)
 
-        losses = path(prior.sample())
-        losses["posterior"] = weighted_sum(path(posterior.sample()), weights)
+        output, losses = path(prior.sample())
+        losses["posterior"] = weighted_sum(path(posterior.sample())[1], weights)
         # The less is hidden, the less there is to tell.
         share = hole.mean((1, 2, 3), keepdim=True).clamp_min(0.01).expand_as(posterior.mean)
         standard = Gaussian(torch.zeros_like(posterior.mean), share.sqrt())
         losses["kl"] = kl_divergence(posterior, standard) + kl_divergence(posterior, prior)
         # As in the paper, the KL terms weigh what L1 does.
         losses["total"] = weighted_sum(losses, weights, posterior=1.0, kl=weights.hole)
-        return losses
+        return output, losses

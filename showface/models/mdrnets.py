@@ -147,7 +147,9 @@ class MDRNets(InpaintingNetwork):
         image = pad_to_multiple(image, self.stride)
         return torch.func.functional_call(self.encoder, weights, (image, torch.zeros_like(image[:, :1])))
 
-    def training_losses(self, image: Tensor, hole: Tensor, labels: Tensor, weights: LossWeights) -> dict[str, Tensor]:
+    def training_losses(
+        self, image: Tensor, hole: Tensor, labels: Tensor, weights: LossWeights
+    ) -> tuple[InpaintingOutput, dict[str, Tensor]]:
         output = self(image, hole)
         features = None
         if self.encoder is not None:
@@ -156,9 +158,9 @@ class MDRNets(InpaintingNetwork):
             if weights.coordination:
                 features = self.encode(output.image), clean
             self._to_write = clean, output.parsing.detach(), labels
-        return inpainting_losses(output, image, hole, labels, weights, features)
+        return output, inpainting_losses(output, image, hole, labels, weights, features)
 
-    def after_step(self) -> None:
+    def after_batch(self) -> None:
         """Write the parts of the batch's uncorrupted images to the memory."""
         if self.memory is not None and self._to_write is not None:
             clean, logits, labels = self._to_write

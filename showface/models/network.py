@@ -60,8 +60,10 @@ class InpaintingNetwork(nn.Module):
         """
         raise NotImplementedError
 
-    def training_losses(self, image: Tensor, hole: Tensor, labels: Tensor, weights: LossWeights) -> dict[str, Tensor]:
-        """Every loss of a batch, unweighted, and their weighted sum `total`.
+    def training_losses(
+        self, image: Tensor, hole: Tensor, labels: Tensor, weights: LossWeights
+    ) -> tuple[InpaintingOutput, dict[str, Tensor]]:
+        """The output for a batch, every loss, unweighted, and their weighted sum `total`.
 
         Args:
             image: (B, 3, H, W) in [-1, 1], uncorrupted; H, W multiples of 16.
@@ -71,8 +73,8 @@ class InpaintingNetwork(nn.Module):
         """
         raise NotImplementedError
 
-    def after_step(self) -> None:
-        """Called once after each step of the optimiser, for a state that no gradient moves."""
+    def after_batch(self) -> None:
+        """Called once after each batch of the training, for a state that no gradient moves."""
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write `config.json` and `model.safetensors` into a folder, made if needed, each file atomically.

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
 from showface import ops
+from showface.nn.processes import processes
 
 
 class DisentangledMemory(nn.Module):
@@ -119,7 +120,7 @@ class DisentangledMemory(nn.Module):
         latent, region = self.pool(features, parsing)
         latent = self._move_centre(latent.to(self.memory.dtype), region)
         temperature = self.temperature
-        if _processes() > 1:
+        if processes() > 1:
             rho, total = ops.memory_accumulate(latent, self.memory, region, temperature=temperature)
             distributed.all_reduce(rho)
             distributed.all_reduce(total)
@@ -135,7 +136,7 @@ class DisentangledMemory(nn.Module):
         shown = (region >= 0).view(-1, len(self.centre), 1).to(latent.dtype)  # (B, K, 1)
         latent = latent.view(*shown.shape[:2], -1)  # (B, K, C)
         count, total = shown.sum(0), (latent * shown).sum(0)
-        if _processes() > 1:
+        if processes() > 1:
             distributed.all_reduce(count)
             distributed.all_reduce(total)
         self.written.add_(count[:, 0]).clamp_max_(self.horizon)
@@ -152,8 +153,8 @@ class DisentangledMemory(nn.Module):
         known = torch.where(region == regions[:, None], known, torch.inf)  # (K, T)
         worst, token = known.min(1)
         candidate = latent[token]  # (K, C)
-        if _processes() > 1:
-            every = [torch.empty_like(candidate) for _ in range(_processes())]
+        if processes() > 1:
+            every = [torch.empty_like(candidate) for _ in range(processes())]
             every_worst = [torch.empty_like(worst) for _ in every]
             distributed.all_gather(every, candidate)
             distributed.all_gather(every_worst, worst)
@@ -163,7 +164,3 @@ class DisentangledMemory(nn.Module):
         replace = (self.idle[regions, slot] >= self.patience) & worst.isfinite()
         self.memory[regions, slot] = torch.where(replace[:, None], candidate, self.memory[regions, slot])
         self.idle[regions, slot] = torch.where(replace, 0, self.idle[regions, slot])
-
-
-def _processes() -> int:
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

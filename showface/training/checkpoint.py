@@ -1,6 +1,8 @@
 """Checkpoints of a training run: whole or not there, and only the newest few."""
 
 import re
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,23 @@ from showface.files import write_atomically
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write `step-<step>.pt` into the folder, then delete all but the newest `keep`."""
+    """Write `step-<step>.pt` into the folder, then delete all but the newest `keep`.
+
+    Raises:
+        OSError: it can't be written, say on a full disk; the others stay as they are.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+    def write(temporary: Path) -> None:
+        # An open file, not its name: torch's own writer tells of a full disk only in words of its own.
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+
+    try:
+        write_atomically(path, write)
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"can't write the checkpoint {path}: {error}") from error
     for old in list_checkpoints(folder)[:-keep]:
         old.unlink()
     return path
@@ -25,12 +40,28 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
-    """The newest checkpoint's state, on the CPU.
+    """The state of the newest checkpoint that is whole, on the CPU; warns of newer ones that are not.
 
     Raises:
         FileNotFoundError: the folder has no checkpoint.
+        ValueError: none of them is whole.
     """
     paths = list_checkpoints(folder)
     if not paths:
         raise FileNotFoundError(f"nothing to resume: no checkpoint in {folder}")
-    return torch.load(paths[-1], map_location="cpu", weights_only=True)
+    for path in reversed(paths):
+        fault = _fault(path)
+        if fault is None:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        warnings.warn(f"{path} is damaged and left out: {fault}", stacklevel=2)
+    raise ValueError(f"nothing to resume: every checkpoint in {folder} is damaged")
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with a file. torch writes a checksum of every part and doesn't look at it when it reads."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        return str(error)
+    return part and f"{part} differs from its checksum"

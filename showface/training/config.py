@@ -41,6 +41,23 @@ class DataConfig:
 
 
 @dataclass
+class AdversaryConfig:
+    """The discriminator, which is there when `loss.adversarial` is not 0.
+
+    Attributes:
+        start: the steps before the adversarial loss sets in, for a first stage without it.
+        channels: width after the first convolution of the discriminator.
+        layers: its convolutions with stride 2.
+        rate: its learning rate as a multiple of the network's.
+    """
+
+    start: int = 0
+    channels: int = 64
+    layers: int = 4
+    rate: float = 1.0
+
+
+@dataclass
 class TrainingConfig:
     """A training run.
 
@@ -50,14 +67,19 @@ class TrainingConfig:
         baseline: a baseline's; its `image_size` 0 is that of the training images.
         init: folder of a saved model to start from, say to fine-tune it; what it lacks (a coarse-only model has no
             refinement) starts fresh.
+        adversary: the discriminator's.
+        features: the frozen network of the perceptual and style losses, "efficientnet-lite0" or "vgg19".
+        features_weights: file of its weights, for "vgg19".
         steps: optimiser steps; the learning rate falls to 0 over them.
-        batch: images a step.
+        batch: images that are computed at once, over all processes.
+        accumulate: so many batches make a step.
         rate: AdamW's learning rate at its peak.
         warmup: steps over which the rate rises.
         weight_decay: AdamW's.
         clip: the largest norm of the gradient.
         average: decay of the weights' exponential average, which is what is saved as the model.
         precision: "fp32", or "bf16" for autocast.
+        compile: compile the network and its losses by torch.compile; the first steps take minutes.
         device: "auto", "cpu", "cuda", ...
         seed: of weights, data order and holes.
         log_every, sample_every, save_every: steps between scalars, sample grids and checkpoints.
@@ -69,15 +91,20 @@ class TrainingConfig:
     model: MDRNetsConfig = field(default_factory=MDRNetsConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     loss: LossWeights = field(default_factory=LossWeights)
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
+    features: str = "efficientnet-lite0"
+    features_weights: str = ""
     init: str = ""
     steps: int = 100_000
     batch: int = 16
+    accumulate: int = 1
     rate: float = 5e-4
     warmup: int = 200
     weight_decay: float = 0.01
     clip: float = 1.0
     average: float = 0.999
     precision: str = "fp32"
+    compile: bool = False
     device: str = "auto"
     seed: int = 0
     log_every: int = 20
@@ -87,13 +114,14 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         find_system(self.system)
-        for name in ("steps", "batch", "log_every", "sample_every", "save_every", "keep"):
+        for name in ("steps", "batch", "accumulate", "log_every", "sample_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be 'fp32' or 'bf16', got {self.precision!r}")
-        if not self.rate > 0:
-            raise ValueError(f"rate must be positive, got {self.rate}")
+        for name, rate in (("rate", self.rate), ("adversary.rate", self.adversary.rate)):
+            if not rate > 0:
+                raise ValueError(f"{name} must be positive, got {rate}")
         if self.data.size < 16 or self.data.size % 16:
             raise ValueError(f"data.size must be a multiple of 16, got {self.data.size}")
 

@@ -1,40 +1,55 @@
 """The training loop."""
 
-import json
 import math
+import os
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 
 from showface.data import EpochSampler, FaceFolder
 from showface.models import InpaintingNetwork
+from showface.models.discriminator import PatchDiscriminator
 from showface.nn import channels_last
+from showface.training.adversary import discriminator_loss
 from showface.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from showface.training.config import TrainingConfig, save_config
+from showface.training.features import frozen_features
+from showface.training.journal import Journal, peak_memory
+from showface.training.objective import Objective, frozen
+from showface.training.stop import stop_on_signal
+
+Batch = dict[str, Tensor]
 
 
 class Trainer:
     """Trains a system, MDRNets or a baseline, and fills a folder.
 
-    In it lie `config.yaml`, `log.jsonl`, `events` (TensorBoard), `checkpoints` and `model`.
+    In it lie `config.yaml`, `log.jsonl`, `events` (TensorBoard), `checkpoints` and `model`. Processes that `accelerate
+    launch` or `torchrun` started train together; the first of them writes.
 
     Args:
         config: the run. The configuration is written beside its results.
         out: the folder, made if needed.
-        resume: go on from the newest checkpoint in `out`.
+        resume: go on from the newest whole checkpoint in `out`. On a CPU, the run becomes bit for bit what it would
+            have been without a stop.
 
     Raises:
         FileExistsError: `out` holds a run already and `resume` is not set.
-        FileNotFoundError: nothing to resume, or a data folder that doesn't exist.
-        ValueError: no data folder is named, the device can't be used, or the checkpoint is not of this configuration.
+        FileNotFoundError: nothing to resume, or a data folder or weights that don't exist.
+        ValueError: no data folder is named, the device can't be used, the batch can't be shared out between the
+            processes, or the checkpoint is not of this configuration.
     """
 
     def __init__(self, config: TrainingConfig, out: str | Path, resume: bool = False) -> None:
@@ -44,7 +59,10 @@ class Trainer:
         self.checkpoints = self.out / "checkpoints"
         if list_checkpoints(self.checkpoints) and not resume:
             raise FileExistsError(f"{self.out} holds a training run already: add --resume, or choose another folder")
-        torch.manual_seed(config.seed)
+        self.accelerator = _accelerator(config.device)
+        self.device, processes = self.accelerator.device, self.accelerator.num_processes
+        if config.batch % processes:
+            raise ValueError(f"batch is {config.batch}, which {processes} processes can't share evenly")
         data = config.data
         self.dataset = FaceFolder(
             data.folders,
@@ -56,97 +74,144 @@ class Trainer:
             kind=data.kind,
             seed=config.seed,
         )
-        device = config.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            self.device = torch.device(device)
-            self.model = channels_last(config.network().to(self.device))
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device {device} can't be used: {str(error).splitlines()[0]}") from error
+        torch.manual_seed(config.seed)
+        self.model = channels_last(config.network().to(self.device))
         if config.init:
             _start_from(self.model, config.init)
-        self.average = AveragedModel(self.model, avg_fn=self._average)
-        self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), lr=config.rate, weight_decay=config.weight_decay, fused=True
-        )
+        self.average = AveragedModel(self.model, multi_avg_fn=self._average)
+        weights = config.loss
+        features = None
+        if weights.perceptual or weights.style:
+            features = channels_last(frozen_features(config.features, config.features_weights).to(self.device))
+        self.discriminator: PatchDiscriminator | None = None
+        if weights.adversarial:
+            adversary = config.adversary
+            self.discriminator = PatchDiscriminator(adversary.channels, adversary.layers).to(self.device)
+            channels_last(self.discriminator)
+        networks = {"model": (self.model, 1.0), "discriminator": (self.discriminator, config.adversary.rate)}
+        self.optimisers = {
+            name: torch.optim.AdamW(network.parameters(), weight_decay=config.weight_decay, fused=True)
+            for name, (network, _) in networks.items()
+            if network is not None
+        }
+        self._rates = {name: rate for name, (_, rate) in networks.items()}
         self.step = 0
+        # The processes start alike, and then draw their own random numbers.
+        torch.manual_seed(config.seed + self.accelerator.process_index)
         if resume:
             self._restore(load_checkpoint(self.checkpoints))
             if self.step > config.steps:
                 raise ValueError(f"steps is {config.steps}, but the run is after step {self.step} already")
-        self.out.mkdir(parents=True, exist_ok=True)
-        save_config(config, self.out / "config.yaml")
+        objective: torch.nn.Module = Objective(self.model, weights, features)
+        if config.compile:
+            objective = torch.compile(objective)  # type: ignore[assignment]
+        self._objective = self.accelerator.prepare_model(objective)
+        self._judge = self.accelerator.prepare_model(self.discriminator) if self.discriminator is not None else None
+        if self.accelerator.is_main_process:
+            self.out.mkdir(parents=True, exist_ok=True)
+            save_config(config, self.out / "config.yaml")
 
     def run(self) -> Path:
-        """Train to `config.steps`, saving on the way. Returns the folder of the averaged model."""
-        config = self.config
-        columns = (
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with SummaryWriter(self.out / "events") as writer, Progress(*columns) as progress:
-            task = progress.add_task("train", total=config.steps, completed=self.step, status="")
+        """Train to `config.steps`, saving on the way. Returns the folder of the averaged model.
+
+        Raises:
+            FloatingPointError: a loss is not finite. Nothing was saved since.
+            SystemExit: a signal asked to stop (a second one stops at once); the step was finished and saved.
+            OSError: the disk is full, or the data has vanished.
+        """
+        config, main = self.config, self.accelerator.is_main_process
+        with Journal(self.out, self.step, config.steps, main) as journal, stop_on_signal() as request:
             sums: dict[str, Tensor] = {}
-            started, counted = time.perf_counter(), 0
-            for batch in self._batches():
-                losses = self.train_step(batch)
-                counted += 1
+            started, since, waited = time.perf_counter(), self.step, 0.0
+            batches = self._batches()
+            while self.step < config.steps:
+                asked = time.perf_counter()
+                step_batches = list(islice(batches, config.accumulate))
+                waited += time.perf_counter() - asked
+                losses = self.train_step(step_batches)
                 for name, loss in losses.items():
                     sums[name] = sums.get(name, torch.zeros_like(loss)) + loss
-                if self.step % config.log_every == 0 or self.step == config.steps:
-                    speed = counted * config.batch / (time.perf_counter() - started)
-                    record = {name: float(total) / counted for name, total in sums.items()}
-                    record |= {"rate": self._rate(), "images_per_second": speed}
-                    self._log(writer, record)
-                    progress.update(task, status=f"loss {record['total']:.4f}  {speed:.1f} images/s")
-                    sums, started, counted = {}, time.perf_counter(), 0
-                if self.step % config.sample_every == 0 or self.step == config.steps:
-                    writer.add_image("samples", self._samples(batch), self.step)
-                if self.step % config.save_every == 0 or self.step == config.steps:
+                stop = self._agreed(request.by is not None)
+                last = stop or self.step == config.steps
+                saves = last or self.step % config.save_every == 0
+                # On a GPU, to look at a loss is to wait for it; but never save what was not looked at.
+                if saves or self.step % config.log_every == 0 or self.device.type == "cpu":
+                    if not sums["total"].isfinite():
+                        between = f"between steps {since} and" if self.step > since + 1 else "at step"
+                        raise FloatingPointError(f"the loss became {sums['total'].item()} {between} {self.step - 1}")
+                if saves or self.step % config.log_every == 0:
+                    taken, count = time.perf_counter() - started, self.step - since
+                    means = self.accelerator.reduce({name: total / count for name, total in sums.items()}, "mean")
+                    values = {name: float(mean) for name, mean in means.items()} | {
+                        "rate": self._rate(),
+                        "images_per_second": count * config.batch * config.accumulate / taken,
+                        "waiting": waited / taken,
+                        "memory_gib": peak_memory(self.device),
+                    }
+                    if main:
+                        journal.record(self.step, values)
+                    sums, started, since, waited = {}, time.perf_counter(), self.step, 0.0
+                if main and (last or self.step % config.sample_every == 0):
+                    journal.picture(self.step, self._samples(step_batches[-1]))
+                if saves:
                     self.save()
-                progress.update(task, completed=self.step)
+                journal.advance(self.step)
+                if stop and self.step < config.steps:
+                    name = request.by.name if request.by else "a signal to another process"
+                    journal.say(f"stopped by {name} after step {self.step}, which is saved: go on with --resume")
+                    raise SystemExit(128 + (request.by or 0))
         return self.out / "model"
 
-    def train_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One step of the optimiser on a batch of `FaceFolder` items; returns the losses, detached."""
-        config, model = self.config, self.model
-        image = batch["image"].to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        hole = batch["hole"].to(self.device, non_blocking=True)
-        labels = batch["parsing"].to(self.device, non_blocking=True)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._rate()
-        model.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            losses = model.training_losses(image, hole, labels, config.loss)
-        if not losses["total"].isfinite():
-            raise FloatingPointError(f"the loss became {losses['total'].item()} at step {self.step}")
-        self.optimiser.zero_grad(set_to_none=True)
-        losses["total"].backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-        self.optimiser.step()
-        model.after_step()
-        self.average.update_parameters(model)
+    def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """One step of the optimisers on batches of `FaceFolder` items; returns the mean losses, detached."""
+        config, adversarial = self.config, self.discriminator is not None and self.step >= self.config.adversary.start
+        for name, optimiser in self.optimisers.items():
+            optimiser.zero_grad(set_to_none=True)
+            for group in optimiser.param_groups:
+                group["lr"] = self._rate() * self._rates[name]
+        self.model.train()
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches, start=1):
+            image = batch["image"].to(self.device, memory_format=torch.channels_last, non_blocking=True)
+            hole, labels = (batch[name].to(self.device, non_blocking=True) for name in ("hole", "parsing"))
+            with self._shares_gradients(self._objective, number == len(batches)):
+                with self._autocast(), frozen(self.discriminator) if adversarial else nullcontext() as judge:
+                    result, losses = self._objective(image, hole, labels, judge)
+                self.accelerator.backward(losses["total"] / len(batches))
+            if adversarial:
+                with self._shares_gradients(self._judge, number == len(batches)):
+                    with self._autocast():
+                        opinion = self._judge(torch.cat([image, result]), torch.cat([hole, hole]))
+                        losses["discriminator"] = discriminator_loss(*opinion.chunk(2))
+                    self.accelerator.backward(losses["discriminator"] / len(batches))
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, torch.zeros_like(loss)) + loss.detach() / len(batches)
+            self.model.after_batch()
+        self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimisers["model"].step()
+        if adversarial:
+            self.optimisers["discriminator"].step()
+        self.average.update_parameters(self.model)
         self.step += 1
-        return {name: loss.detach() for name, loss in losses.items()}
+        return sums
 
     def save(self) -> None:
-        """Write a checkpoint, and the averaged model as `showface.load_model` reads it."""
-        state = {
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "random": torch.get_rng_state(),
-        }
+        """Write a checkpoint, and the averaged model as `showface.load_model` reads it; all processes call it."""
+        random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
-        save_checkpoint(self.checkpoints, self.step, state, self.config.keep)
-        self._averaged_model().save_pretrained(self.out / "model")
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        state: dict[str, Any] = {"step": self.step, "random": gather_object([random])}
+        if self.accelerator.is_main_process:
+            for name, network in (*self._networks(), ("average", self.average)):
+                state[name] = network.state_dict()
+            state["optimisers"] = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
+            save_checkpoint(self.checkpoints, self.step, state, self.config.keep)
+            self._averaged_model().save_pretrained(self.out / "model")
+        self.accelerator.wait_for_everyone()
+
+    def _networks(self) -> list[tuple[str, torch.nn.Module]]:
+        found = (("model", self.model), ("discriminator", self.discriminator))
+        return [(name, network) for name, network in found if network is not None]
 
     def _averaged_model(self) -> InpaintingNetwork:
         return cast(InpaintingNetwork, self.average.module)
@@ -154,24 +219,28 @@ class Trainer:
     def _restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         try:
-            self.model.load_state_dict(state["model"])
-        except RuntimeError as error:
+            for name, network in (*self._networks(), ("average", self.average)):
+                network.load_state_dict(state[name])
+            for name, optimiser in self.optimisers.items():
+                optimiser.load_state_dict(state["optimisers"][name])
+        except (KeyError, RuntimeError, ValueError) as error:
             wanted = f"another system or configuration than this one of {self.config.system}"
             raise ValueError(f"the checkpoint in {self.checkpoints} is of {wanted}") from error
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["random"])
-        if "random_cuda" in state and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        number = self.accelerator.process_index
+        if number >= len(state["random"]):
+            warnings.warn("more processes than before the stop: the new ones draw new random numbers", stacklevel=3)
+            return
+        torch.set_rng_state(state["random"][number]["cpu"])
+        if self.device.type == "cuda" and "cuda" in state["random"][number]:
+            torch.cuda.set_rng_state(state["random"][number]["cuda"], self.device)
 
-    def _batches(self) -> Iterator[dict[str, Tensor]]:
-        config = self.config
-        sampler = EpochSampler(
-            len(self.dataset), config.seed, start=self.step * config.batch, stop=config.steps * config.batch
-        )
+    def _batches(self) -> Iterator[Batch]:
+        config, processes = self.config, self.accelerator.num_processes
+        images = config.batch * config.accumulate  # of a step
+        sampler = EpochSampler(len(self.dataset), config.seed, start=self.step * images, stop=config.steps * images)
         yield from DataLoader(
             self.dataset,
-            config.batch,
+            config.batch // processes,
             sampler=sampler,
             num_workers=config.data.workers,
             pin_memory=self.device.type == "cuda",
@@ -179,31 +248,55 @@ class Trainer:
             generator=torch.Generator(),
         )
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    def _shares_gradients(self, network: Any, now: bool) -> Any:
+        """The processes' gradients are shared with the last batch of a step, not before."""
+        return nullcontext() if now else self.accelerator.no_sync(network)
+
+    def _agreed(self, asked: bool) -> bool:
+        """Whether any process was asked."""
+        if self.accelerator.num_processes == 1:
+            return asked
+        return bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.device), "sum") > 0)
+
     def _rate(self) -> float:
         """The learning rate of the coming step: a linear rise, then half a cosine to 0."""
         config = self.config
         rise = min((self.step + 1) / max(config.warmup, 1), 1.0)
         return config.rate * rise * 0.5 * (1 + math.cos(math.pi * min(self.step / config.steps, 1.0)))
 
-    def _average(self, averaged: Tensor, current: Tensor, count: int | Tensor) -> Tensor:
+    def _average(self, averaged: list[Tensor], current: list[Tensor], count: int | Tensor) -> None:
         """The exponential average, faster at the start so that the random first weights are soon forgotten."""
         decay = min(self.config.average, (1 + int(count)) / (10 + int(count)))
-        return torch.lerp(current, averaged, decay)
-
-    def _log(self, writer: SummaryWriter, record: dict[str, float]) -> None:
-        for name, value in record.items():
-            writer.add_scalar(name, value, self.step)
-        with (self.out / "log.jsonl").open("a") as file:
-            file.write(json.dumps({"step": self.step, **record}) + "\n")
+        torch._foreach_lerp_(averaged, current, 1 - decay)
 
     @torch.no_grad()
-    def _samples(self, batch: dict[str, Tensor], count: int = 4) -> Tensor:
+    def _samples(self, batch: Batch, count: int = 4) -> Tensor:
         """A grid (3, H, W) in [0, 1]: a row an image, of input, coarse image, result and target."""
         image, hole = (batch[name][:count].to(self.device) for name in ("image", "hole"))
         output = self._averaged_model().eval()(image, hole)
         masked = torch.where(hole > 0.5, torch.ones_like(image), image)
         rows = torch.cat([masked, output.coarse, output.image, image], dim=3)  # (B, 3, H, 4 W)
         return torch.cat(list(rows), dim=1).float().clamp(-1, 1).add(1).div(2).cpu()
+
+
+def _accelerator(device: str) -> Accelerator:
+    """What knows the processes and their devices. Raises ValueError for a device that can't be used."""
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device} can't be used: {str(error).splitlines()[0]}") from error
+    if not launched:
+        # Accelerate keeps the first device that a process asked for, for good.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        os.environ["ACCELERATE_TORCH_DEVICE"] = device
+    # Buffers are kept alike by the model itself.
+    return Accelerator(cpu=device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
 
 
 def _start_from(model: InpaintingNetwork, folder: str) -> None:
