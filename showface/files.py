@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and what to do about those that are not."""
 
 import os
 import tempfile
@@ -34,3 +34,18 @@ def write_text(path: str | Path, text: str) -> None:
     data = text.encode()  # what can't be encoded fails before anything is touched
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def existing_file(path: str | Path, what: str, where: str) -> Path:
+    """The path, if a file is there.
+
+    Args:
+        what: needs the file, for the message: "LPIPS needs AlexNet's weights".
+        where: to get it.
+
+    Raises:
+        FileNotFoundError: no such file, or the path is empty.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{what}, and there is no file {str(path) or 'given'}: get it from {where}")
+    return Path(path)

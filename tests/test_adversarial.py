@@ -1,0 +1,167 @@
+"""The discriminator, and what it and its adversary learn from each other."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from showface.models.discriminator import PatchDiscriminator
+from showface.training.adversary import discriminator_loss, generator_loss
+
+
+def a_case(height=64, width=64):
+    hole = torch.zeros(2, 1, height, width)
+    hole[:, :, 8:20, 4:16] = 1
+    return 2 * torch.rand(2, 3, height, width) - 1, hole
+
+
+def weights_of(discriminator):
+    return [conv.weight.detach().flatten(1) for conv in (*discriminator.convs, discriminator.logits)]
+
+
+@pytest.mark.parametrize(
+    ("layers", "size", "logits"),
+    [(4, (64, 64), (4, 4)), (4, (33, 65), (3, 5)), (2, (33, 50), (9, 13)), (6, (32, 32), (1, 1))],
+)
+def test_shapes(layers, size, logits):
+    image, hole = a_case(*size)
+    assert PatchDiscriminator(channels=4, layers=layers)(image, hole).shape == (2, 1, *logits)
+
+
+def test_widths():
+    widths = [conv.weight.shape[:2] for conv in PatchDiscriminator(channels=8, layers=5).convs]
+    assert widths == [(8, 4), (16, 8), (32, 16), (32, 32), (32, 32)]
+
+
+def test_a_logit_sees_93_pixels():
+    image, hole = torch.rand(1, 3, 160, 160, requires_grad=True), torch.zeros(1, 1, 160, 160)
+    PatchDiscriminator(channels=4)(image, hole)[0, 0, 5, 5].backward()
+    seen = image.grad[0].abs().sum(0).nonzero()
+    assert (seen.amax(0) - seen.amin(0) + 1).tolist() == [93, 93]
+
+
+def test_spectral_norms_are_one_after_some_steps():
+    discriminator = PatchDiscriminator(channels=8)
+    with torch.no_grad():
+        for parameter in discriminator.parameters():
+            parameter.mul_(30)
+        for _ in range(50):
+            discriminator(*a_case(32, 32))
+    for weight in weights_of(discriminator):
+        assert torch.linalg.svdvals(weight)[0].item() == pytest.approx(1, abs=0.03)
+
+
+def test_only_training_moves_the_estimates():
+    discriminator = PatchDiscriminator(channels=4)
+    before = weights_of(discriminator.eval())
+    discriminator(*a_case())
+    torch.testing.assert_close(weights_of(discriminator), before, rtol=0, atol=0)
+    discriminator.train()(*a_case())
+    assert any(not torch.equal(x, y) for x, y in zip(weights_of(discriminator.eval()), before, strict=True))
+
+
+def test_the_hole_is_seen():
+    discriminator = PatchDiscriminator(channels=4).eval()
+    image, hole = a_case()
+    assert not torch.equal(discriminator(image, hole), discriminator(image, 1 - hole))
+
+
+def test_gradients_of_both_sides():
+    discriminator = PatchDiscriminator(channels=4)
+    image, hole = a_case()
+    fake = torch.rand_like(image).requires_grad_()
+    discriminator_loss(discriminator(image, hole), discriminator(fake.detach(), hole)).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in discriminator.parameters())
+    assert all((parameter.grad != 0).any() for parameter in discriminator.convs.parameters())
+    assert fake.grad is None
+    discriminator.zero_grad()
+    discriminator.requires_grad_(False)  # as in the generator's step
+    generator_loss(discriminator(fake, hole)).backward()
+    assert (fake.grad != 0).float().mean() > 0.9
+    assert all(parameter.grad is None for parameter in discriminator.parameters())
+
+
+def test_the_two_play_against_each_other():
+    """A few steps tell dark from bright images apart, and what tries to pass then becomes brighter."""
+    discriminator = PatchDiscriminator(channels=8, layers=3)
+    hole = torch.ones(2, 1, 32, 32)
+    real, fake = torch.full((2, 3, 32, 32), 0.5), torch.full((2, 3, 32, 32), -0.5, requires_grad=True)
+    optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3)
+    losses = []
+    for _ in range(40):
+        loss = discriminator_loss(discriminator(real, hole), discriminator(fake.detach(), hole))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    (gradient,) = torch.autograd.grad(generator_loss(discriminator(fake, hole)), fake)
+    assert gradient.sum() < 0
+
+
+def test_autocast_gives_float32_losses():
+    discriminator = PatchDiscriminator(channels=4)
+    image, hole = a_case()
+    exact = deepcopy(discriminator)(image, hole)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = discriminator(image, hole)
+        losses = discriminator_loss(logits, -logits, hole), generator_loss(logits, hole)
+    assert logits.dtype == torch.bfloat16
+    torch.testing.assert_close(logits.float(), exact, rtol=0.05, atol=0.02)
+    for loss in losses:
+        assert loss.dtype == torch.float32
+        assert loss.shape == ()
+    sum(losses).backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in discriminator.parameters())
+
+
+def test_autocast_estimates_spectral_norms_in_float32(device):
+    discriminator = PatchDiscriminator(channels=4).to(device)
+    image, hole = (x.to(device) for x in a_case())
+    exact = deepcopy(discriminator)
+    exact(image, hole)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        discriminator(image, hole)
+    torch.testing.assert_close(weights_of(discriminator.eval()), weights_of(exact.eval()))
+
+
+def test_bad_input():
+    discriminator = PatchDiscriminator(channels=4)
+    image, hole = a_case()
+    for bad in ((image, hole[:1]), (image, hole[..., 1:]), (image[:, :1], hole), (image[0], hole[0])):
+        with pytest.raises(ValueError, match="holes"):
+            discriminator(*bad)
+    with pytest.raises(ValueError, match="at least 32"):
+        discriminator(image[..., :31], hole[..., :31])
+    for sizes in ({"channels": 0}, {"layers": 0}):
+        with pytest.raises(ValueError, match="at least one"):
+            PatchDiscriminator(**sizes)
+
+
+def test_hinge_by_hand():
+    real, fake = torch.tensor([2.0, 0.5, -1.0, 1.0]), torch.tensor([-3.0, -0.5, 1.0, -1.0])
+    real, fake = real.view(1, 1, 2, 2), fake.view(1, 1, 2, 2)
+    assert discriminator_loss(real, fake).item() == pytest.approx((0 + 0.5 + 2 + 0) / 4 + (0 + 0.5 + 2 + 0) / 4)
+    assert generator_loss(fake).item() == pytest.approx(3.5 / 4)
+    small = torch.full((1, 1, 2, 2), 2**-10, dtype=torch.bfloat16)  # 1 ± which is no bfloat16
+    assert discriminator_loss(small, -small).item() == 2 - 2 * 2**-10
+
+
+def test_patches_that_the_hole_touches_count():
+    real, fake = torch.tensor([2.0, 0.5, -1.0, 1.0]), torch.tensor([-3.0, -0.5, 1.0, -1.0])
+    real, fake = real.view(1, 1, 2, 2), fake.view(1, 1, 2, 2)
+    hole = torch.zeros(1, 1, 32, 32)
+    hole[..., 15, 16:] = 1  # the last row of the upper right patch
+    assert discriminator_loss(real, fake, hole).item() == 1.0
+    assert generator_loss(fake, hole).item() == 0.5
+    hole[..., 16, 31] = 1  # and the first row of the one below
+    assert generator_loss(fake, hole).item() == pytest.approx((0.5 + 1) / 2)
+    assert discriminator_loss(real, fake, torch.ones_like(hole)).item() == discriminator_loss(real, fake).item()
+
+
+def test_an_empty_hole_can_still_be_differentiated():
+    fake = torch.randn(1, 1, 2, 2, requires_grad=True)
+    loss = generator_loss(fake, torch.zeros(1, 1, 32, 32))
+    loss.backward()
+    assert loss.item() == 0
+    assert (fake.grad == 0).all()
