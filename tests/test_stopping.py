@@ -91,7 +91,10 @@ def test_a_damaged_checkpoint_is_left_out(tmp_path):
     with pytest.warns(UserWarning, match="differs from its checksum"):
         assert load_checkpoint(tmp_path)["step"] == 1
     oldest.write_bytes(b"")
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="every checkpoint in .* is damaged"):
+    with (
+        pytest.warns(UserWarning, match="damaged"),
+        pytest.raises(ValueError, match=r"every checkpoint in .* is damaged"),
+    ):
         load_checkpoint(tmp_path)
 
 
@@ -144,7 +147,7 @@ def test_images_that_all_vanish_end_the_run(faces, tmp_path):
     trainer = Trainer(small(faces, "steps=3"), tmp_path / "run")
     for path in faces.iterdir():
         path.unlink()
-    with pytest.warns(UserWarning), pytest.raises(OSError, match="all 3 images are unreadable"):
+    with pytest.warns(UserWarning, match="another"), pytest.raises(OSError, match="all 3 images are unreadable"):
         trainer.run()
 
 

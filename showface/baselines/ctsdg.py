@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from showface.baselines.base import Baseline, BaselineConfig, count_strides
 from showface.baselines.deepfillv2 import patch_cosines
 from showface.baselines.pconv import PartialDecoder, PartialEncoder
-from showface.models.network import InpaintingOutput
 from showface.losses import LossWeights, reconstruction_losses, weighted_sum
+from showface.models.network import InpaintingOutput
 from showface.nn import ResidualBlock, push_pull_fill
 from showface.nn.blocks import activate, upsample
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from showface.baselines.base import Baseline, BaselineConfig, count_strides
-from showface.models.network import InpaintingOutput
 from showface.losses import LossWeights, reconstruction_losses, weighted_sum
+from showface.models.network import InpaintingOutput
 from showface.nn import ResidualBlock
 from showface.nn.blocks import activate, upsample
 

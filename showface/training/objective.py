@@ -38,7 +38,7 @@ class Objective(nn.Module):
         if self.features is not None:
             judged["perceptual"], judged["style"] = perceptual_and_style(self.features, output.image, image)
         if discriminator is not None:
-            judged["adversarial"] = generator_loss(discriminator(output.image, hole))
+            judged["adversarial"] = generator_loss(discriminator(output.image, hole), hole)
         if judged:
             losses |= judged
             losses["total"] = losses["total"] + weighted_sum(judged, self.weights)

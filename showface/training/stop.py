@@ -17,7 +17,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Takes Ctrl-C and SIGTERM as requests; the second of them acts as ever. In other threads than the main: nothing."""
+    """Takes Ctrl-C and SIGTERM as requests; a second one acts as ever. Does nothing in other threads than the main."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

