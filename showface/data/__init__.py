@@ -15,6 +15,7 @@ from showface.data.images import (
 )
 from showface.data.masks import random_hole
 from showface.data.sampler import EpochSampler
+from showface.data.shards import FaceShards, write_shards
 
 __all__ = [
     "REGIONS",
@@ -22,6 +23,7 @@ __all__ = [
     "FaceAugmentation",
     "FaceDataset",
     "FaceFolder",
+    "FaceShards",
     "FaceSource",
     "LostFacesError",
     "UnreadableImageError",
@@ -34,4 +36,5 @@ __all__ = [
     "read_mask",
     "resize_and_crop",
     "tensor_to_image",
+    "write_shards",
 ]
