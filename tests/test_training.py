@@ -10,6 +10,7 @@ from conftest import TINY, save_faces
 from PIL import Image
 
 from showface import MDRNets
+from showface.data import write_shards
 from showface.training import Trainer, TrainingConfig, load_config
 from showface.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 
@@ -186,6 +187,14 @@ class TestTrainer:
         assert torch.equal(a, b)
         assert not torch.equal(a, c)
 
+    def test_shards_train_as_their_folder_does(self, faces, tmp_path):
+        write_shards(faces, tmp_path / "shards", count_per_shard=2)
+        Trainer(small(faces, "steps=3"), tmp_path / "folder").run()
+        shards = ["data.folders=[]", f"data.shards=['{tmp_path}/shards/*.tar']", "steps=3"]
+        Trainer(small(faces, *shards), tmp_path / "tars").run()
+        for name, x in weights(tmp_path / "folder").items():
+            assert torch.equal(weights(tmp_path / "tars")[name], x), name
+
     def test_refuses_to_overwrite_a_run(self, faces, tmp_path):
         config = small(faces, "steps=1")
         Trainer(config, tmp_path / "run").run()
@@ -228,8 +237,10 @@ class TestTrainer:
         assert not (tmp_path / "run" / "model").exists()
 
     def test_pictures_are_asked_for(self, tmp_path):
-        with pytest.raises(ValueError, match="no training images: name a folder with --data"):
+        with pytest.raises(ValueError, match="no training images: name folders with --data"):
             Trainer(load_config(overrides=SMALL), tmp_path / "run")
+        with pytest.raises(ValueError, match="folders and shards: name folders"):
+            Trainer(small(tmp_path / "nowhere", "data.shards=[faces.tar]"), tmp_path / "run")
         with pytest.raises(FileNotFoundError, match="nowhere"):
             Trainer(small(tmp_path / "nowhere"), tmp_path / "run")
         assert not (tmp_path / "run").exists()

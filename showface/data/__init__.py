@@ -1,6 +1,8 @@
 """Images, masks and the training set."""
 
-from showface.data.faces import REGIONS, EpochSampler, FaceFolder, find_labels
+from showface.data.augmentation import REGIONS, FaceAugmentation
+from showface.data.faces import FaceDataset, FaceSource, LostFacesError
+from showface.data.folders import FaceFolder, find_labels
 from showface.data.images import (
     UnreadableImageError,
     find_images,
@@ -12,11 +14,18 @@ from showface.data.images import (
     tensor_to_image,
 )
 from showface.data.masks import random_hole
+from showface.data.sampler import EpochSampler
+from showface.data.shards import FaceShards, write_shards
 
 __all__ = [
     "REGIONS",
     "EpochSampler",
+    "FaceAugmentation",
+    "FaceDataset",
     "FaceFolder",
+    "FaceShards",
+    "FaceSource",
+    "LostFacesError",
     "UnreadableImageError",
     "find_images",
     "find_labels",
@@ -27,4 +36,5 @@ __all__ = [
     "read_mask",
     "resize_and_crop",
     "tensor_to_image",
+    "write_shards",
 ]

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ POLARITIES = ("white", "black")
 # What Pillow raises on broken files: PNG chunks give SyntaxError, odd headers ValueError, and so on.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
 
-Source = str | os.PathLike[str] | Image.Image
+Source = str | os.PathLike[str] | BinaryIO | Image.Image
 
 
 class UnreadableImageError(OSError):
@@ -66,7 +67,7 @@ def read_image(source: Source) -> Image.Image:
     are scaled, not clipped), and anything transparent is composited on white.
 
     Args:
-        source: a path or a PIL image of any mode.
+        source: a path, a file open for reading bytes, or a PIL image of any mode.
 
     Returns:
         A PIL image of mode RGB.
@@ -87,7 +88,7 @@ def read_mask(
     8-bit mask whose largest value is 1 is taken as 0 and 1, with a warning.
 
     Args:
-        source: a path or a PIL image of any mode.
+        source: a path, a file open for reading bytes, or a PIL image of any mode.
         size: `(height, width)` wanted, e.g. the image's; a mask of another size is resized with nearest
             neighbours, with a warning. None keeps the mask's own size.
         polarity: the colour of the holes, "white" or "black".
@@ -105,7 +106,7 @@ def read_mask(
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold must be in (0, 1), got {threshold}")
     image = _load(source)
-    name = "the mask" if isinstance(source, Image.Image) else f"mask {os.fspath(source)}"
+    name = "the mask" if isinstance(source, Image.Image) else f"mask {source_name(source)}"
     grey = np.asarray(_flatten(image, background=0 if polarity == "white" else 255).convert("L"))
     if image.mode == "L" and grey.size and grey.max() == 1:
         warnings.warn(f"{name} holds only the values 0 and 1: they are read as black and white", stacklevel=2)
@@ -123,6 +124,11 @@ def read_mask(
     return np.asarray(resized) > 0
 
 
+def source_name(source: str | os.PathLike[str] | BinaryIO) -> str:
+    """What a message calls an image file: its path, or the name that an open one has."""
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "of no name"))
+
+
 def _load(source: Source) -> Image.Image:
     """The decoded, upright image in its own mode."""
     if isinstance(source, Image.Image):
@@ -134,7 +140,7 @@ def _load(source: Source) -> Image.Image:
     except FileNotFoundError:
         raise
     except DECODE_ERRORS as error:
-        raise UnreadableImageError(f"cannot read image {os.fspath(source)}: {error}") from error
+        raise UnreadableImageError(f"cannot read image {source_name(source)}: {error}") from error
 
 
 def _flatten(image: Image.Image, background: int) -> Image.Image:

@@ -21,6 +21,7 @@ class DataConfig:
 
     Attributes:
         folders: searched recursively; labels lie in `<folder>_parsing` beside a folder.
+        shards: tar files or URLs of them, in place of folders: see `showface.data.FaceShards`.
         size: side of the training images in pixels, a multiple of 16.
         min_side: images whose shorter side is below this are left out.
         crop: range of the random crop's side as a fraction of the shorter side.
@@ -31,6 +32,7 @@ class DataConfig:
     """
 
     folders: list[str] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list)
     size: int = 256
     min_side: int = 0
     crop: tuple[float, float] = (0.9, 1.0)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from showface.data import EpochSampler, FaceFolder
+from showface.data import EpochSampler, FaceDataset, FaceFolder, FaceShards
 from showface.models import InpaintingNetwork
 from showface.models.discriminator import PatchDiscriminator
 from showface.nn import channels_last
@@ -49,13 +49,11 @@ class Trainer:
     Raises:
         FileExistsError: `out` holds a run already and `resume` is not set.
         FileNotFoundError: nothing to resume, or a data folder or weights that don't exist.
-        ValueError: no data folder is named, the device can't be used, the batch can't be shared out between the
+        ValueError: no data is named, the device can't be used, the batch can't be shared out between the
             processes, or the checkpoint is not of this configuration.
     """
 
     def __init__(self, config: TrainingConfig, out: str | Path, resume: bool = False) -> None:
-        if not config.data.folders:
-            raise ValueError("no training images: name a folder with --data or data.folders")
         self.config, self.out = config, Path(out)
         self.checkpoints = self.out / "checkpoints"
         if list_checkpoints(self.checkpoints) and not resume:
@@ -64,17 +62,7 @@ class Trainer:
         self.device, processes = self.accelerator.device, self.accelerator.num_processes
         if config.batch % processes:
             raise ValueError(f"batch is {config.batch}, which {processes} processes can't share evenly")
-        data = config.data
-        self.dataset = FaceFolder(
-            data.folders,
-            data.size,
-            min_side=data.min_side,
-            crop_scale=data.crop,
-            colour=data.colour,
-            ratio=data.ratio,
-            kind=data.kind,
-            seed=config.seed,
-        )
+        self.dataset = _dataset(config)
         torch.manual_seed(config.seed)
         self.model = channels_last(config.network().to(self.device))
         if config.init:
@@ -240,7 +228,15 @@ class Trainer:
     def _batches(self) -> Iterator[Batch]:
         config, processes = self.config, self.accelerator.num_processes
         images = config.batch * config.accumulate  # of a step
-        sampler = EpochSampler(len(self.dataset), config.seed, start=self.step * images, stop=config.steps * images)
+        sampler = EpochSampler(
+            len(self.dataset),
+            config.seed,
+            start=self.step * images,
+            stop=config.steps * images,
+            batch=config.batch,
+            rank=self.accelerator.process_index,
+            world=processes,
+        )
         yield from DataLoader(
             self.dataset,
             config.batch // processes,
@@ -300,6 +296,25 @@ def _accelerator(device: str) -> Accelerator:
         os.environ["ACCELERATE_TORCH_DEVICE"] = device
     # Buffers are kept alike by the model itself.
     return Accelerator(cpu=device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+
+
+def _dataset(config: TrainingConfig) -> FaceDataset:
+    """The training images. Raises ValueError if none are named, or folders and shards both are."""
+    data = config.data
+    if bool(data.folders) == bool(data.shards):
+        given = "folders and shards" if data.folders else "no training images"
+        raise ValueError(f"{given}: name folders with --data or data.folders, or else shards with data.shards")
+    make, places = (FaceFolder, data.folders) if data.folders else (FaceShards, data.shards)
+    return make(
+        places,
+        data.size,
+        min_side=data.min_side,
+        crop_scale=data.crop,
+        colour=data.colour,
+        ratio=data.ratio,
+        kind=data.kind,
+        seed=config.seed,
+    )
 
 
 def _start_from(model: InpaintingNetwork, folder: str) -> None:

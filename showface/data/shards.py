@@ -1,0 +1,253 @@
+"""The training set from shards: tar files of images and region labels, local or remote."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+import numpy as np
+
+from showface.data.augmentation import FaceAugmentation
+from showface.data.faces import FaceDataset, LostFacesError, select_faces, shorter_side
+from showface.data.folders import Folders, LabelFolders, find_faces
+from showface.data.images import IMAGE_SUFFIXES
+from showface.data.urls import Urls, expand_urls, open_url, read_range
+from showface.files import write_atomically
+
+LABEL_EXTENSION = "parsing.png"
+
+# Remote shards are listed side by side: what takes the time there is waiting.
+_LISTING_THREADS = 8
+
+
+class FaceShards(FaceDataset):
+    """Faces from shards, each item with a fresh random hole; what an item is: see `FaceDataset`.
+
+    A shard is a tar file after the convention of WebDataset: members of the same path up to the first dot of the file
+    name belong together. `key.jpg` (or another of `IMAGE_SUFFIXES`; the first counts) is an image, `key.parsing.png`
+    beside it its region labels, values 0..18 in the order of `REGIONS`; other members are ignored, as are hidden ones.
+
+    The shards' contents are listed once, then an item is read by its range of bytes. So all faces are shuffled, not
+    those of a few shards, and order and restarts are exact, whatever the number of workers and processes.
+
+    A shard that can't be read any more is reported once, and others' faces take the place of its own.
+
+    Attributes:
+        shards: paths and URLs of the shards, in order.
+        too_small: number of images left out because of `min_side`.
+    """
+
+    def __init__(
+        self,
+        urls: Urls,
+        size: int = 256,
+        *,
+        min_side: int = 0,
+        flip: bool = True,
+        colour: float = 0.0,
+        crop_scale: tuple[float, float] = (1.0, 1.0),
+        ratio: tuple[float, float] = (0.01, 0.6),
+        kind: str = "both",
+        seed: int = 0,
+    ) -> None:
+        """Lists the members of all shards, reading tar headers only and, with a `min_side`, the images' headers.
+
+        Args:
+            urls: one or more shards, each a path, a local glob pattern or a URL that fsspec opens; in all of them
+                `{000..012}` stands for the numbers of a range and `{a,b}` for alternatives. A shard counts once.
+            size: side of the items in pixels.
+            min_side: if above 0, images whose shorter side is below this, or can't be read, are left out.
+            flip, colour, crop_scale, ratio, kind: see `FaceAugmentation`.
+            seed: any integer from 0 upwards.
+
+        Raises:
+            FileNotFoundError: a shard does not exist, or nothing matches a pattern.
+            OSError: a shard can't be opened.
+            ValueError: an option out of range, no shard is named, a shard is no plain tar file or holds no images, or
+                no image is left.
+            UnreadableImageError: with a `min_side`, every image is unreadable.
+            ModuleNotFoundError: a URL is given, and fsspec is not installed.
+        """
+        augmentation = FaceAugmentation(size, flip, colour, crop_scale, ratio, kind)
+        self.shards = expand_urls(urls)
+        with ThreadPoolExecutor(_LISTING_THREADS) as threads:
+            listed = list(threads.map(partial(_list_shard, read_sides=min_side > 0), self.shards))
+        for url, (faces, is_cut) in zip(self.shards, listed, strict=True):
+            if is_cut:
+                warnings.warn(f"shard {url} is cut off or broken after its image {len(faces)}", stacklevel=2)
+        found = [(shard, face) for shard, (faces, _) in enumerate(listed) for face in faces]
+        names = [f"{self.shards[shard]}:{face.image.name}" for shard, face in found]
+        kept = select_faces(names, (face.side for _, face in found), min_side)
+        source = _ShardSource(self.shards, [found[index] for index in kept.indices])
+        super().__init__(source, augmentation, seed, unreadable=kept.unreadable)
+        self.too_small = kept.too_small
+
+
+def write_shards(
+    folders: Folders, out: Path | str, count_per_shard: int = 1000, *, parsing: LabelFolders | None = None
+) -> list[Path]:
+    """Packs the faces and labels of folders into shards that `FaceShards` reads.
+
+    The files are packed as they are, in the order that `FaceFolder` has them in, so that both datasets give the same
+    items. The same files always give the same shards.
+
+    Args:
+        folders, parsing: as for `FaceFolder`.
+        out: the folder for `faces-000000.tar` and so on, made if needed; each is whole or not there.
+        count_per_shard: faces a shard; the last one may have fewer.
+
+    Returns:
+        The shards, in order.
+
+    Raises:
+        FileExistsError: `out` holds such shards already.
+        FileNotFoundError, NotADirectoryError: a folder does not exist.
+        ValueError: a folder without images, or `count_per_shard` is below 1.
+    """
+    if count_per_shard < 1:
+        raise ValueError(f"count_per_shard must be at least 1, got {count_per_shard}")
+    out = Path(out)
+    # Those of an earlier, longer run would stay among the new ones.
+    if any(out.glob("faces-*.tar")):
+        raise FileExistsError(f"{out} holds shards already: delete them, or choose another folder")
+    faces = find_faces(folders, parsing)
+    out.mkdir(parents=True, exist_ok=True)
+    paths: list[Path] = []
+    for first in range(0, len(faces), count_per_shard):
+        path = out / f"faces-{len(paths):06d}.tar"
+        write_atomically(path, partial(_write_shard, faces[first : first + count_per_shard], first))
+        paths.append(path)
+    return paths
+
+
+def _write_shard(faces: Sequence[tuple[Path, Path | None]], first: int, path: Path) -> None:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for number, (image, labels) in enumerate(faces, first):
+            # The number keeps files of one name apart. A dot would end the key.
+            key = f"{number:08d}-{image.stem.replace('.', '_')}"
+            _add_member(tar, key + image.suffix.lower(), image)
+            if labels is not None:
+                _add_member(tar, f"{key}.{LABEL_EXTENSION}", labels)
+
+
+def _add_member(tar: tarfile.TarFile, name: str, path: Path) -> None:
+    data = path.read_bytes()
+    member = tarfile.TarInfo(name)  # dated 1970, of no owner
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+class _Member(NamedTuple):
+    """A file in a shard, and where its bytes lie."""
+
+    name: str
+    offset: int
+    size: int
+
+
+class _Face(NamedTuple):
+    """An image in a shard, with its shorter side where that was asked for (None: unreadable), and its labels."""
+
+    image: _Member
+    side: int | None
+    labels: _Member | None
+
+
+class _ShardSource:
+    """Members of shards as a `FaceSource`. It keeps nothing open that could not be pickled or forked."""
+
+    def __init__(self, shards: Sequence[str], faces: Sequence[tuple[int, _Face]]) -> None:
+        self.shards = shards
+        self.names = [face.image.name for _, face in faces]
+        self.shard_of = np.array([shard for shard, _ in faces], dtype=np.int64)
+        # Offset and size of images and of labels; nothing in a tar file has offset 0.
+        ranges = [face.image[1:] + (face.labels[1:] if face.labels else (0, 0)) for _, face in faces]
+        self.ranges = np.array(ranges, dtype=np.int64)
+        self.labelled = int(np.count_nonzero(self.ranges[:, 2]))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        return f"{self.shards[self.shard_of[index]]}:{self.names[index]}"
+
+    def open_image(self, index: int) -> BinaryIO:
+        offset, size = self.ranges[index, :2].tolist()
+        return self._open(index, offset, size, self.name(index))
+
+    def open_labels(self, index: int) -> BinaryIO | None:
+        offset, size = self.ranges[index, 2:].tolist()
+        return self._open(index, offset, size, f"the labels of {self.name(index)}") if offset else None
+
+    def _open(self, index: int, offset: int, size: int, name: str) -> BinaryIO:
+        shard = self.shard_of[index]
+        try:
+            return _NamedBytes(read_range(self.shards[shard], offset, size), name)
+        except OSError as error:
+            first, end = np.searchsorted(self.shard_of, [shard, shard + 1]).tolist()
+            message = f"shard {self.shards[shard]} can't be read any more ({error})"
+            raise LostFacesError(message, first, end - first) from error
+
+
+class _NamedBytes(io.BytesIO):
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+    def __repr__(self) -> str:
+        return repr(self.name)  # for Pillow, which names an open file so
+
+
+def _list_shard(url: str, read_sides: bool) -> tuple[list[_Face], bool]:
+    """The faces of a shard in the order of its images, and whether it ends too early."""
+    try:
+        with open_url(url) as file:
+            faces, is_cut = _list_faces(file, read_sides)
+    except ImportError:
+        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"shard does not exist: {url}") from error
+    except tarfile.ReadError as error:
+        hint = "from a compressed one single images can't be read: unpack it"
+        raise ValueError(f"shard {url} is no plain tar file ({error}); {hint}") from error
+    except Exception as error:  # each of fsspec's file systems has its own
+        raise OSError(f"cannot read shard {url}: {error}") from error
+    if not faces:
+        end = ", which is cut off or broken" if is_cut else ""
+        raise ValueError(f"no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in shard {url}{end}")
+    return faces, is_cut
+
+
+def _list_faces(file: BinaryIO, read_sides: bool) -> tuple[list[_Face], bool]:
+    length = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    images: dict[tuple[str, str], tuple[_Member, int | None]] = {}
+    labels: dict[tuple[str, str], _Member] = {}
+    is_cut = False
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        try:
+            for info in tar:
+                folder, _, file_name = info.name.rpartition("/")
+                stem, _, extension = file_name.partition(".")
+                if not info.isreg() or not stem or info.offset_data + info.size > length:
+                    continue
+                key, extension = (folder, stem), extension.lower()
+                member = _Member(info.name, info.offset_data, info.size)
+                if extension == LABEL_EXTENSION:
+                    labels.setdefault(key, member)
+                elif f".{extension}" in IMAGE_SUFFIXES and key not in images:
+                    side = shorter_side(cast(BinaryIO, tar.extractfile(info))) if read_sides else 0
+                    images[key] = member, side
+        except tarfile.ReadError:
+            is_cut = True
+        # Where a header can't be read tarfile just stops, but a block of zeros ends a whole file.
+        file.seek(tar.offset)
+        is_cut = is_cut or file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE)
+    return [_Face(image, side, labels.get(key)) for key, (image, side) in images.items()], is_cut
