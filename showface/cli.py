@@ -98,6 +98,7 @@ def train(
         settings.data.folders = [str(folder) for folder in data]
     trainer = Trainer(settings, out, resume=resume)
     images = trainer.dataset
+    console.quiet = not trainer.accelerator.is_main_process
     console.print(
         f"{len(images)} images on {trainer.device}: {images.labelled} with parsing labels; left out: "
         f"{images.too_small} too small, {images.unreadable} unreadable"

@@ -104,14 +104,14 @@ def run_one_of_two(rank: int, faces: Path, out: Path, options: list[str]) -> Non
     resumed = Trainer(small(faces, *options, "steps=4"), out, resume=True)
     resumed.run()
     if rank == 1:
-        write_text(out / "second.txt", repr(sum(float(x.double().sum()) for x in resumed.model.parameters())))
+        write_text(out / "second.txt", repr(sum(float(x.double().sum()) for x in resumed.model.state_dict().values())))
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes_train_what_one_does(tmp_path):
     """With the same batch, half of it each: the same steps, weights and memory, up to the order of additions."""
     faces = save_faces(tmp_path / "faces", count=5)
-    options = ["batch=4", "log_every=1", *ADVERSARIAL, "model.slots=16"]
+    options = ["batch=4", "log_every=1", *ADVERSARIAL, "model.slots=2"]
     Trainer(small(faces, *options, "steps=2"), tmp_path / "one").run()
     Trainer(small(faces, *options, "steps=4"), tmp_path / "one", resume=True).run()
     torch.multiprocessing.spawn(run_one_of_two, args=(faces, tmp_path / "two", [*options, "steps=2"]), nprocs=2)
@@ -119,17 +119,15 @@ def test_two_processes_train_what_one_does(tmp_path):
     assert len(two["random"]) == 2
     for kind in ("model", "average", "discriminator"):
         for name, x in one[kind].items():
-            torch.testing.assert_close(two[kind][name], x, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+            # As a whole: where a gradient is all but 0, Adam makes a step of the noise that orders of addition leave.
+            x = x.double()
+            assert (two[kind][name] - x).norm() <= 1e-3 * x.norm() + 1e-4 * x.numel() ** 0.5, name
     for a, b in zip(entries(tmp_path / "one"), entries(tmp_path / "two"), strict=True):
         assert {"hole", "coordination", "discriminator"} <= set(b)
         for name in set(a) - {"images_per_second", "waiting", "memory_gib"}:
             assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-5), name
-    first = sum(float(x.double().sum()) for name, x in two["model"].items() if name in dict(small_parameters(faces)))
+    first = sum(float(x.double().sum()) for x in two["model"].values())
     assert float((tmp_path / "two" / "second.txt").read_text()) == pytest.approx(first, abs=1e-9)
-
-
-def small_parameters(faces: Path) -> list[tuple[str, torch.Tensor]]:
-    return list(small(faces, "model.slots=16").network().named_parameters())
 
 
 def test_a_batch_that_cannot_be_shared(faces, tmp_path, monkeypatch):

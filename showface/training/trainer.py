@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from showface.data import EpochSampler, FaceDataset, FaceFolder, FaceShards
+from showface.data import EpochSampler, FaceFolder, FaceShards
 from showface.models import InpaintingNetwork
 from showface.models.discriminator import PatchDiscriminator
 from showface.nn import channels_last
@@ -294,11 +294,10 @@ def _accelerator(device: str) -> Accelerator:
         # Accelerate keeps the first device that a process asked for, for good.
         AcceleratorState._reset_state(reset_partial_state=True)
         os.environ["ACCELERATE_TORCH_DEVICE"] = device
-    # Buffers are kept alike by the model itself.
-    return Accelerator(cpu=device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+    return Accelerator(cpu=device == "cpu")
 
 
-def _dataset(config: TrainingConfig) -> FaceDataset:
+def _dataset(config: TrainingConfig) -> FaceFolder | FaceShards:
     """The training images. Raises ValueError if none are named, or folders and shards both are."""
     data = config.data
     if bool(data.folders) == bool(data.shards):
