@@ -398,7 +398,7 @@ class TestTraining:
         Trainer(config, tmp_path / "whole").run()
         stopped = Trainer(config, tmp_path / "parts")
         for batch in stopped._batches():
-            stopped.train_step(batch)
+            stopped.train_step([batch])
             if stopped.step == 2:
                 break
         stopped.save()

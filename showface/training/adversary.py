@@ -8,6 +8,8 @@ a logit covers without its neighbours.
 import torch.nn.functional as F
 from torch import Tensor
 
+from showface.losses import batch_mean
+
 
 def discriminator_loss(real: Tensor, fake: Tensor, hole: Tensor | None = None) -> Tensor:
     """max(0, 1 - real) + max(0, 1 + fake), 0-d float32; what is judged as `fake` must be detached from its network.
@@ -28,4 +30,4 @@ def _mean(values: Tensor, hole: Tensor | None) -> Tensor:
     if hole is None:
         return values.mean()
     touched = F.adaptive_max_pool2d(hole.float(), values.shape[2:])
-    return (values * touched).sum() / touched.sum().clamp_min(1)
+    return batch_mean((values * touched).sum(), touched.sum())
