@@ -17,17 +17,16 @@ LOG_FILE = "log.jsonl"
 
 
 class Journal:
-    """The records of a run, in its folder; a context manager.
+    """The records of a run, in its folder; a context manager, for one of its processes.
 
     Args:
         out: the folder of the run.
         step: the step that the run goes on from. What the log holds of later ones, which a stopped run had done and not
             saved, is dropped: they are done again.
         steps: how many there are to do.
-        shown: show a progress bar.
     """
 
-    def __init__(self, out: Path, step: int, steps: int, shown: bool = True) -> None:
+    def __init__(self, out: Path, step: int, steps: int) -> None:
         self.file = out / LOG_FILE
         if self.file.is_file():
             lines = self.file.read_text().splitlines()
@@ -42,7 +41,6 @@ class Journal:
             TextColumn("{task.fields[status]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            disable=not shown,
         )
         self.task = self.progress.add_task("train", total=steps, completed=step, status="")
 

@@ -110,8 +110,9 @@ class Trainer:
             SystemExit: a signal asked to stop (a second one stops at once); the step was finished and saved.
             OSError: the disk is full, or the data has vanished.
         """
-        config, main = self.config, self.accelerator.is_main_process
-        with Journal(self.out, self.step, config.steps, main) as journal, stop_on_signal() as request:
+        config = self.config
+        opened = Journal(self.out, self.step, config.steps) if self.accelerator.is_main_process else nullcontext()
+        with opened as journal, stop_on_signal() as request:
             sums: dict[str, Tensor] = {}
             started, since, waited = time.perf_counter(), self.step, 0.0
             batches = self._batches()
@@ -127,7 +128,7 @@ class Trainer:
                 saves = last or self.step % config.save_every == 0
                 # On a GPU, to look at a loss is to wait for it; but never save what was not looked at.
                 logs = saves or self.step % config.log_every == 0
-                if (logs or self.device.type == "cpu") and not sums["total"].isfinite():
+                if (logs or self.device.type == "cpu") and not torch.stack([*sums.values()]).isfinite().all():
                     at = f"at step {since}" if self.step == since + 1 else f"within steps {since} to {self.step - 1}"
                     raise FloatingPointError(f"the loss became {sums['total'].item()} {at}; nothing was saved since")
                 if logs:
@@ -139,17 +140,19 @@ class Trainer:
                         "waiting": waited / taken,
                         "memory_gib": peak_memory(self.device),
                     }
-                    if main:
+                    if journal:
                         journal.record(self.step, values)
                     sums, started, since, waited = {}, time.perf_counter(), self.step, 0.0
-                if main and (last or self.step % config.sample_every == 0):
+                if journal and (last or self.step % config.sample_every == 0):
                     journal.picture(self.step, self._samples(step_batches[-1]))
                 if saves:
                     self.save()
-                journal.advance(self.step)
+                if journal:
+                    journal.advance(self.step)
                 if stop and self.step < config.steps:
-                    name = request.by.name if request.by else "a signal to another process"
-                    journal.say(f"stopped by {name} after step {self.step}, which is saved: go on with --resume")
+                    if journal:
+                        name = request.by.name if request.by else "a signal to another process"
+                        journal.say(f"stopped by {name} after step {self.step}, which is saved: go on with --resume")
                     raise SystemExit(128 + (request.by or 0))
         return self.out / "model"
 
