@@ -163,7 +163,7 @@ class TestTrain:
         def run(*arguments):
             return showface("train", "--out", "run", *arguments)
 
-        assert_fails(run(*SMALL), "no training images: name a folder with --data or data.folders")
+        assert_fails(run(*SMALL), "no training images: name folders with --data or data.folders")
         assert_fails(run("--data", "nowhere"), "nowhere")
         assert_fails(run("--data", faces, "bach=3"), "bach")
         assert_fails(run("--data", faces, "batch=some"), "batch")

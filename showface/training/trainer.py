@@ -126,9 +126,9 @@ class Trainer:
                 stop = self._agreed(request.by is not None)
                 last = stop or self.step == config.steps
                 saves = last or self.step % config.save_every == 0
+                logs = last or self.step % config.log_every == 0
                 # On a GPU, to look at a loss is to wait for it; but never save what was not looked at.
-                logs = saves or self.step % config.log_every == 0
-                if (logs or self.device.type == "cpu") and not torch.stack([*sums.values()]).isfinite().all():
+                if (logs or saves or self.device.type == "cpu") and not torch.stack([*sums.values()]).isfinite().all():
                     at = f"at step {since}" if self.step == since + 1 else f"within steps {since} to {self.step - 1}"
                     raise FloatingPointError(f"the loss became {sums['total'].item()} {at}; nothing was saved since")
                 if logs:
