@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from showface.baselines.base import Baseline, BaselineConfig
@@ -36,9 +37,9 @@ class ContextualAttention(nn.Module):
         """(B, C, h, w) with even h, w, and its hole (B, 1, H, W) at any size, 1 = corrupted -> (B, C, h, w)."""
         height, width = x.shape[2] // 2, x.shape[3] // 2
         scores = self.temperature * patch_cosines(F.interpolate(x, (height, width), mode="nearest"))  # (B, N, N)
-        grid = scores.unflatten(2, (height, width)).unflatten(1, (height, width))  # query (y, x), key (y, x)
-        grid = _sum_diagonal(grid, 2, 4)
-        scores = _sum_diagonal(grid, 1, 3).flatten(3).flatten(1, 2)
+        grid = rearrange(scores, "b (qy qx) (ky kx) -> b qy qx ky kx", qy=height, ky=height)
+        grid = _sum_diagonal(_sum_diagonal(grid, 2, 4), 1, 3)
+        scores = rearrange(grid, "b qy qx ky kx -> b (qy qx) (ky kx)")
         corrupted = F.max_pool2d(F.adaptive_max_pool2d(hole, (height, width)), 3, stride=1, padding=1) > 0.5
         corrupted = corrupted.flatten(1)  # (B, N): a patch that any corrupted position reaches into
         corrupted = corrupted & ~corrupted.all(1, keepdim=True)  # where there is no other patch, all may be copied

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from showface.losses import LossWeights, inpainting_losses, labels_at
@@ -117,7 +118,8 @@ class MDRNets(InpaintingNetwork):
         _, coarse, parsing, padded_hole = self._run_coarse(image, hole)
         probability = parsing.softmax(1)
         latent, region = self.memory.pool(self.encoder(coarse, padded_hole), probability)
-        return latent.unflatten(0, (len(image), -1)), region.unflatten(0, (len(image), -1)), probability
+        count = len(image)
+        return rearrange(latent, "(b k) c -> b k c", b=count), rearrange(region, "(b k) -> b k", b=count), probability
 
     def _run_coarse(self, image: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The coarse image before and after known pixels are put back, the parsing's logits, the hole; all padded."""

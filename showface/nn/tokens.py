@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -17,12 +18,12 @@ def channels_last(module: Module) -> Module:
 
 def to_tokens(x: Tensor) -> Tensor:
     """(B, C, h, w) -> (B, h*w, C); a view where `x` is channels-last."""
-    return x.flatten(2).transpose(1, 2)
+    return rearrange(x, "b c h w -> b (h w) c")
 
 
 def to_map(tokens: Tensor, like: Tensor) -> Tensor:
     """(B, h*w, C) -> (B, C, h, w) with the height and width of `like`, channels-last."""
-    return tokens.transpose(1, 2).unflatten(2, like.shape[-2:])
+    return rearrange(tokens, "b (h w) c -> b c h w", h=like.shape[-2])
 
 
 def hole_tokens(hole: Tensor, like: Tensor) -> Tensor:
