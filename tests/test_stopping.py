@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -60,11 +61,15 @@ def test_a_stopped_run_goes_on_as_if_it_never_was(faces, tmp_path, number, syste
 
     out = tmp_path / "stopped"
     process = subprocess.Popen(
-        command(faces, out, *options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(faces, out, *options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     while process.poll() is None and len(list_checkpoints(out / "checkpoints")) < 1:
         time.sleep(0.02)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal does: to the workers that load data, too
     said, _ = process.communicate(timeout=60)
     stopped_at = load_checkpoint(out / "checkpoints")["step"]
     assert 5 <= stopped_at < 24, said

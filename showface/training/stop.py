@@ -38,3 +38,11 @@ def stop_on_signal() -> Iterator[StopRequest]:
         yield request
     finally:
         restore()
+
+
+def outlive_first_signal(worker: int) -> None:
+    """Let a worker of a data loader do without the first of each signal: a terminal sends them to all processes, and
+    the step that is being finished may want its data.
+    """
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))

@@ -28,7 +28,7 @@ from showface.training.config import TrainingConfig, save_config
 from showface.training.features import frozen_features
 from showface.training.journal import Journal, peak_memory
 from showface.training.objective import Objective, frozen
-from showface.training.stop import stop_on_signal
+from showface.training.stop import outlive_first_signal, stop_on_signal
 
 Batch = dict[str, Tensor]
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -245,6 +245,7 @@ class Trainer:
             config.batch // processes,
             sampler=sampler,
             num_workers=config.data.workers,
+            worker_init_fn=outlive_first_signal,
             pin_memory=self.device.type == "cuda",
             # A generator of its own: the loader would otherwise draw from the one that a checkpoint restores.
             generator=torch.Generator(),
