@@ -91,10 +91,10 @@ def summarise(name: str, config: TrainingConfig, run: Path, model: Path) -> Row:
         entries[entry["step"]] = entry["images_per_second"]
     seconds, before = 0.0, 0
     for step, speed in sorted(entries.items()):
-        seconds += (step - before) * config.batch / speed
+        seconds += (step - before) * config.step_images / speed
         before = step
     network = load_model(model)
-    images = config.steps * config.batch
+    images = config.steps * config.step_images
     return Row(
         system=name,
         channels=None if name in MDRNETS else network.config.channels,
@@ -139,7 +139,7 @@ def main() -> None:
         if model.is_dir():
             console.print(f"{name}: trained already")
         else:
-            console.print(f"{name}: {config.steps} steps of {config.batch} images")
+            console.print(f"{name}: {config.steps} steps of {config.step_images} images")
             train(config, run, model)
         rows.append(summarise(name, config, run, model))
         models.append(model)

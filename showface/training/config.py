@@ -127,6 +127,11 @@ class TrainingConfig:
         if self.data.size < 16 or self.data.size % 16:
             raise ValueError(f"data.size must be a multiple of 16, got {self.data.size}")
 
+    @property
+    def step_images(self) -> int:
+        """Images of a step, over all processes."""
+        return self.batch * self.accumulate
+
     def network(self) -> InpaintingNetwork:
         """The network to train, with fresh weights."""
         if self.system == MDRNets.system:

@@ -77,13 +77,15 @@ class Trainer:
             adversary = config.adversary
             self.discriminator = PatchDiscriminator(adversary.channels, adversary.layers).to(self.device)
             channels_last(self.discriminator)
-        networks = {"model": (self.model, 1.0), "discriminator": (self.discriminator, config.adversary.rate)}
+        trained: dict[str, torch.nn.Module] = {"model": self.model}
+        if self.discriminator is not None:
+            trained["discriminator"] = self.discriminator
         self.optimisers = {
             name: torch.optim.AdamW(network.parameters(), weight_decay=config.weight_decay, fused=True)
-            for name, (network, _) in networks.items()
-            if network is not None
+            for name, network in trained.items()
         }
-        self._rates = {name: rate for name, (_, rate) in networks.items()}
+        self._rates = {"model": 1.0, "discriminator": config.adversary.rate}
+        self._saved: dict[str, torch.nn.Module] = {**trained, "average": self.average}
         self.step = 0
         # The processes start alike, and then draw their own random numbers.
         torch.manual_seed(config.seed + self.accelerator.process_index)
@@ -136,7 +138,7 @@ class Trainer:
                     means = self.accelerator.reduce({name: total / count for name, total in sums.items()}, "mean")
                     values = {name: float(mean) for name, mean in means.items()} | {
                         "rate": self._rate(),
-                        "images_per_second": count * config.batch * config.accumulate / taken,
+                        "images_per_second": count * config.step_images / taken,
                         "waiting": waited / taken,
                         "memory_gib": peak_memory(self.device),
                     }
@@ -196,16 +198,12 @@ class Trainer:
             random["cuda"] = torch.cuda.get_rng_state(self.device)
         state: dict[str, Any] = {"step": self.step, "random": gather_object([random])}
         if self.accelerator.is_main_process:
-            for name, network in (*self._networks(), ("average", self.average)):
+            for name, network in self._saved.items():
                 state[name] = network.state_dict()
             state["optimisers"] = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
             save_checkpoint(self.checkpoints, self.step, state, self.config.keep)
             self._averaged_model().save_pretrained(self.out / "model")
         self.accelerator.wait_for_everyone()
-
-    def _networks(self) -> list[tuple[str, torch.nn.Module]]:
-        found = (("model", self.model), ("discriminator", self.discriminator))
-        return [(name, network) for name, network in found if network is not None]
 
     def _averaged_model(self) -> InpaintingNetwork:
         return cast(InpaintingNetwork, self.average.module)
@@ -213,7 +211,7 @@ class Trainer:
     def _restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         try:
-            for name, network in (*self._networks(), ("average", self.average)):
+            for name, network in self._saved.items():
                 network.load_state_dict(state[name])
             for name, optimiser in self.optimisers.items():
                 optimiser.load_state_dict(state["optimisers"][name])
@@ -230,12 +228,11 @@ class Trainer:
 
     def _batches(self) -> Iterator[Batch]:
         config, processes = self.config, self.accelerator.num_processes
-        images = config.batch * config.accumulate  # of a step
         sampler = EpochSampler(
             len(self.dataset),
             config.seed,
-            start=self.step * images,
-            stop=config.steps * images,
+            start=self.step * config.step_images,
+            stop=config.steps * config.step_images,
             batch=config.batch,
             rank=self.accelerator.process_index,
             world=processes,
