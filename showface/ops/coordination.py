@@ -44,72 +44,68 @@ def coordination_loss(
     return torch.ops.showface.coordination_loss(features, target, hole, backend)
 
 
-# With P = F + G and Q = F - G the difference of correlations is D = (Q P^T + P Q^T) / 2, so that for row sets I, J
-#   sum of D² = 1/4 (<A_I, B_J> + <B_I, A_J> + 2 <M_I, M_J^T>),   A = Q^T Q, B = P^T P, M = Q^T P.
-# Every term holds Q twice, so nothing cancels when F is near G.
+# With X = [F + G, F - G], the rows X_I of a set I, S_I = X_I^T X_I, and S' for S with its halves exchanged in rows and
+# columns, D = X_I X'_J^T / 2 and so
+#   sum of D² = 1/4 <S_I, S'_J>.
+# Every term holds F - G twice, so nothing cancels when F is near G.
 
 
-class _Moments:
-    """P and Q of one row set, rows outside of it zero, with their C x C moments."""
-
-    def __init__(self, p: Tensor, q: Tensor, rows: Tensor) -> None:
-        weight = rows[..., None].to(p.dtype)
-        self.p, self.q = p * weight, q * weight
-        self.a = self.q.mT @ self.q
-        self.b = self.p.mT @ self.p
-        self.m = self.q.mT @ self.p
-        self.count = rows.sum(1).to(p.dtype)  # (B,)
-
-    def squares(self, other: "_Moments") -> Tensor:
-        """The sum of D² over I x J: (B,)."""
-        terms = self.a * other.b + self.b * other.a + 2 * self.m * other.m.mT
-        return terms.sum((1, 2)) / 4
-
-    def gradient(self, other: "_Moments", weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of `weight * squares(other)` in this set's P and Q."""
-        scale = weight[:, None, None] / 2
-        return scale * (self.p @ other.a + self.q @ other.m.mT), scale * (self.q @ other.b + self.p @ other.m)
-
-
-def _moments(features: Tensor, target: Tensor, hole: Tensor) -> tuple[_Moments, _Moments]:
+def _moments(features: Tensor, target: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """X (B, N, 2C), and S of the corrupted and S' of the known rows, each (B, 2C, 2C)."""
     dtype = accumulation_dtype(features.dtype)
     f, g = unit(features.to(dtype)), unit(target.to(dtype))
-    return _Moments(f + g, f - g, hole), _Moments(f + g, f - g, ~hole)
+    x = torch.cat([f + g, f - g], dim=-1)
+    corrupted = x * hole[..., None]
+    known = x - corrupted
+    return x, corrupted.mT @ corrupted, known.mT @ known
 
 
-def _weights(pairs: Tensor) -> Tensor:
-    """What each image's sum of squares weighs in the mean over its pairs and over images that have any: (B,)."""
-    has_pairs = pairs > 0
-    return has_pairs / (pairs.clamp_min(1) * has_pairs.sum().clamp_min(1))
+def _exchanged(moments: Tensor) -> Tensor:
+    """S' of S."""
+    return moments.roll((moments.shape[-1] // 2,) * 2, dims=(1, 2))
+
+
+def _weights(hole: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What an image's sums of D² weigh in inter and in intra, the means over pairs and images that have any: (B,)."""
+    corrupted, known = hole.sum(1).to(dtype), (~hole).sum(1).to(dtype)
+
+    def weights(pairs: Tensor) -> Tensor:
+        has_pairs = pairs > 0
+        return has_pairs / (pairs.clamp_min(1) * has_pairs.sum().clamp_min(1))
+
+    return weights(corrupted * known), weights(corrupted**2)
 
 
 def _forward_reference(features: Tensor, target: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
-    corrupted, known = _moments(features, target, hole)
-    inter = corrupted.squares(known) * _weights(corrupted.count * known.count)
-    intra = corrupted.squares(corrupted) * _weights(corrupted.count**2)
-    return inter.sum(), intra.sum()
+    x, corrupted, known = _moments(features, target, hole)
+    across, within = _weights(hole, x.dtype)
+    exchanged = _exchanged(corrupted)
+    inter = (known * exchanged).sum((1, 2)) * across
+    intra = (corrupted * exchanged).sum((1, 2)) * within
+    return inter.sum() / 4, intra.sum() / 4
 
 
 def _backward_reference(
-    grad_inter: Tensor, grad_intra: Tensor, features: Tensor, target: Tensor, hole: Tensor
+    grad_inter: Tensor, grad_intra: Tensor, features: Tensor, target: Tensor, hole: Tensor, target_too: bool
 ) -> tuple[Tensor, Tensor]:
-    corrupted, known = _moments(features, target, hole)
-    across = grad_inter * _weights(corrupted.count * known.count)
-    within = grad_intra * _weights(corrupted.count**2)
-    grad_p = grad_q = torch.zeros_like(corrupted.p)
-    # Inside the hole both factors of the product are the same set, so its gradient counts twice.
-    for own, other, weight in (
-        (corrupted, known, across),
-        (known, corrupted, across),
-        (corrupted, corrupted, 2 * within),
-    ):
-        step_p, step_q = own.gradient(other, weight)
-        grad_p, grad_q = grad_p + step_p, grad_q + step_q
-    dtype = grad_p.dtype
-    return (
-        unit_backward(grad_p + grad_q, features.to(dtype)).to(features.dtype),
-        unit_backward(grad_p - grad_q, target.to(dtype)).to(target.dtype),
-    )
+    x, corrupted, known = _moments(features, target, hole)
+    across, within = (w[:, None, None] for w in _weights(hole, x.dtype))
+    exchanged = _exchanged(corrupted)
+    # The gradient of X is X times one matrix in the corrupted rows and another in the known ones.
+    by_corrupted = grad_inter * across / 2 * _exchanged(known) + grad_intra * within * exchanged
+    by_known = grad_inter * across / 2 * exchanged
+
+    def gradient(of: Tensor, sign: int) -> Tensor:
+        """From that of [F + G, F - G]: the sum of its halves for F, their difference for G."""
+
+        def rows(matrix: Tensor) -> Tensor:
+            plus, minus = matrix.chunk(2, dim=-1)
+            return x @ (plus + sign * minus)
+
+        grad = torch.where(hole[..., None], rows(by_corrupted), rows(by_known))
+        return unit_backward(grad, of.to(x.dtype)).to(of.dtype)
+
+    return gradient(features, 1), gradient(target, -1) if target_too else target.new_empty(0)
 
 
 backends.register("coordination_loss", "reference", _forward_reference, _backward_reference)
@@ -125,10 +121,28 @@ def _forward(features: Tensor, target: Tensor, hole: Tensor, backend: str = "aut
 
 
 def _backward(
-    grad_inter: Tensor, grad_intra: Tensor, features: Tensor, target: Tensor, hole: Tensor, backend: str = "auto"
+    grad_inter: Tensor,
+    grad_intra: Tensor,
+    features: Tensor,
+    target: Tensor,
+    hole: Tensor,
+    target_too: bool,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     kernel = backends.kernel("coordination_loss", backend, features)
-    return kernel.backward(grad_inter, grad_intra, features, target, hole)
+    return kernel.backward(grad_inter, grad_intra, features, target, hole, target_too)
+
+
+def _fake_backward(
+    grad_inter: Tensor,
+    grad_intra: Tensor,
+    features: Tensor,
+    target: Tensor,
+    hole: Tensor,
+    target_too: bool,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    return features.new_empty(features.shape), target.new_empty(target.shape if target_too else (0,))
 
 
 def _fake(features: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -138,10 +152,10 @@ def _fake(features: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 declare(f"coordination_loss({_ARGS}, str backend='auto') -> (Tensor, Tensor)", _forward, _fake)
 declare(
-    f"coordination_loss_backward(Tensor grad_inter, Tensor grad_intra, {_ARGS}, str backend='auto')"
+    f"coordination_loss_backward(Tensor grad_inter, Tensor grad_intra, {_ARGS}, bool target_too, str backend='auto')"
     " -> (Tensor, Tensor)",
     _backward,
-    lambda grad_inter, grad_intra, *inputs: tuple(x.new_empty(x.shape) for x in inputs[:2]),
+    _fake_backward,
 )
 
 
@@ -151,8 +165,12 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _gradient(ctx: Any, grad_inter: Tensor, grad_intra: Tensor) -> tuple[Any, ...]:
-    grads = torch.ops.showface.coordination_loss_backward(grad_inter, grad_intra, *ctx.saved_tensors, ctx.backend)
-    return *grads, None, None
+    # The target is mostly data, whose gradient nobody asks for.
+    target_too = ctx.needs_input_grad[1]
+    features, target = torch.ops.showface.coordination_loss_backward(
+        grad_inter, grad_intra, *ctx.saved_tensors, target_too, ctx.backend
+    )
+    return features, target if target_too else None, None, None
 
 
 differentiate("coordination_loss", _gradient, _setup)

@@ -18,9 +18,7 @@ EPSILON = 1e-6
 
 def unit(x: Tensor) -> Tensor:
     """`x / max(|x|, 1e-6)` over the last dimension; a zero vector stays zero, with a finite gradient."""
-    squared = x.square().sum(-1, keepdim=True)
-    # Clamp before the root: the root's own gradient at zero is infinite.
-    return x / squared.clamp_min(EPSILON**2).sqrt()
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(EPSILON)
 
 
 def memory_address(

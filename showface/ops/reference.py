@@ -23,12 +23,11 @@ def wide(temperature: Tensor | None, scale: float, *tensors: Tensor) -> tuple[An
 
 def unit_backward(grad: Tensor, x: Tensor) -> Tensor:
     """The gradient of `x`, from that of `unit(x)`."""
-    squared = x.square().sum(-1, keepdim=True)
-    norm = squared.clamp_min(EPSILON**2).sqrt()
-    direction = x / norm
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    norm = length.clamp_min(EPSILON)
     # Below epsilon the norm is a constant, so nothing is projected out.
-    along = (grad * direction).sum(-1, keepdim=True) * (squared >= EPSILON**2)
-    return (grad - along * direction) / norm
+    along = (grad * x).sum(-1, keepdim=True) / norm.square() * (length >= EPSILON)
+    return (grad - along * x) / norm
 
 
 # Attention by cosine of one group of queries to one group of keys: an image's corrupted and known tokens, or a region's
