@@ -24,7 +24,8 @@ class Encoder(nn.Module):
         self.up4 = nn.Conv2d(2 * channels, channels, 1)
         # Channel by channel: normalised together, the channels grew one large common mean, all features became alike,
         # and neither the memory nor the correlations could tell a position from another.
-        self.norm = nn.InstanceNorm2d(channels)
+        # Groups of one channel: torch's own instance norm would leave channels-last memory.
+        self.norm = nn.GroupNorm(channels, channels, affine=False)
 
     def forward(self, image: Tensor, hole: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] and its hole (B, 1, H, W) -> (B, C, H/4, W/4).

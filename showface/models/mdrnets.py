@@ -91,7 +91,7 @@ class MDRNets(InpaintingNetwork):
         raw_coarse, raw_image = crop(raw_coarse), crop(raw_image)
         return MDRNetsOutput(
             image=composite(image, hole, raw_image),
-            coarse=composite(image, hole, raw_coarse),
+            coarse=crop(coarse),
             raw_image=raw_image,
             raw_coarse=raw_coarse,
             parsing=parsing,

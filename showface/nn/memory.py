@@ -6,6 +6,7 @@ from torch import Tensor, distributed, nn
 
 from showface import ops
 from showface.nn.processes import processes
+from showface.nn.tokens import to_map, to_tokens
 
 
 class DisentangledMemory(nn.Module):
@@ -87,7 +88,7 @@ class DisentangledMemory(nn.Module):
         recalled = ops.memory_read(latent, self.memory.to(latent.dtype), region, temperature=self.temperature)
         centre = torch.where(region[:, None] < 0, 0, self.centre.to(latent.dtype).repeat(len(features), 1))
         recalled = (recalled + centre).view(*parsing.shape[:2], -1)  # (B, K, C)
-        return torch.einsum("bkhw,bkc->bchw", parsing.to(recalled.dtype), recalled).to(features.dtype)
+        return to_map(to_tokens(parsing.to(recalled.dtype)) @ recalled, parsing).to(features.dtype)
 
     def pool(self, features: Tensor, parsing: Tensor) -> tuple[Tensor, Tensor]:
         """One latent per image and region: the mean of the features, weighted by the parsing, from the centre.
@@ -104,7 +105,7 @@ class DisentangledMemory(nn.Module):
             )
         parsing = parsing.to(features.dtype)
         area = parsing.float().sum((2, 3))  # (B, K)
-        mean = torch.einsum("bchw,bkhw->bkc", features, parsing).float() / area.clamp_min(0.5)[..., None]
+        mean = (to_tokens(parsing).mT @ to_tokens(features)).float() / area.clamp_min(0.5)[..., None]  # (B, K, C)
         mean = mean - self.centre
         index = torch.arange(regions, device=features.device).expand_as(area)
         region = torch.where(area >= 0.5, index, -1)
