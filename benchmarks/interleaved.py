@@ -1,16 +1,34 @@
 """Time several implementations in turns, so that whatever slows the machine down meets all of them.
 
 pytest-benchmark times one test after another. Here the first test of a group times every implementation of it, a round
-of each at a time, and each test then reports what was measured for its own.
+of each at a time, together with the machine's floor: a product of matrices and a copy. Each test then reports what was
+measured for its own.
 """
 
-import time
+import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median, quantiles
 from typing import Any
 
+import measure
+import pytest
+import record
 import torch
+from measure import Run
 
-Run = Callable[[], Any]
+Case = dict[str, str | int | float]
+
+
+def is_right(name: str, check: Callable[[], None]) -> bool:
+    """Whether a check passes; for one of ours it must."""
+    try:
+        check()
+    except AssertionError:
+        if name.startswith("showface"):
+            raise
+        return False
+    return True
 
 
 class Clock:
@@ -27,48 +45,88 @@ class Clock:
 
 
 CLOCK = Clock()
+GRAPH = " (graph)"
+shuffle = random.Random(0)
 _measured: dict[str, dict[str, list[float]]] = {}
 
 
-def seconds(run: Run, device: str) -> float:
-    """How long one call takes; on a GPU between two events, with its caches emptied before."""
-    if device == "cpu":
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-    torch.empty(2**28, dtype=torch.int8, device=device).zero_()
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-    events[0].record()
-    run()
-    events[1].record()
-    torch.cuda.synchronize()
-    return events[0].elapsed_time(events[1]) / 1e3
+@dataclass(frozen=True)
+class Work:
+    """The least that a call must do: floating-point operations, and bytes read or written once."""
+
+    flops: float
+    bytes: float = 0.0
 
 
 def report(
-    benchmark: Any, group: str, name: str, prepare: Callable[[], Mapping[str, Run]], *, device: str, rounds: int
+    benchmark: Any, case: Case, name: str, prepare: Callable[[], Mapping[str, Run]], *, work: Work | None, rounds: int
 ) -> None:
-    """Report the durations of implementation `name` in `group` to pytest-benchmark.
+    """Report the durations of implementation `name` in a case to pytest-benchmark, and to the record.
 
     Args:
         benchmark: the fixture, of a test marked with `benchmark(timer=CLOCK)`.
-        group: tells the measurements apart; the tests of a group must follow one another.
+        case: what tells the measurements apart: `op`, `mode`, `dtype` and sizes. The tests of a case must follow one
+            another.
         name: one of the implementations.
-        prepare: gives every implementation that can run here, each checked for correctness.
-        device: "cpu" or "cuda".
+        prepare: gives every implementation that can run here, each checked for correctness: a peer that fails is
+            left out, one of ours fails the test.
+        work: what the case asks for, whoever does it; None where no rate is wanted.
         rounds: how often each of them is timed.
     """
+    group = " ".join(str(value) if isinstance(value, str) else f"{key}={value}" for key, value in case.items())
     if group not in _measured:
         _measured.clear()
-        runs = prepare()
-        for run in runs.values():
-            run()
-        durations: dict[str, list[float]] = {each: [] for each in runs}
-        for _ in range(rounds):
-            for each, run in runs.items():
-                durations[each].append(seconds(run, device))
-        _measured[group] = durations
-    remaining = iter(_measured[group][name])
+        _measured[group] = _time_all(group, case, prepare(), work, rounds)
+    if name not in _measured[group]:
+        pytest.skip("its result is wrong here, so it is not timed")
+    durations = _measured[group][name]
+    remaining = iter(durations)
     benchmark.group = group
-    benchmark.extra_info["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    benchmark.pedantic(lambda: CLOCK.advance(next(remaining)), rounds=rounds)
+    benchmark.extra_info.update(record.results(group)[name])
+    benchmark.pedantic(lambda: CLOCK.advance(next(remaining)), rounds=len(durations))
+
+
+def _time_all(
+    group: str, case: Case, runs: Mapping[str, Run], work: Work | None, rounds: int
+) -> dict[str, list[float]]:
+    every = dict(runs)
+    graphs = {name: graph for name, run in runs.items() if work and (graph := measure.replay(run))}
+    every |= {name + GRAPH: graph for name, graph in graphs.items()}
+    if work:
+        product, product_flops = measure.product(getattr(torch, str(case["dtype"])))
+        copy, copied = measure.copy()
+        every |= {"product": product, "copy": copy}
+    for run in every.values():
+        run()
+    durations: dict[str, list[float]] = {name: [] for name in every}
+    order = list(every)
+    for _ in range(rounds):
+        # Whose data is still in the caches must not always favour the same.
+        shuffle.shuffle(order)
+        for name in order:
+            durations[name].append(measure.seconds(every[name], launches=not name.endswith(GRAPH)))
+    results = {name: _summary(durations[name]) for name in runs}
+    floor = {}
+    if work:
+        product_rate, copy_rate = product_flops / median(durations["product"]), copied / median(durations["copy"])
+        floor = {"product_gflops": round(product_rate / 1e9, 1), "copy_gb_per_s": round(copy_rate / 1e9, 2)}
+        least = max(work.flops / product_rate, work.bytes / copy_rate)
+        for name, run in runs.items():
+            results[name] |= {
+                "gflops": round(work.flops / median(durations[name]) / 1e9, 1),
+                "share_of_floor": round(least / median(durations[name]), 3),
+                "peak_mib": round(measure.peak_mib(run), 2),
+            }
+    for name in graphs:
+        results[name]["graph"] = _summary(durations[name + GRAPH])
+    record.add(group, case, floor, results)
+    return durations
+
+
+def _summary(durations: list[float]) -> dict[str, Any]:
+    low, middle, high = quantiles(durations, n=4)
+    return {
+        "median_ms": round(1e3 * middle, 4),
+        "quartiles_ms": [round(1e3 * low, 4), round(1e3 * high, 4)],
+        "rounds": len(durations),
+    }

@@ -1,17 +1,29 @@
-"""Keep what a run of pytest-benchmark measured, small enough to commit, and print the ratios to the best peer.
+"""What the benchmarks measured, kept small enough to commit: one JSON file for each operator and device."""
 
-python -m pytest benchmarks/test_masked_correlation.py --benchmark-json=run.json
-python benchmarks/record.py run.json benchmarks/results/masked_correlation-cpu.json
-"""
-
-import argparse
 import json
-import math
 import platform
+import re
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from measure import DEVICE
+
+import showface
+
+RESULTS = Path(__file__).parent / "results"
+_groups: dict[str, dict[str, Any]] = {}
+
+
+def add(group: str, case: dict[str, Any], floor: dict[str, float], results: dict[str, Any]) -> None:
+    """Keep the results of a group until `write`: for each implementation times, rates and memory."""
+    _groups[group] = {"case": case, "floor": floor, "results": results}
+
+
+def results(group: str) -> dict[str, Any]:
+    return _groups[group]["results"]
 
 
 def processor() -> str:
@@ -23,60 +35,65 @@ def processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def compact(run: dict[str, Any]) -> dict[str, Any]:
-    """Device, versions, and for each group and implementation the median and quartiles in milliseconds."""
-    groups: dict[str, dict[str, Any]] = {}
-    devices = set()
-    for one in run["benchmarks"]:
-        stats = one["stats"]
-        devices.add(one["extra_info"]["device"])
-        groups.setdefault(one["group"], {})[one["params"]["name"]] = {
-            "median_ms": round(1e3 * stats["median"], 4),
-            "quartiles_ms": [round(1e3 * stats["q1"], 4), round(1e3 * stats["q3"], 4)],
-            "rounds": stats["rounds"],
-        }
+def machine() -> dict[str, Any]:
+    """The device, and the versions of what ran on it."""
     return {
-        "date": run["datetime"][:10],
-        "device": sorted(devices),
+        "date": date.today().isoformat(),
+        "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
         "processor": processor(),
         "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
         "torch": torch.__version__,
-        "groups": groups,
+        "triton": _version("triton"),
+        "cuda": torch.version.cuda,
+        "showface": showface.__version__,
     }
 
 
-def ratios(groups: dict[str, dict[str, Any]]) -> list[tuple[str, str, float, str, float]]:
-    """For each group: our best implementation and its ms, the best peer, and the peer's time divided by ours."""
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def write(op: str, folder: Path = RESULTS) -> Path:
+    """Write what was added of an operator. The file holds one run: what it held before is gone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{op}-{device_name()}.json"
+    save(path, machine() | {"groups": {name: x for name, x in _groups.items() if x["case"]["op"] == op}})
+    return path
+
+
+def device_name() -> str:
+    """The device in the names of files."""
+    return re.sub(r"[^a-z0-9]+", "-", machine()["device"].lower()).strip("-")
+
+
+def save(path: Path, values: dict[str, Any]) -> None:
+    """Write JSON with objects that hold no others on one line each."""
+    text = re.sub(r"\{[^{}]*\}", lambda match: re.sub(r"\s*\n\s*", " ", match.group()), json.dumps(values, indent=1))
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text + "\n")
+    fresh.replace(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record
+
+
+def speedups(groups: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str, float, str, float]]:
+    """For each group: its case, our implementation and its ms, the best peer, and the peer's time over ours.
+
+    Ours is the first that there is, the one that "auto" takes, even where another one would be faster.
+    """
     rows = []
-    for group, results in groups.items():
-        ours = {name: x["median_ms"] for name, x in results.items() if name.startswith("showface")}
-        peers = {name: x["median_ms"] for name, x in results.items() if not name.startswith("showface")}
+    for group in groups:
+        times = {name: x["median_ms"] for name, x in group["results"].items()}
+        ours = {name: x for name, x in times.items() if name.startswith("showface")}
+        peers = {name: x for name, x in times.items() if name not in ours}
         if ours and peers:
-            best, peer = min(ours, key=ours.__getitem__), min(peers, key=peers.__getitem__)
-            rows.append((group, best, ours[best], peer, peers[peer] / ours[best]))
+            name, peer = next(iter(ours)), min(peers, key=peers.__getitem__)
+            rows.append((group["case"], name, ours[name], peer, peers[peer] / ours[name]))
     return rows
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="JSON of pytest-benchmark")
-    parser.add_argument("out", type=Path, help="where the compact JSON goes")
-    arguments = parser.parse_args()
-    record = compact(json.loads(arguments.run.read_text()))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = arguments.out.with_suffix(".new")
-    fresh.write_text(json.dumps(record, indent=1) + "\n")
-    fresh.replace(arguments.out)
-    rows = ratios(record["groups"])
-    print("| group | ours | ms | best peer | its time / ours |\n|---|---|---|---|---|")
-    for group, best, milliseconds, peer, ratio in rows:
-        print(f"| {group} | {best} | {milliseconds:.2f} | {peer} | {ratio:.2f} |")
-    for mode in sorted({group.split("% ")[-1] for group, *_ in rows}):
-        of_mode = [math.log(ratio) for group, *_, ratio in rows if group.endswith(mode)]
-        print(
-            f"\n{mode}: geometric mean {math.exp(sum(of_mode) / len(of_mode)):.2f}, least {math.exp(min(of_mode)):.2f}"
-        )
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from interleaved import CLOCK, Run, report
+from interleaved import CLOCK, Work, is_right, report
+from measure import DEVICE, Run
 from torch import Tensor
 
 from showface import ops
@@ -43,6 +44,27 @@ def _blocks(latent: Tensor, memory: Tensor, region: Tensor) -> Iterator[tuple[in
         yield k, rows, torch.softmax(TEMPERATURE * cosine, dim=-1)
 
 
+def batched_read(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
+    """One batched product: for tokens that are all parts of one face after another."""
+    return torch.einsum("bks,ksc->bkc", _batched_address(latent, memory), memory).flatten(0, 1)
+
+
+def _batched_address(latent: Tensor, memory: Tensor) -> Tensor:
+    faces = definitions.unit(latent).unflatten(0, (-1, len(memory)))
+    return torch.softmax(TEMPERATURE * torch.einsum("bkc,ksc->bks", faces, definitions.unit(memory)), dim=-1)
+
+
+def dense_read(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
+    """One product with all slots of all blocks, masked."""
+    return _dense_address(latent, memory, region) @ memory.flatten(0, 1)
+
+
+def _dense_address(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
+    cosine = definitions.unit(latent) @ definitions.unit(memory).flatten(0, 1).T
+    block = torch.arange(len(memory), device=latent.device).repeat_interleave(memory.shape[1])
+    return torch.softmax((TEMPERATURE * cosine).masked_fill(region[:, None] != block, -torch.inf), dim=-1)
+
+
 def loop_read(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
     """One block after another: no copy of a block for each token."""
     out = torch.zeros_like(latent)
@@ -63,6 +85,16 @@ def one_hot_write(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
     return blend(memory, rho, torch.einsum("tk,ts,tc->ksc", member, address, latent))
 
 
+def batched_write(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
+    address, faces = _batched_address(latent, memory), latent.unflatten(0, (-1, len(memory)))
+    return blend(memory, address.sum(0), torch.einsum("bks,bkc->ksc", address, faces))
+
+
+def dense_write(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
+    address = _dense_address(latent, memory, region)
+    return blend(memory, address.sum(0).view(memory.shape[:2]), (address.T @ latent).view_as(memory))
+
+
 def loop_write(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
     parts = [(address.sum(0), address.T @ latent[rows]) for _, rows, address in _blocks(latent, memory, region)]
     return blend(memory, *(torch.stack(sums) for sums in zip(*parts, strict=True)))
@@ -80,13 +112,27 @@ def ours(backend: str, write: bool) -> Callable[..., Tensor]:
 
 def implementations(write: bool) -> dict[str, Callable[..., Tensor]]:
     """The peers and ours; a write's gather makes one-hot vectors too."""
-    gather, loop = (one_hot_write, loop_write) if write else (gather_read, loop_read)
-    peers = {"gather": gather, "loop": loop}
-    peers |= {f"compiled {name}": torch.compile(run, dynamic=False) for name, run in peers.items()}
+    compilable = (
+        {"gather": one_hot_write, "batched": batched_write, "dense": dense_write}
+        if write
+        else {"gather": gather_read, "batched": batched_read, "dense": dense_read}
+    )
+    peers = compilable | {"loop": loop_write if write else loop_read}
+    peers |= {f"compiled {name}": torch.compile(run, dynamic=False) for name, run in compilable.items()}
     return peers | {f"showface {backend}": ours(backend, write) for backend in BACKENDS if backend != "reference"}
 
 
-def prepare(shape: str, mode: str, device: str) -> dict[str, Run]:
+def work(shape: str, mode: str) -> Work:
+    """Two products of each token with its block; for the backward four more. Latents and memory are read once."""
+    tokens, regions, slots, channels = SHAPES[shape]
+    product = 2.0 * tokens * slots * channels
+    read = 4.0 * channels * (tokens + regions * slots)
+    if mode == "read and backward":
+        return Work(6 * product, 3 * read + 4.0 * 2 * tokens * channels)
+    return Work(2 * product, read + 4 * channels * (tokens if mode == "read" else regions * slots))
+
+
+def prepare(shape: str, mode: str) -> dict[str, Run]:
     """What there is to time, each compared with the loop in float64, and that with the definition."""
     torch.compiler.reset()  # so that each size is compiled for itself
     tokens, regions, slots, channels = SHAPES[shape]
@@ -114,23 +160,35 @@ def prepare(shape: str, mode: str, device: str) -> dict[str, Run]:
             expected[0][few], definitions.memory_read(wide[0][few], wide[1], region[few], TEMPERATURE)
         )
 
-    arguments = [x.to(device).requires_grad_(backward) for x in (latent, memory)], region.to(device), grad.to(device)
+    arguments = [x.to(DEVICE).requires_grad_(backward) for x in (latent, memory)], region.to(DEVICE), grad.to(DEVICE)
     runs = {}
     for name, implementation in implementations(write).items():
-        if why_left_out(name, shape, mode, device):
+        if why_left_out(name, shape, mode):
             continue
-        for got, wanted in zip(run(implementation, *arguments), expected, strict=True):
-            torch.testing.assert_close(got.detach().cpu().double(), wanted.detach(), rtol=1e-4, atol=1e-4)
-        runs[name] = partial(run, implementation, *arguments)
+        if is_right(name, partial(check, run(implementation, *arguments), expected, memory if write else None)):
+            runs[name] = partial(run, implementation, *arguments)
     return runs
 
 
-def why_left_out(name: str, shape: str, mode: str, device: str) -> str | None:
-    if name.endswith("gather") and shape == "pixels":
+def check(results: list[Tensor], expected: list[Tensor], memory: Tensor | None) -> None:
+    """Raise AssertionError unless results are the float64 definition's; of a write, what it changed in the memory."""
+    for result, exact in zip(results, expected, strict=True):
+        got, wanted = result.detach().cpu().double(), exact.detach()
+        if memory is None:
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+        else:
+            error = (got - wanted).norm() / (wanted - memory.double()).norm()
+            assert error < 1e-4, f"off by {error:.2%} of the change"
+
+
+def why_left_out(name: str, shape: str, mode: str) -> str | None:
+    if name.endswith("gather") and shape == "pixels" and DEVICE == "cpu":
         return "it would copy gigabytes"
+    if name.endswith("batched") and shape == "pixels":
+        return "its tokens are not the parts of faces, one after another"
     if not name.startswith("showface"):
         return None
-    return ops.why_not("memory_write" if mode == "write" else "memory_read", name.split()[1], device)
+    return ops.why_not("memory_write" if mode == "write" else "memory_read", name.split()[1], DEVICE)
 
 
 @pytest.mark.benchmark(timer=CLOCK)
@@ -138,9 +196,9 @@ def why_left_out(name: str, shape: str, mode: str, device: str) -> str | None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_memory(benchmark, shape: str, mode: str, name: str) -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    reason = why_left_out(name, shape, mode, device)
+    reason = why_left_out(name, shape, mode)
     if reason:
         pytest.skip(reason)
-    group = f"memory {shape} {SHAPES[shape]} {mode} {device}"
-    report(benchmark, group, name, partial(prepare, shape, mode, device), device=device, rounds=15)
+    sizes = dict(zip(("tokens", "regions", "slots", "channels"), SHAPES[shape], strict=True))
+    case = {"op": "memory", "shape": shape, **sizes, "dtype": "float32", "mode": mode}
+    report(benchmark, case, name, partial(prepare, shape, mode), work=work(shape, mode), rounds=15)

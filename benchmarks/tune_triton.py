@@ -19,7 +19,7 @@ from pprint import pformat
 from statistics import median
 
 import torch
-from interleaved import seconds
+from measure import seconds
 
 from showface.kernels import correlation, memory, tiles, tuned
 
@@ -82,7 +82,7 @@ def measure(key: Key, choices: list[tiles.Tile], chip: int) -> tiles.Tile:
     for tile in choices:
         tuned.TUNED.setdefault(chip, {})[key] = tuple(tile)
         run()  # compiles
-        durations[tile] = median(seconds(run, "cuda") for _ in range(15))
+        durations[tile] = median(seconds(run, launches=False) for _ in range(15))
     best = min(choices, key=durations.__getitem__)
     best = best if durations[best] < 0.98 * durations[choices[0]] else choices[0]
     print(key, *best, f"{durations[best] * 1e6:.0f} us, was {durations[choices[0]] * 1e6:.0f} us", flush=True)

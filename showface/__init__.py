@@ -25,10 +25,10 @@ _EXPORTS = {
     "inpaint": "showface.inference",
     "load_model": "showface.systems",
 }
-_SUBMODULES = ("baselines", "data", "evaluation", "losses", "models", "nn", "ops", "training")
+_SUBMODULES = ("baselines", "data", "evaluation", "inference", "losses", "models", "nn", "ops", "training")
 
 if TYPE_CHECKING:
-    from showface import baselines, data, evaluation, losses, models, nn, ops, training
+    from showface import baselines, data, evaluation, inference, losses, models, nn, ops, training
     from showface.inference import inpaint
     from showface.models import MDRNets, MDRNetsConfig
     from showface.systems import load_model
@@ -40,6 +40,7 @@ __all__ = [
     "baselines",
     "data",
     "evaluation",
+    "inference",
     "inpaint",
     "load_model",
     "losses",

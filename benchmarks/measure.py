@@ -1,0 +1,90 @@
+"""One call at a time: how long it takes, how much memory it needs, and what the machine could do at best."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+Run = Callable[[], Any]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def seconds(run: Run, *, launches: bool = True) -> float:
+    """How long one call takes; on a GPU between two events, with its caches emptied before.
+
+    Without `launches` the GPU still empties its caches while the call is launched, so that only its own time counts.
+    """
+    if DEVICE == "cpu":
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+    torch.empty(2**28, dtype=torch.int8, device=DEVICE).zero_()
+    if launches:
+        torch.cuda.synchronize()
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+    events[0].record()
+    run()
+    events[1].record()
+    torch.cuda.synchronize()
+    return events[0].elapsed_time(events[1]) / 1e3
+
+
+def peak_mib(run: Run) -> float:
+    """The most that torch has allocated at a time during a call, beyond what there was before."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    # The events that `profiler.events()` gives are already summed up by operator; a peak needs them one by one.
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    allocated = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
+    return peak / 2**20
+
+
+def replay(run: Run) -> Run | None:
+    """The call as a CUDA graph, which takes no launches from Python; None where it waits for the host on its way."""
+    if DEVICE == "cpu":
+        return None
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # what is set up at a first call must not be captured
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    # A capture that fails leaves torch's allocator in disorder: ask first.
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        expected = run()
+    except RuntimeError:
+        return None
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    graph.replay()
+    torch.testing.assert_close(captured, expected, rtol=1e-3, atol=1e-3)
+    return graph.replay
+
+
+def product(dtype: torch.dtype) -> tuple[Run, float]:
+    """A product of square matrices, the fastest that torch has for the dtype, and its number of operations."""
+    side = 2048 if DEVICE == "cpu" else 8192
+    a, b = (torch.randn(side, side, device=DEVICE).to(dtype) for _ in range(2))
+    return partial(torch.matmul, a, b), 2.0 * side**3
+
+
+def copy() -> tuple[Run, float]:
+    """A copy of a large tensor, and the bytes that it reads and writes."""
+    source = torch.zeros(2**24 if DEVICE == "cpu" else 2**28, device=DEVICE)
+    return partial(torch.empty_like(source).copy_, source), 2.0 * source.nbytes

@@ -1,0 +1,63 @@
+"""The ten largest costs of the model, by operator: `python benchmarks/profile_model.py [--label before]`.
+
+One image of 256 pixels through the network, and a step of training on four. Keeps what it finds in
+benchmarks/results/profile-DEVICE.json under a label, beside what is there under others.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from typing import Any
+
+import measure
+import record
+from test_mdrnets import Problem, infer, make, network, step
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+MODES: dict[str, tuple[Problem, Callable[..., Any]]] = {
+    "inference": (Problem(256, 1, 0.5, "float32", "inference"), infer),
+    "training step": (Problem(256, 4, 0.5, "float32", "training step"), step),
+}
+
+
+def costs(run: Callable[[], Any], calls: int = 5) -> dict[str, Any]:
+    """Milliseconds a call, and the ten operators that take the most of it themselves, with their number of calls."""
+    for _ in range(3):
+        run()
+    taken = 1e3 * median(measure.seconds(run) for _ in range(3 * calls))
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (measure.DEVICE == "cuda")
+    with profile(activities=activities) as profiler:
+        for _ in range(calls):
+            run()
+    own = "self_device_time_total" if measure.DEVICE == "cuda" else "self_cpu_time_total"
+    # The events of the GPU itself are left out: their times are those of the operators that launched them.
+    operators = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
+    events = sorted(operators, key=lambda event: getattr(event, own), reverse=True)
+    total = sum(getattr(event, own) for event in events)
+    largest = {
+        event.key: {"share": round(getattr(event, own) / total, 4), "calls": event.count // calls}
+        for event in events[:10]
+    }
+    return {"ms": round(taken, 2), "largest": largest}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--label", default="now", help="under which the result is kept")
+    label = parser.parse_args().label
+    found = {}
+    for mode, (problem, call) in MODES.items():
+        found[mode] = costs(partial(call, network(), *make(problem)))
+        print(f"{mode}: {found[mode]['ms']} ms")
+        for name, cost in found[mode]["largest"].items():
+            print(f"  {cost['share']:6.1%} {cost['calls']:5d} x {name}")
+    path = record.RESULTS / f"profile-{record.device_name()}.json"
+    kept = json.loads(path.read_text())["labels"] if path.exists() else {}
+    record.save(path, {"labels": kept | {label: record.machine() | {"modes": found}}})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""docs/performance.md says what the records in benchmarks/results say, and `benchmarks/report.py` what it should."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def report(monkeypatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import report
+
+    yield report
+    for name in ("report", "record", "measure"):
+        sys.modules.pop(name, None)
+
+
+def test_the_page_is_that_of_the_records(report):
+    page = (ROOT / "docs" / "performance.md").read_text()
+    devices = report.read_records(ROOT / "benchmarks" / "results")
+    assert devices
+    assert page == report.page(page, devices)
+    for device, records in devices.items():
+        for name in report.pictures(report.groups_of(records)):
+            assert (ROOT / "docs" / "pictures" / f"performance-{name}-{device}.png").is_file()
+
+
+def correlation(milliseconds: dict[str, float], **case) -> dict:
+    case = {"op": "masked_correlation", "mask": "blob", "tokens": 64, "channels": 8, "hole": 0.5, "batch": 4} | case
+    results = {
+        name: {"median_ms": x, "gflops": 1.0, "share_of_floor": 0.25, "peak_mib": 2.0}
+        for name, x in milliseconds.items()
+    }
+    return {"case": case | {"dtype": "float32", "mode": "forward"}, "results": results}
+
+
+def test_speedups_are_of_the_best_peer_over_what_auto_takes(report):
+    group = correlation({"eager": 30.0, "gather": 8.0, "showface triton": 4.0, "showface cuda": 3.0})
+    ((case, ours, milliseconds, peer, ratio),) = report.record.speedups([group])
+    assert (case["tokens"], ours, milliseconds, peer, ratio) == (64, "showface triton", 4.0, "gather", 2.0)
+
+
+def test_a_section_has_the_ratios_and_names_its_source(report):
+    groups = {
+        "a": correlation({"eager": 8.0, "showface cpp": 4.0}),
+        "b": correlation({"eager": 8.0, "showface cpp": 1.0}, hole=0.1),
+        "c": correlation({"eager": 3.0, "showface cpp": 2.0}, batch=1),
+    }
+    machine = {"device": "cpu", "processor": "X", "threads": 2, "torch": "2", "python": "3", "date": "2026-01-02"}
+    text = report.section("cpu", {"masked_correlation": machine | {"groups": groups}})
+    assert "`benchmarks/results/masked_correlation-cpu.json`: 2026-01-02, X, 2 threads, torch 2" in text
+    assert "geometric mean 4.00 (least 2.00)" in text
+    assert "| blob | 64 | 8 | 8.00 | 2.00 |" in text
+    assert "| 1 x 64 x 8 | 50% | float32 | forward | 2.00 | 1.0 | 25% | 2.0 | 1.50 (eager) |" in text
+
+
+def test_a_profile_names_each_cost_under_every_label(report):
+    labels = {
+        "before": {"modes": {"inference": {"ms": 9.0, "largest": {"a": {"share": 0.5, "calls": 3}}}}},
+        "now": {"modes": {"inference": {"ms": 6.0, "largest": {"b": {"share": 0.25, "calls": 1}}}}},
+    }
+    text = report.profile_tables(labels)
+    assert "| operator | before: 9.0 ms | now: 6.0 ms |" in text
+    assert "| `a` | 50.0% (3 calls) | less |" in text
+    assert "| `b` | less | 25.0% (1 calls) |" in text
+
+
+def test_a_record_is_written_by_operator(report, tmp_path):
+    for op in ("one", "two"):
+        report.record.add(f"{op} group", {"op": op, "mode": "read"}, {"product_gflops": 1.0}, {"x": {"median_ms": 1.5}})
+    path = report.record.write("two", tmp_path)
+    assert path.name.startswith("two-")
+    assert list(tmp_path.iterdir()) == [path]
+    record = report.record.read(path)
+    assert list(record["groups"]) == ["two group"]
+    assert record["groups"]["two group"]["results"] == {"x": {"median_ms": 1.5}}
