@@ -147,7 +147,8 @@ def test_opcheck_of_backwards(device, name):
         results = torch.ops.showface.masked_correlation_rows(*case, tau, 1.0, "all")
         case = (torch.randn(2, TOKENS, CHANNELS, device=device), *case, *results, tau, 1.0, "all")
     else:
-        case = (torch.ones((), device=device), torch.ones((), device=device), *image_case(2, device))
+        case = (torch.ones((), device=device), torch.ones((), device=device), *image_case(2, device), True)
+        torch.library.opcheck(operator, (*case[:-1], False))
     torch.library.opcheck(operator, case)
 
 
