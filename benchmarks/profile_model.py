@@ -5,7 +5,6 @@ benchmarks/results/profile-DEVICE.json under a label, beside what is there under
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from functools import partial
 from statistics import median
@@ -55,7 +54,7 @@ def main() -> None:
         for name, cost in found[mode]["largest"].items():
             print(f"  {cost['share']:6.1%} {cost['calls']:5d} x {name}")
     path = record.RESULTS / f"profile-{record.device_name()}.json"
-    kept = json.loads(path.read_text())["labels"] if path.exists() else {}
+    kept = record.read(path)["labels"] if path.exists() else {}
     record.save(path, {"labels": kept | {label: record.machine() | {"modes": found}}})
 
 

@@ -12,6 +12,7 @@ import torch
 from measure import DEVICE
 
 import showface
+from showface.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 _groups: dict[str, dict[str, Any]] = {}
@@ -59,7 +60,6 @@ def _version(package: str) -> str | None:
 
 def write(op: str, folder: Path = RESULTS) -> Path:
     """Write what was added of an operator. The file holds one run: what it held before is gone."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{op}-{device_name()}.json"
     save(path, machine() | {"groups": {name: x for name, x in _groups.items() if x["case"]["op"] == op}})
     return path
@@ -73,9 +73,7 @@ def device_name() -> str:
 def save(path: Path, values: dict[str, Any]) -> None:
     """Write JSON with objects that hold no others on one line each."""
     text = re.sub(r"\{[^{}]*\}", lambda match: re.sub(r"\s*\n\s*", " ", match.group()), json.dumps(values, indent=1))
-    fresh = path.with_suffix(".new")
-    fresh.write_text(text + "\n")
-    fresh.replace(path)
+    write_text(path, text + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from typing import Any
 
 import record
 
+from showface.evaluation import markdown_table
+from showface.files import write_text
+
 DOCS = Path(__file__).parents[1] / "docs"
 MARK = "<!-- What follows is written by benchmarks/report.py. -->\n"
 Groups = list[dict[str, Any]]
@@ -19,8 +22,7 @@ OPERATORS = ("masked_correlation", "memory")
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    lines = [list(head), *([str(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]]) + "\n"
+    return markdown_table(list(head), [[str(cell) for cell in row] for row in rows])
 
 
 def only(groups: Groups, **wanted: Any) -> Groups:
@@ -267,9 +269,7 @@ def main() -> None:
             figure = Figure(layout="constrained")
             draw(figure)
             figure.savefig(DOCS / "pictures" / f"performance-{name}-{device}.png", dpi=90)
-    fresh = path.with_suffix(".new")
-    fresh.write_text(page(path.read_text(), devices))
-    fresh.replace(path)
+    write_text(path, page(path.read_text(), devices))
     print(f"written: {path}")
 
 

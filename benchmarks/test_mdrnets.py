@@ -88,7 +88,7 @@ def step(model: showface.MDRNets, image: Tensor, hole: Tensor) -> list[Tensor]:
     """Forward, losses, backward, and the write of the memory.
 
     Returns:
-        What the memory became, and the gradients of weights that only the kernels' own gradients reach.
+        What the memory became, and the gradients of weights that the kernels' own gradients reach.
     """
     labels = torch.zeros_like(hole[:, 0], dtype=torch.int64)
     _, losses = model.training_losses(image, hole, labels, LossWeights())

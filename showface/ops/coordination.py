@@ -51,7 +51,7 @@ def coordination_loss(
 
 
 def _moments(features: Tensor, target: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """X (B, N, 2C), and S of the corrupted and S' of the known rows, each (B, 2C, 2C)."""
+    """X (B, N, 2C), and S of the corrupted and of the known rows, each (B, 2C, 2C)."""
     dtype = accumulation_dtype(features.dtype)
     f, g = unit(features.to(dtype)), unit(target.to(dtype))
     x = torch.cat([f + g, f - g], dim=-1)
@@ -133,18 +133,6 @@ def _backward(
     return kernel.backward(grad_inter, grad_intra, features, target, hole, target_too)
 
 
-def _fake_backward(
-    grad_inter: Tensor,
-    grad_intra: Tensor,
-    features: Tensor,
-    target: Tensor,
-    hole: Tensor,
-    target_too: bool,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor]:
-    return features.new_empty(features.shape), target.new_empty(target.shape if target_too else (0,))
-
-
 def _fake(features: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     dtype = accumulation_dtype(features.dtype)
     return features.new_empty((), dtype=dtype), features.new_empty((), dtype=dtype)
@@ -155,7 +143,10 @@ declare(
     f"coordination_loss_backward(Tensor grad_inter, Tensor grad_intra, {_ARGS}, bool target_too, str backend='auto')"
     " -> (Tensor, Tensor)",
     _backward,
-    _fake_backward,
+    lambda grad_inter, grad_intra, features, target, hole, target_too, backend="auto": (
+        features.new_empty(features.shape),
+        target.new_empty(target.shape if target_too else (0,)),
+    ),
 )
 
 
