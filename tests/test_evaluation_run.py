@@ -80,6 +80,37 @@ def test_seam_and_regions() -> None:
     assert ev.region_l1_percent(result, target, hole, labels) == {2: (100.0, 5), 4: (0.0, 20)}
 
 
+def test_gradient_in_the_hole() -> None:
+    hole = np.zeros((20, 20), bool)
+    hole[5:15, 5:15] = True
+    stripes = np.zeros((20, 20, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert ev.hole_gradient_percent(stripes, hole) == pytest.approx(50)  # every step along rows, none along columns
+    assert ev.hole_gradient_percent(stripes.swapaxes(0, 1), hole) == pytest.approx(50)
+    edge = np.where(hole[..., None], np.uint8(255), np.zeros_like(stripes))
+    assert ev.hole_gradient_percent(edge, hole) == 0  # a step between hole and known pixels is the seam's
+    alone = np.zeros_like(hole)
+    alone[3, 3] = alone[4, 4] = True
+    assert ev.hole_gradient_percent(stripes, alone) == 0
+    with pytest.raises(ValueError, match=r"hole must be bool of shape \(20, 20\), got bool \(20, 19\)"):
+        ev.hole_gradient_percent(stripes, hole[:, 1:])
+
+
+def test_sharpness_is_what_results_have_of_the_gradient(images: Path, tmp_path: Path) -> None:
+    masks = ev.generate_masks(tmp_path, SIZE, ev.BINS, 2, 0)
+    paths = sorted(images.glob("*.png"))
+    systems = {
+        "exact": lambda image, hole: ev.read_target(paths[0], SIZE),
+        "flat": lambda image, hole: np.full_like(image, 90),
+    }
+    rows = ev.summarise(ev.evaluate(systems, ev.plan(paths[:1], masks, SIZE)))
+    assert {row.system: row.sharpness_percent for row in rows} == pytest.approx({"exact": 100, "flat": 0})
+    Image.new("RGB", (SIZE, SIZE)).save(tmp_path / "black.png")
+    rows = ev.summarise(ev.evaluate(systems, ev.plan([tmp_path / "black.png"], masks, SIZE)))
+    assert {row.sharpness_percent for row in rows} == {None}
+    assert "-" in ev.table(rows)[1][0]
+
+
 def test_two_folders_of_one_name(images: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must differ: faces, faces"):
         ev.run_evaluation({"fill": mean_fill}, [images, images], tmp_path / "out", size=SIZE)

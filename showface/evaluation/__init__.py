@@ -2,6 +2,7 @@
 
 from showface.evaluation.metrics import (
     PSNR_CEILING,
+    hole_gradient_percent,
     hole_l1_percent,
     l1_percent,
     psnr,
@@ -61,6 +62,7 @@ __all__ = [
     "contact_sheet",
     "evaluate",
     "generate_masks",
+    "hole_gradient_percent",
     "hole_l1_percent",
     "l1_percent",
     "markdown_table",

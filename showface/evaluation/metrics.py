@@ -14,7 +14,16 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-__all__ = ["PSNR_CEILING", "hole_l1_percent", "l1_percent", "psnr", "region_l1_percent", "seam_l1_percent", "ssim"]
+__all__ = [
+    "PSNR_CEILING",
+    "hole_gradient_percent",
+    "hole_l1_percent",
+    "l1_percent",
+    "psnr",
+    "region_l1_percent",
+    "seam_l1_percent",
+    "ssim",
+]
 
 PSNR_CEILING = 100.0
 """The most that `psnr` returns, in dB; identical images have it, so that a mean over images stays finite."""
@@ -55,8 +64,7 @@ def hole_l1_percent(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]
         ValueError: a shape or dtype other than the above, or a hole without a pixel.
     """
     _check(result, target)
-    if hole.dtype != np.bool_ or hole.shape != result.shape[:2]:
-        raise ValueError(f"hole must be bool of shape {result.shape[:2]}, got {hole.dtype} {hole.shape}")
+    _check_hole(result, hole)
     if not hole.any():
         raise ValueError("hole is empty: there is nothing to score in it")
     return float(np.abs(result[hole].astype(np.int16) - target[hole]).mean() / 255 * 100)
@@ -75,6 +83,31 @@ def seam_l1_percent(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]
     if hole.any() and not seam.any():
         return 0.0
     return hole_l1_percent(result, target, seam)
+
+
+def hole_gradient_percent(image: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]) -> float:
+    """Mean absolute difference between neighbours that both lie in the hole, in percent of the full range.
+
+    What a result has of the target's tells how sharp it is: a blurred fill has little. Noise has much, so this says
+    nothing about whether the detail is right.
+
+    Args:
+        image: `(H, W, 3)` uint8.
+        hole: `(H, W)` bool, True = corrupted.
+
+    Returns:
+        A value in [0, 100]; 0 for a hole without two neighbours.
+
+    Raises:
+        ValueError: a shape or dtype other than the above.
+    """
+    _check(image, image)
+    _check_hole(image, hole)
+    total, count = 0, 0
+    for x, inside in ((image, hole), (image.swapaxes(0, 1), hole.T)):
+        steps = np.abs(np.diff(x.astype(np.int16), axis=0))[inside[1:] & inside[:-1]]
+        total, count = total + int(steps.sum()), count + steps.size
+    return total / max(count, 1) / 255 * 100
 
 
 def region_l1_percent(
@@ -175,3 +208,8 @@ def _check(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> None
             raise ValueError(f"{name} must be uint8 of shape (H, W, 3), got {image.dtype} {image.shape}")
     if result.shape != target.shape:
         raise ValueError(f"result and target differ in size: {result.shape} and {target.shape}")
+
+
+def _check_hole(image: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]) -> None:
+    if hole.dtype != np.bool_ or hole.shape != image.shape[:2]:
+        raise ValueError(f"hole must be bool of shape {image.shape[:2]}, got {hole.dtype} {hole.shape}")

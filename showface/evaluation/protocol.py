@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 
 from showface.data import REGIONS, read_image, read_mask, resize_and_crop
 from showface.evaluation.metrics import (
+    hole_gradient_percent,
     hole_l1_percent,
     l1_percent,
     psnr,
@@ -88,8 +89,9 @@ class Pair:
 class Score:
     """One system's result on one pair.
 
-    `altered_known` counts known pixels that the system had changed. `lpips` is None where it was not asked for.
-    `regions` holds the hole's L1 in percent and its pixels by region, where these are known.
+    `hole_gradient_percent` is the result's, `target_gradient_percent` the target's in the same hole. `altered_known`
+    counts known pixels that the system had changed. `lpips` is None where it was not asked for. `regions` holds the
+    hole's L1 in percent and its pixels by region, where these are known.
     """
 
     system: str
@@ -103,6 +105,8 @@ class Score:
     seam_l1_percent: float
     psnr: float
     ssim: float
+    hole_gradient_percent: float
+    target_gradient_percent: float
     altered_known: int
     lpips: float | None = None
     regions: dict[int, tuple[float, int]] = field(default_factory=dict)
@@ -268,6 +272,8 @@ def evaluate(
                     seam_l1_percent=seam_l1_percent(composite, target, hole),
                     psnr=psnr(composite, target),
                     ssim=ssim(composite, target),
+                    hole_gradient_percent=hole_gradient_percent(composite, hole),
+                    target_gradient_percent=hole_gradient_percent(target, hole),
                     altered_known=altered,
                     lpips=None if lpips is None else lpips(composite, target),
                     regions={} if labels is None else region_l1_percent(composite, target, hole, labels),

@@ -39,6 +39,7 @@ ALL_SETS = "all"
 class Row:
     """Means over the `images` images of a set (or of `ALL_SETS`) in a bin.
 
+    `sharpness_percent` is what the results have of the targets' gradient in the holes; None where these are flat.
     `altered_images` counts those of which the system changed known pixels before the harness put them back. `lpips` and
     `fid` are None where they were not measured.
     """
@@ -53,6 +54,7 @@ class Row:
     seam_l1_percent: float
     psnr: float
     ssim: float
+    sharpness_percent: float | None
     altered_images: int
     lpips: float | None = None
     fid: float | None = None
@@ -85,6 +87,7 @@ def summarise(scores: Sequence[Score], frechet: FrechetDistances | None = None) 
     rows = []
     for (image_set, label, system), group in groups.items():
         distances = [score.lpips for score in group if score.lpips is not None]
+        gradient = sum(score.target_gradient_percent for score in group)
         members = sets if image_set == ALL_SETS else [image_set]
         rows.append(
             Row(
@@ -98,6 +101,7 @@ def summarise(scores: Sequence[Score], frechet: FrechetDistances | None = None) 
                 seam_l1_percent=fmean(s.seam_l1_percent for s in group),
                 psnr=fmean(s.psnr for s in group),
                 ssim=fmean(s.ssim for s in group),
+                sharpness_percent=100 * sum(s.hole_gradient_percent for s in group) / gradient if gradient else None,
                 altered_images=sum(s.altered_known > 0 for s in group),
                 lpips=fmean(distances) if distances else None,
                 fid=frechet.distance(*((system, member, label) for member in members)) if frechet else None,
@@ -121,7 +125,7 @@ def summarise_regions(scores: Sequence[Score]) -> list[RegionRow]:
 
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the rows, with a column only for what was measured."""
-    header = ["set", "hole", "system", "images", "L1 %", "hole L1 %", "seam L1 %", "PSNR dB", "SSIM"]
+    header = ["set", "hole", "system", "images", "L1 %", "hole L1 %", "seam L1 %", "PSNR dB", "SSIM", "sharp %"]
     extra = [name for name in ("lpips", "fid") if any(getattr(row, name) is not None for row in rows)]
     cells = []
     for row in rows:
@@ -137,6 +141,7 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
                 f"{row.seam_l1_percent:.2f}",
                 f"{row.psnr:.2f}",
                 f"{row.ssim:.4f}",
+                "-" if row.sharpness_percent is None else f"{row.sharpness_percent:.1f}",
                 *("-" if value is None else f"{value:.4g}" for value in measured),
                 str(row.altered_images),
             ]
