@@ -11,8 +11,15 @@ from test_training import entries, small, weights
 from showface.files import write_text
 from showface.training import Trainer, load_config
 from showface.training.checkpoint import load_checkpoint
+from showface.training.objective import SHIFTS, shift_at
 
 ADVERSARIAL = ["loss.adversarial=0.1", "adversary.channels=8", "adversary.layers=2"]
+
+
+@pytest.fixture
+def in_one_place(monkeypatch):
+    """Few steps on one batch tell whether something is learned if it stays where it is."""
+    monkeypatch.setattr("showface.training.trainer.shift_at", lambda step: (0, 0))
 
 
 def test_discriminator_sets_in_at_its_step(faces, tmp_path):
@@ -30,6 +37,7 @@ def test_discriminator_sets_in_at_its_step(faces, tmp_path):
     assert all(x.requires_grad for x in trainer.discriminator.parameters())
 
 
+@pytest.mark.usefixtures("in_one_place")
 def test_adversarial_loss_moves_the_network(faces, tmp_path):
     """Nothing but the discriminator asks for anything: what it is told apart by shrinks, when it stands still."""
     others = ["loss.hole=0", "loss.known=0", "loss.coarse=0", "loss.parsing=0", "loss.coordination=0"]
@@ -40,12 +48,29 @@ def test_adversarial_loss_moves_the_network(faces, tmp_path):
     assert losses[-1] < losses[0] - 0.01
 
 
+@pytest.mark.usefixtures("in_one_place")
 def test_the_discriminator_learns(faces, tmp_path):
     config = small(faces, "adversary.rate=100", "rate=3e-5", "warmup=1", "steps=100", *ADVERSARIAL)
     trainer = Trainer(config, tmp_path / "run")
     batch = next(trainer._batches())
     losses = [float(trainer.train_step([batch])["discriminator"]) for _ in range(30)]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_all_see_the_image_in_the_same_changing_place(faces, tmp_path):
+    places = [shift_at(step) for step in range(SHIFTS**2)]
+    assert sorted(places) == [(down, right) for down in range(SHIFTS) for right in range(SHIFTS)]
+    trainer = Trainer(small(faces, *ADVERSARIAL), tmp_path / "run")
+    trainer.step = 2 * SHIFTS + 3
+    seen = []
+    trainer.discriminator.register_forward_pre_hook(lambda _, args: seen.append([x.detach().clone() for x in args]))
+    batch = next(trainer._batches())
+    trainer.train_step([batch])
+    (_, judged_hole), (both, holes) = seen
+    assert torch.equal(both[:2], batch["image"].roll((3, 2), (2, 3)))
+    assert torch.equal(both[2:], seen[0][0])
+    for hole in (judged_hole, *holes.chunk(2)):
+        assert torch.equal(hole, batch["hole"].roll((3, 2), (2, 3)))
 
 
 def test_perceptual_and_style_losses(faces, tmp_path):

@@ -27,7 +27,7 @@ from showface.training.checkpoint import list_checkpoints, load_checkpoint, save
 from showface.training.config import TrainingConfig, save_config
 from showface.training.features import frozen_features
 from showface.training.journal import Journal, peak_memory
-from showface.training.objective import Objective, frozen
+from showface.training.objective import Objective, frozen, moved, shift_at
 from showface.training.stop import outlive_first_signal, stop_on_signal
 
 Batch = dict[str, Tensor]
@@ -166,19 +166,21 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = self._rate() * self._rates[name]
         self.model.train()
+        shift = shift_at(self.step)
         sums: dict[str, Tensor] = {}
         for number, batch in enumerate(batches, start=1):
             image = batch["image"].to(self.device, memory_format=torch.channels_last, non_blocking=True)
             hole, labels = (batch[name].to(self.device, non_blocking=True) for name in ("hole", "parsing"))
             with self._shares_gradients(self._objective, number == len(batches)):
                 with self._autocast(), frozen(judge) if judge is not None else nullcontext():
-                    result, losses = self._objective(image, hole, labels, judge)
+                    result, losses = self._objective(image, hole, labels, judge, shift)
                 self.accelerator.backward(losses["total"] / len(batches))
             if judge is not None and self._judge is not None:
                 with self._shares_gradients(self._judge, number == len(batches)):
                     with self._autocast():
-                        real, fake = self._judge(torch.cat([image, result]), torch.cat([hole, hole])).chunk(2)
-                        losses["discriminator"] = discriminator_loss(real, fake, hole)
+                        seen, cover = moved(torch.cat([image, result]), shift), moved(hole, shift)
+                        real, fake = self._judge(seen, torch.cat([cover, cover])).chunk(2)
+                        losses["discriminator"] = discriminator_loss(real, fake, cover)
                     self.accelerator.backward(losses["discriminator"] / len(batches))
             for name, loss in losses.items():
                 sums[name] = sums.get(name, torch.zeros_like(loss)) + loss.detach() / len(batches)
