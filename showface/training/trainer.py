@@ -80,8 +80,10 @@ class Trainer:
         trained: dict[str, torch.nn.Module] = {"model": self.model}
         if self.discriminator is not None:
             trained["discriminator"] = self.discriminator
+        # Two networks that chase each other swing with much momentum; 0.5 is Yu et al.'s, 2019.
+        betas = (0.5 if self.discriminator is not None else 0.9, 0.999)
         self.optimisers = {
-            name: torch.optim.AdamW(network.parameters(), weight_decay=config.weight_decay, fused=True)
+            name: torch.optim.AdamW(network.parameters(), betas=betas, weight_decay=config.weight_decay, fused=True)
             for name, network in trained.items()
         }
         self._rates = {"model": 1.0, "discriminator": config.adversary.rate}
