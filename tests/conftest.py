@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,6 +156,19 @@ def wake(model: torch.nn.Module) -> torch.nn.Module:
 def model(tiny: MDRNetsConfig) -> MDRNets:
     """A tiny random network in eval mode, no layer of it zero."""
     return wake(MDRNets(tiny)).eval()
+
+
+def noise(height: int = 40, width: int = 32, seed: int = 0) -> Image.Image:
+    """A picture of which no two pixels are alike by rule."""
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def save(image: Image.Image, path: Path, **options: Any) -> Path:
+    """Write a picture, and make its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
 
 
 def save_faces(folder: Path, count: int = 3, side: int = 40) -> Path:
