@@ -17,6 +17,7 @@ from showface.nn import (
     to_map,
     to_tokens,
 )
+from showface.nn.blocks import ImageHead
 
 REGIONS, SLOTS, CHANNELS = 5, 4, 6
 
@@ -310,6 +311,18 @@ class TestTokens:
     def test_channels_last_weights(self):
         module = channels_last(torch.nn.Conv2d(4, 8, 3))
         assert module.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_image_head_draws_no_pattern_of_its_blocks():
+    """Where features don't vary the correction doesn't, whatever the weights; with pixel-shuffle alone it would."""
+    head = ImageHead(8)
+    torch.nn.init.normal_(head.conv.weight)
+    torch.nn.init.normal_(head.conv.bias)
+    flat = head(torch.randn(2, 8, 1, 1).expand(2, 8, 9, 9))[..., 12:-12, 12:-12]
+    torch.testing.assert_close(flat, flat[..., :1, :1].expand_as(flat))
+    detail = head(torch.randn(2, 8, 9, 9))
+    assert detail.shape == (2, 3, 36, 36)
+    assert detail.unflatten(3, (9, 4))[..., 3, :].std(-1).min() > 0.01  # places of a block still differ
 
 
 def test_gated_convolution():
