@@ -50,7 +50,9 @@ def problems() -> Iterator[Problem]:
 
 @cache
 def network() -> showface.MDRNets:
-    return channels_last(showface.MDRNets.from_pretrained()).to(DEVICE)
+    # Not the default one: on this input the gradient of its memory's temperature is so near 0 that in bfloat16 rounding
+    # is a third of it.
+    return channels_last(showface.MDRNets.from_pretrained("psnr")).to(DEVICE)
 
 
 def make(problem: Problem) -> tuple[Tensor, Tensor]:

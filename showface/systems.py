@@ -16,19 +16,17 @@ def find_system(name: str) -> type[InpaintingNetwork]:
     return SYSTEMS[name]
 
 
-def load_model(folder: str | Path | None = None) -> InpaintingNetwork:
-    """Whatever system a folder holds, in eval mode and float32, on the CPU.
+def load_model(folder: str | Path = "default") -> InpaintingNetwork:
+    """Whatever system a folder or a bundled model holds, in eval mode and float32, on the CPU.
 
         model = showface.load_model("runs/unet/model")
         restored = showface.inpaint("photo.jpg", "mask.png", model=model)
 
     Args:
-        folder: as `save_pretrained` wrote it; by default the bundled MDRNets.
+        folder: as `save_pretrained` wrote it, or the name of a bundled model, "default" or "psnr".
 
     Raises:
         FileNotFoundError: the folder or one of its two files is missing.
         ValueError: an unknown system, a broken configuration, or weights that don't fit it.
     """
-    if folder is None:
-        return MDRNets.from_pretrained()
     return find_system(saved_system(folder)).from_pretrained(folder)

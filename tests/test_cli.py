@@ -176,13 +176,26 @@ class TestEvaluate:
     def test_scores_models_side_by_side(self, showface, folder, faces):
         again = folder.rename(folder.with_name("mine"))
         code, out, _ = showface(
-            "evaluate", "--images", faces, "--out", "scores", "--size", 32, "--limit", 2, "--model", again
+            "evaluate",
+            "--images",
+            faces,
+            "--out",
+            "scores",
+            "--size",
+            32,
+            "--limit",
+            2,
+            "--model",
+            again,
+            "--model",
+            "psnr",
         )
         assert code == 0
         assert "mine" in out
+        assert "showface psnr" in out
         assert "40-60%" in out
         assert out.split("written to ")[1].strip() == str(Path("scores").resolve())
-        assert len(json.loads(Path("scores/results.json").read_text())["scores"]) == 6
+        assert len(json.loads(Path("scores/results.json").read_text())["scores"]) == 12
 
     @pytest.mark.parametrize(
         ("options", "message"),

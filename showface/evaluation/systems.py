@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["CLASSICAL", "classical_system", "model_system"]
 
 
-def model_system(model: InpaintingNetwork | str | Path | None = None) -> System:
-    """A network, or the saved model of any system in a folder, by default the bundled one.
+def model_system(model: InpaintingNetwork | str | Path = "default") -> System:
+    """A network, or the saved model of any system, by its folder or a bundled one's name.
 
     Raises:
         FileNotFoundError, ValueError: as `showface.load_model`.

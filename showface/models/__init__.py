@@ -2,6 +2,6 @@
 
 from showface.models.config import MDRNetsConfig
 from showface.models.mdrnets import MDRNets, MDRNetsOutput
-from showface.models.network import InpaintingNetwork, InpaintingOutput
+from showface.models.network import BUNDLED, InpaintingNetwork, InpaintingOutput
 
-__all__ = ["InpaintingNetwork", "InpaintingOutput", "MDRNets", "MDRNetsConfig", "MDRNetsOutput"]
+__all__ = ["BUNDLED", "InpaintingNetwork", "InpaintingOutput", "MDRNets", "MDRNetsConfig", "MDRNetsOutput"]

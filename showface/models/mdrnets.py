@@ -1,7 +1,6 @@
 """MDRNets, the Memory-Disentangled Refinement Networks: from an image with a hole to a whole face."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +15,6 @@ from showface.models.network import InpaintingNetwork, InpaintingOutput, check_i
 from showface.models.refinement import RefinementNetwork
 from showface.nn import DisentangledMemory, MaskRegionEnhancement, push_pull_fill
 from showface.nn.blocks import composite, pad_to_multiple
-
-BUNDLED = Path(__file__).parent.parent / "assets" / "default"
 
 
 @dataclass
@@ -168,11 +165,6 @@ class MDRNets(InpaintingNetwork):
             clean, logits, labels = self._to_write
             self.memory.write(clean, _known_parsing(logits, labels))
         self._to_write = None
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path | None = None) -> "MDRNets":
-        """As `InpaintingNetwork.from_pretrained`; None loads the bundled model."""
-        return super().from_pretrained(folder if folder is not None else BUNDLED)
 
 
 def _known_parsing(logits: Tensor, labels: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from showface.models.config import NetworkConfig
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 DEFAULT_SYSTEM = "mdrnets"  # of a folder whose configuration names none
+BUNDLED = {name: Path(__file__).parent.parent / "assets" / name for name in ("default", "psnr")}
 
 Network = TypeVar("Network", bound="InpaintingNetwork")
 
@@ -93,15 +94,18 @@ class InpaintingNetwork(nn.Module):
         write_text(folder / CONFIG_FILE, json.dumps(values, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls: type[Network], folder: str | Path) -> Network:
-        """Load a folder that `save_pretrained` wrote, in eval mode and float32.
+    def from_pretrained(cls: type[Network], folder: str | Path = "default") -> Network:
+        """Load a saved model, in eval mode and float32, on the CPU.
+
+        Args:
+            folder: as `save_pretrained` wrote it, or the name of a bundled model, a key of `BUNDLED` (a folder of that
+                name: `Path(name)`).
 
         Raises:
             FileNotFoundError: the folder or one of its two files is missing.
             ValueError: the configuration is one of another system or of none, or the weights don't fit it.
         """
-        folder = Path(folder)
-        _check_files(folder)
+        folder = _find(folder)
         try:
             values = _read_config(folder)
             system = values.pop("system", DEFAULT_SYSTEM)
@@ -120,19 +124,21 @@ class InpaintingNetwork(nn.Module):
 
 def saved_system(folder: str | Path) -> str:
     """The name of the system that a folder holds. Raises as `InpaintingNetwork.from_pretrained`."""
-    folder = Path(folder)
-    _check_files(folder)
+    folder = _find(folder)
     try:
         return str(_read_config(folder).get("system", DEFAULT_SYSTEM))
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG_FILE} is not a configuration of a model: {error}") from error
 
 
-def _check_files(folder: Path) -> None:
+def _find(model: str | Path) -> Path:
+    """The folder of a bundled model's name, or the given one, if it has the two files."""
+    folder = BUNDLED[model] if isinstance(model, str) and model in BUNDLED else Path(model)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            wanted = f"a model is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
+            wanted = f"a model is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, or one of {', '.join(BUNDLED)}"
             raise FileNotFoundError(f"no {name} in {folder}: {wanted}")
+    return folder
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

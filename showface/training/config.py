@@ -67,8 +67,8 @@ class TrainingConfig:
         system: what is trained: "mdrnets", or a baseline by its name in `showface.baselines.NETWORKS`.
         model: MDRNets' configuration.
         baseline: a baseline's; its `image_size` 0 is that of the training images.
-        init: folder of a saved model to start from, say to fine-tune it; what it lacks (a coarse-only model has no
-            refinement) starts fresh.
+        init: a bundled model's name or the folder of a saved one to start from, say to fine-tune it; what it lacks (a
+            coarse-only model has no refinement) starts fresh.
         adversary: the discriminator's.
         features: the frozen network of the perceptual and style losses, "efficientnet-lite0" or "vgg19".
         features_weights: file of its weights, for "vgg19".
