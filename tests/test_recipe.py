@@ -53,7 +53,7 @@ def test_the_discriminator_learns(faces, tmp_path):
     config = small(faces, "adversary.rate=100", "rate=3e-5", "warmup=1", "steps=100", *ADVERSARIAL)
     trainer = Trainer(config, tmp_path / "run")
     batch = next(trainer._batches())
-    losses = [float(trainer.train_step([batch])["discriminator"]) for _ in range(30)]
+    losses = [float(trainer.train_step([batch])["discriminator"]) for _ in range(60)]
     assert losses[-1] < 0.8 * losses[0]
 
 
