@@ -6,21 +6,20 @@ import os
 import pkgutil
 import zlib
 from collections.abc import Iterator
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from cuda_on_cpu import build
-from PIL import Image
 
 from showface import MDRNets, MDRNetsConfig, native
 from showface.ops import backends, why_not
 
-pytest.register_assert_rewrite("operator_tests", "tolerances")
+from support.cuda_on_cpu import build
+from support.networks import TINY, wake
+from support.pictures import save_faces
+
+pytest.register_assert_rewrite("support.operator_tests", "support.tolerances")
 
 # Triton decides when a kernel is defined whether it is compiled or interpreted. Without a CUDA device the kernels are
 # defined as interpreted ones; `backend` turns them on for the tests that ask for them, and only for these.
@@ -87,14 +86,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(names, cases, ids=ids, indirect=["backend"])
 
 
-@cache
-def cuda_on_cpu() -> ctypes.CDLL:
-    """The CUDA kernels, compiled for the CPU: torch.ops.showface_cuda_on_cpu."""
-    path = build.build("kernels", build.KERNELS)
-    torch.ops.load_library(path)
-    return ctypes.CDLL(str(path))
-
-
 @pytest.fixture
 def backend(request: pytest.FixtureRequest, device: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name of a backend that runs here; the test is skipped, with the reason, where it can't.
@@ -110,8 +101,8 @@ def backend(request: pytest.FixtureRequest, device: str, monkeypatch: pytest.Mon
         reason = build.why_not()
         if not reason:
             seed = zlib.crc32(request.node.name.encode())
-            cuda_on_cpu().cuda_on_cpu_order(ctypes.c_uint64(seed | 1))
-            cuda_on_cpu().cuda_on_cpu_multiprocessors(132 if seed & 2 else 1)
+            build.load().cuda_on_cpu_order(ctypes.c_uint64(seed | 1))
+            build.load().cuda_on_cpu_multiprocessors(132 if seed & 2 else 1)
             monkeypatch.setitem(native.CUDA_LIBRARIES, "cpu", build.LIBRARY)
     reason = reason or why_not(op, name, device)
     if reason:
@@ -126,59 +117,16 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-TINY = MDRNetsConfig(
-    coarse_channels=8,
-    coarse_blocks=1,
-    channels=8,
-    encoder_blocks=1,
-    slots=4,
-    refinement_channels=8,
-    refinement_blocks=(1, 1, 1),
-    image_size=32,
-)
-
-
 @pytest.fixture
 def tiny() -> MDRNetsConfig:
     """The smallest sizes that have every part."""
     return TINY
 
 
-def wake(model: torch.nn.Module) -> torch.nn.Module:
-    """Add noise to all weights: layers that start at zero would hide what comes before them."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    return model
-
-
 @pytest.fixture
 def model(tiny: MDRNetsConfig) -> MDRNets:
     """A tiny random network in eval mode, no layer of it zero."""
     return wake(MDRNets(tiny)).eval()
-
-
-def noise(height: int = 40, width: int = 32, seed: int = 0) -> Image.Image:
-    """A picture of which no two pixels are alike by rule."""
-    rng = np.random.default_rng(seed)
-    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def save(image: Image.Image, path: Path, **options: Any) -> Path:
-    """Write a picture, and make its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, **options)
-    return path
-
-
-def save_faces(folder: Path, count: int = 3, side: int = 40) -> Path:
-    """Smooth random pictures as PNGs: something that a network can learn."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    for index in range(count):
-        small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-        small.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
-    return folder
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ import warnings
 import pytest
 import torch
 import torch._dynamo.testing
-from tolerances import assert_close
 
 from showface import native, ops
 from showface.ops import backends
+
+from support.tolerances import assert_close
 
 TOKENS, BLOCKS, SLOTS, CHANNELS = 20, 3, 4, 6
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY, wake
 from PIL import Image
 from test_models import SIZES, photo
 from torch.distributions import Normal
@@ -26,6 +25,8 @@ from showface.losses import LossWeights
 from showface.nn import channels_last
 from showface.systems import SYSTEMS, find_system
 from showface.training import load_config
+
+from support.networks import TINY, wake
 
 WIDTH = 8
 

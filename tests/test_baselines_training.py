@@ -76,7 +76,7 @@ def test_bf16(faces, tmp_path, name):
 def test_comparing_trained_systems(faces, tmp_path, monkeypatch, capsys):
     """The script trains what is asked for, skips what is done, and compares it on other faces."""
     pytest.importorskip("cv2")
-    script, out = Path(__file__).parent.parent / "benchmarks" / "compare_training.py", tmp_path / "out"
+    script, out = Path(__file__).parent.parent / "experiments" / "compare_training.py", tmp_path / "out"
     monkeypatch.syspath_prepend(script.parent)
     command = [script, "--data", faces, "--out", out, "--images", 4, "--size", 32, "--batch", 2]
     command += ["--threads", torch.get_num_threads(), "--systems", "unet", "mdrnets", "no-dmm"]

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import save_faces
 from PIL import Image
 from test_training import SMALL, entries
 
 from showface import MDRNets, MDRNetsConfig, cli
+
+from support.pictures import save_faces
 
 
 @pytest.fixture

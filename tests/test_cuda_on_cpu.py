@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from cuda_on_cpu import build
+
+from support.cuda_on_cpu import build
 
 pytestmark = pytest.mark.skipif(build.why_not() is not None, reason=f"{build.why_not()}")
 ORDERS = range(6)

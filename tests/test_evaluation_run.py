@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import save_faces
 from PIL import Image
 from torch import nn
 
 from showface import evaluation as ev
+
+from support.pictures import save_faces
 
 SIZE = 32
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import noise, save
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -24,6 +23,8 @@ from showface.data import (
     image_to_tensor,
     read_image,
 )
+
+from support.pictures import noise, save
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import noise, save
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,6 +21,8 @@ from showface.data import (
     resize_and_crop,
     tensor_to_image,
 )
+
+from support.pictures import noise, save
 
 
 def pixels(image: Image.Image) -> NDArray[np.uint8]:

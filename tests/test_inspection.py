@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from conftest import save_faces
 from PIL import Image
 
 from showface import MDRNets, MDRNetsConfig
 from showface.inspection import memory_picture, nearest_images, slot_statistics, slots_used
 from showface.nn import DisentangledMemory
+
+from support.pictures import save_faces
 
 
 @pytest.fixture

@@ -6,11 +6,12 @@ import os
 
 import pytest
 import torch
-from conftest import wake
 
 from showface import MDRNets, MDRNetsConfig
 from showface.losses import LossWeights, inpainting_losses
 from showface.nn import channels_last
+
+from support.networks import wake
 
 SWITCHES = {
     "whole": {},

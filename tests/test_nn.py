@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tolerances import assert_close
 
 from showface import ops
 from showface.nn import (
@@ -18,6 +17,8 @@ from showface.nn import (
     to_tokens,
 )
 from showface.nn.blocks import ImageHead
+
+from support.tolerances import assert_close
 
 REGIONS, SLOTS, CHANNELS = 5, 4, 6
 

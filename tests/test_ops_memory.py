@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from operator_tests import TEMPERATURE, Case, OperatorTests, flat, on, wide
-from tolerances import assert_close
 
 from showface import ops
 from showface.ops import backends, definitions
+
+from support.operator_tests import TEMPERATURE, Case, OperatorTests, flat, on, wide
+from support.tolerances import assert_close
 
 
 def make(tokens: int, blocks: int, slots: int, channels: int, dtype: torch.dtype = torch.float64) -> Case:

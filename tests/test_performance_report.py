@@ -1,25 +1,13 @@
 """docs/performance.md says what the records in benchmarks/results say, and `benchmarks/report.py` what it should."""
 
-import sys
 from pathlib import Path
-from types import ModuleType
 
-import pytest
+import report
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def report(monkeypatch) -> ModuleType:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import report
-
-    yield report
-    for name in ("report", "record", "measure"):
-        sys.modules.pop(name, None)
-
-
-def test_the_page_is_that_of_the_records(report):
+def test_the_page_is_that_of_the_records():
     page = (ROOT / "docs" / "performance.md").read_text()
     devices = report.read_records(ROOT / "benchmarks" / "results")
     assert devices
@@ -38,13 +26,13 @@ def correlation(milliseconds: dict[str, float], **case) -> dict:
     return {"case": case | {"dtype": "float32", "mode": "forward"}, "results": results}
 
 
-def test_speedups_are_of_the_best_peer_over_what_auto_takes(report):
+def test_speedups_are_of_the_best_peer_over_what_auto_takes():
     group = correlation({"eager": 30.0, "gather": 8.0, "showface triton": 4.0, "showface cuda": 3.0})
     ((case, ours, milliseconds, peer, ratio),) = report.record.speedups([group])
     assert (case["tokens"], ours, milliseconds, peer, ratio) == (64, "showface triton", 4.0, "gather", 2.0)
 
 
-def test_a_section_has_the_ratios_and_names_its_source(report):
+def test_a_section_has_the_ratios_and_names_its_source():
     groups = {
         "a": correlation({"eager": 8.0, "showface cpp": 4.0}),
         "b": correlation({"eager": 8.0, "showface cpp": 1.0}, hole=0.1),
@@ -58,7 +46,7 @@ def test_a_section_has_the_ratios_and_names_its_source(report):
     assert "| 1 x 64 x 8 | 50% | float32 | forward | 2.00 | 1.0 | 25% | 2.0 | 1.50 (eager) |" in text
 
 
-def test_a_profile_names_each_cost_under_every_label(report):
+def test_a_profile_names_each_cost_under_every_label():
     labels = {
         "before": {"modes": {"inference": {"ms": 9.0, "largest": {"a": {"share": 0.5, "calls": 3}}}}},
         "now": {"modes": {"inference": {"ms": 6.0, "largest": {"b": {"share": 0.25, "calls": 1}}}}},
@@ -69,7 +57,7 @@ def test_a_profile_names_each_cost_under_every_label(report):
     assert "| `b` | less | 25.0% (1 calls) |" in text
 
 
-def test_a_record_is_written_by_operator(report, tmp_path):
+def test_a_record_is_written_by_operator(tmp_path):
     for op in ("one", "two"):
         report.record.add(f"{op} group", {"op": op, "mode": "read"}, {"product_gflops": 1.0}, {"x": {"median_ms": 1.5}})
     path = report.record.write("two", tmp_path)

@@ -1,22 +1,13 @@
-"""The table of `benchmarks/poster_table.py`, from results whose means are known."""
+"""The table of `experiments/poster_table.py`, from results whose means are known."""
 
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+import poster_table
+
 BINS = ("1-20%", "20-40%", "40-60%")
-
-
-@pytest.fixture
-def poster_table(monkeypatch) -> ModuleType:
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
-    sys.modules.pop("poster_table", None)
-    import poster_table
-
-    return poster_table
 
 
 def write_results(path: Path, psnr: dict[str, tuple[float, float]], image_set: str = "celebahq") -> Path:
@@ -34,7 +25,7 @@ def write_results(path: Path, psnr: dict[str, tuple[float, float]], image_set: s
     return path
 
 
-def test_one_run(poster_table, tmp_path):
+def test_one_run(tmp_path):
     file = write_results(tmp_path / "a.json", {"unet": (20, 30), "mdrnets": (22, 31), "pconv": (10, 11)})
     results = poster_table.read([file])
     assert poster_table.winners(results, "celebahq", "psnr", BINS[0]) == ["mdrnets", "unet", "pconv"]
@@ -52,7 +43,7 @@ def test_one_run(poster_table, tmp_path):
     )
 
 
-def test_runs_with_several_seeds(poster_table, tmp_path):
+def test_runs_with_several_seeds(tmp_path):
     first = write_results(tmp_path / "a.json", {"mdrnets": (22, 31), "unet": (20, 30)})
     second = write_results(tmp_path / "b.json", {"mdrnets": (20, 29), "unet": (21, 30)})
     results = poster_table.read([first, second])
@@ -61,13 +52,13 @@ def test_runs_with_several_seeds(poster_table, tmp_path):
 
 
 @pytest.mark.parametrize("other", [{"mdrnets": (20, 20)}, {"mdrnets": (20, 20), "pic": (20, 20)}])
-def test_refuses_runs_of_other_systems(poster_table, tmp_path, other):
+def test_refuses_runs_of_other_systems(tmp_path, other):
     first = write_results(tmp_path / "a.json", {"mdrnets": (22, 31), "unet": (20, 30)})
     with pytest.raises(ValueError, match="not of the same systems"):
         poster_table.read([first, write_results(tmp_path / "b.json", other)])
 
 
-def test_refuses_runs_on_other_pairs(poster_table, tmp_path):
+def test_refuses_runs_on_other_pairs(tmp_path):
     first = write_results(tmp_path / "a.json", {"mdrnets": (22, 31)})
     second = write_results(tmp_path / "b.json", {"mdrnets": (22, 31)})
     second.write_text(second.read_text().replace("a.png", "c.png"))

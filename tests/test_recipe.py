@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing
-from conftest import save_faces
 from test_training import entries, small, weights
 
 from showface.files import write_text
 from showface.training import Trainer, load_config
 from showface.training.checkpoint import load_checkpoint
 from showface.training.objective import SHIFTS, shift_at
+
+from support.pictures import save_faces
 
 ADVERSARIAL = ["loss.adversarial=0.1", "adversary.channels=8", "adversary.layers=2"]
 

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, save_faces
 from PIL import Image
 
 from showface import MDRNets
 from showface.data import write_shards
 from showface.training import Trainer, TrainingConfig, load_config
 from showface.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+
+from support.networks import TINY
+from support.pictures import save_faces
 
 SMALL = [
     *(f"model.{name}={list(value) if isinstance(value, tuple) else value}" for name, value in TINY.to_dict().items()),

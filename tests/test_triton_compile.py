@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def report() -> dict:
     # In a process of its own: in this one the kernels may be interpreted ones.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = str(HERE.parent)
-    command = [sys.executable, str(HERE / "triton_compile.py"), "--json"]
+    environment["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, str(ROOT / "tools" / "triton_compile.py"), "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)

@@ -1,6 +1,6 @@
 // Small dense products and exponentials on the vectors of one instruction set.
 //
-// This file has no include guard: correlation.cpp includes it once for each instruction set, inside a namespace and a
+// This file has no include guard: masked_correlation.cpp includes it once for each instruction set, inside a namespace and a
 // region that is compiled for that set, with SHOWFACE_VECTOR_BYTES defined. It includes nothing.
 
 // Rows of a product that are kept in registers: 8 rows of 2 vectors hide the latency of the multiply-add.

@@ -1,4 +1,4 @@
-// Attention within groups on CUDA, for those who have the lists of what belongs together: correlation.cu, memory.cu.
+// Attention within groups on CUDA, for those who have the lists of what belongs together: masked_correlation.cu, memory.cu.
 #pragma once
 
 #include "launch.h"

@@ -1,7 +1,7 @@
 """Modules for any network: the two of the poster, and the few blocks that MDRNets are built from."""
 
 from showface.nn.blocks import GatedConv2d, GatedResidual, ModulatedResidualBlock, ResidualBlock
-from showface.nn.correlation import MaskRegionEnhancement
+from showface.nn.enhancement import MaskRegionEnhancement
 from showface.nn.fill import push_pull_fill
 from showface.nn.memory import DisentangledMemory
 from showface.nn.tokens import channels_last, hole_tokens, to_map, to_tokens

@@ -13,8 +13,8 @@
 """
 
 from showface.ops.backends import choose, why_not
-from showface.ops.coordination import coordination_loss
-from showface.ops.correlation import correlation_rows, masked_correlation
+from showface.ops.coordination_loss import coordination_loss
+from showface.ops.masked_correlation import correlation_rows, masked_correlation
 from showface.ops.memory import memory_accumulate, memory_address, memory_blend, memory_read, memory_write
 
 __all__ = [

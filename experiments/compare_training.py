@@ -1,6 +1,6 @@
 """Train MDRNets, their ablations and the baselines alike: the same images in the same order, holes and budget.
 
-    python benchmarks/compare_training.py --data faces/train --out compare --images 200000 --size 64 --batch 16 \
+    python experiments/compare_training.py --data faces/train --out compare --images 200000 --size 64 --batch 16 \
         --faces faces/val --masks masks
 
 Each system is trained in `out/runs/<system>`; when done, its model is in `out/models/<system>`. Call it again to go
@@ -19,7 +19,6 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import poster_table
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -30,6 +29,8 @@ from showface.evaluation import CLASSICAL, classical_system, model_system, run_e
 from showface.files import write_text
 from showface.training import Trainer, TrainingConfig, load_config
 from showface.training.checkpoint import list_checkpoints
+
+import poster_table
 
 # Base widths that cost about as many multiplications as MDRNets' defaults, for images of 64 to 96 pixels.
 EQUAL_COST = {"pconv": 52, "deepfillv2": 24, "ctsdg": 22, "pic": 28, "unet": 80}

@@ -178,14 +178,14 @@ def _backward_cuda(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _forward_triton(*args: Any) -> tuple[Tensor, Tensor]:
-    from showface.kernels import correlation as kernels
+    from showface.kernels import masked_correlation as kernels
 
     *tensors, scale, keys = args
     return kernels.masked_correlation(*tensors, scale, keys == "all")
 
 
 def _backward_triton(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from showface.kernels import correlation as kernels
+    from showface.kernels import masked_correlation as kernels
 
     *tensors, scale, keys = args
     *grads, grad_tau = kernels.masked_correlation_backward(*tensors, scale, keys == "all")

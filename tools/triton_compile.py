@@ -1,6 +1,6 @@
 """Compile every Triton kernel for GPUs that need not be here, in all sizes it is launched with; say what it takes.
 
-    python tests/triton_compile.py [--json] [NAME ...]
+    python tools/triton_compile.py [--json] [NAME ...]
 
 Prints a table in Markdown, or JSON: registers, spilled bytes, shared memory and whether tensor cores are used; for all
 kernels, or those whose name and size contain every NAME.

@@ -1,6 +1,6 @@
-"""Find the fastest tiles of the attention kernels on this GPU: `python benchmarks/tune_triton.py`.
+"""Find the fastest tiles of the attention kernels on this GPU: `python tools/tune_triton.py`.
 
-    python benchmarks/tune_triton.py --list [--chip 90] [--only forward,half]
+    python tools/tune_triton.py --list [--chip 90] [--only forward,half]
 
 Times every candidate that compiles without spills and fits shared memory, and writes the fastest ones for this chip
 into kernels/tuned.py. `--list` prints the candidates instead, which needs no GPU.
@@ -8,7 +8,6 @@ into kernels/tuned.py. `--list` prints the candidates instead, which needs no GP
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -16,15 +15,12 @@ from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from pprint import pformat
-from statistics import median
 
 import torch
-from measure import seconds
-
-from showface.kernels import correlation, memory, tiles, tuned
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import triton_compile
+from triton.testing import do_bench
+
+from showface.kernels import masked_correlation, memory, tiles, tuned
 
 DTYPES = {"fp32": "fp32", "tf32": "fp32", "half": "fp16"}
 TORCH_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "half": torch.float16}
@@ -71,9 +67,9 @@ def problem(key: Key) -> Callable[[], object]:
     tensors = [torch.randn(4, 4096, WIDTHS[width], **options) for _ in range(4)]
     rest = torch.rand(4, 4096, device="cuda") < 0.3, None, 16.0, False
     if kernel == "forward":
-        return partial(correlation.masked_correlation, *tensors[:3], *rest)
-    out, log_sum = correlation.masked_correlation(*tensors[:3], *rest)
-    return partial(correlation.masked_correlation_backward, *tensors, rest[0], out, log_sum, *rest[1:])
+        return partial(masked_correlation.masked_correlation, *tensors[:3], *rest)
+    out, log_sum = masked_correlation.masked_correlation(*tensors[:3], *rest)
+    return partial(masked_correlation.masked_correlation_backward, *tensors, rest[0], out, log_sum, *rest[1:])
 
 
 def measure(key: Key, choices: list[tiles.Tile], chip: int) -> tiles.Tile:
@@ -82,7 +78,7 @@ def measure(key: Key, choices: list[tiles.Tile], chip: int) -> tiles.Tile:
     for tile in choices:
         tuned.TUNED.setdefault(chip, {})[key] = tuple(tile)
         run()  # compiles
-        durations[tile] = median(seconds(run, launches=False) for _ in range(15))
+        durations[tile] = do_bench(run, return_mode="median")
     best = min(choices, key=durations.__getitem__)
     best = best if durations[best] < 0.98 * durations[choices[0]] else choices[0]
     print(key, *best, f"{durations[best] * 1e6:.0f} us, was {durations[choices[0]] * 1e6:.0f} us", flush=True)

@@ -1,5 +1,6 @@
 """Compile CUDA sources for the CPU with g++ and cuda_runtime.h of this folder, once for each state of the sources."""
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+ROOT = HERE.parents[2]
 CACHE = ROOT / "build" / "cuda-on-cpu"
 PROBES = [HERE / "probe.cu"]
 # Every CUDA kernel of the package, and the schemas of its operators.
@@ -74,6 +75,14 @@ def build(name: str, sources: Sequence[Path], *, sanitize: bool = False) -> Path
     for path in objects:
         path.unlink()
     return library
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """The CUDA kernels, compiled for the CPU: torch.ops.showface_cuda_on_cpu."""
+    path = build("kernels", KERNELS)
+    torch.ops.load_library(path)
+    return ctypes.CDLL(str(path))
 
 
 def _run(command: list[str]) -> None:

@@ -4,7 +4,7 @@
 #include <climits>
 #include <tuple>
 
-#include "../common/correlation.h"
+#include "../common/masked_correlation.h"
 #include "attention.h"
 
 namespace showface {

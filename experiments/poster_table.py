@@ -1,6 +1,6 @@
 """The poster's table with ours beside it: who wins in each bin and metric, and by how much.
 
-    python benchmarks/poster_table.py results/results.json [another-seed/results.json ...] > table.md
+    python experiments/poster_table.py results/results.json [another-seed/results.json ...] > table.md
 
 Reads what `showface evaluate` wrote. Several files are runs of the same systems with other seeds: means are shown, and
 how far the runs lie apart. Published figures are quoted, never compared: they are of full test sets at 256 pixels, of

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from operator_tests import Case, OperatorTests, on, wide
-from tolerances import assert_close, gradients
 
 from showface import ops
 from showface.ops import definitions
+
+from support.operator_tests import Case, OperatorTests, on, wide
+from support.tolerances import assert_close, gradients
 
 
 def make(batch: int, tokens: int, channels: int, dtype: torch.dtype = torch.float64) -> Case:

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from conftest import cuda_on_cpu
-from operator_tests import TEMPERATURE, Case, OperatorTests, on, wide
-from tolerances import assert_close, gradients
 
 from showface import ops
 from showface.ops import definitions
+
+from support.cuda_on_cpu import build
+from support.operator_tests import TEMPERATURE, Case, OperatorTests, on, wide
+from support.tolerances import assert_close, gradients
 
 KEYS = ("valid", "all")
 
@@ -82,7 +83,7 @@ class CorrelationTests(OperatorTests):
         if backend == "cuda":
             tokens = 300
             if device == "cpu":
-                cuda_on_cpu().cuda_on_cpu_multiprocessors(132)
+                build.load().cuda_on_cpu_multiprocessors(132)
         case = self.make(tokens, 20, dtype)
         out = self.call(*on(device, case), temperature=temperature, backend=backend)
         expected = self.define(*wide(case), temperature=temperature)

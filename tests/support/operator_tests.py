@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from tolerances import assert_close, gradients
 from torch import Tensor
+
+from support.tolerances import assert_close, gradients
 
 Case = tuple[Tensor, ...]
 # tokens and channels: around the sizes of tiles, and the widths that networks have

@@ -3,7 +3,7 @@
 
 #include <tuple>
 
-#include "../common/correlation.h"
+#include "../common/masked_correlation.h"
 #include "attention.h"
 
 namespace showface {
