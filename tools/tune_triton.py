@@ -81,7 +81,7 @@ def measure(key: Key, choices: list[tiles.Tile], chip: int) -> tiles.Tile:
         durations[tile] = do_bench(run, return_mode="median")
     best = min(choices, key=durations.__getitem__)
     best = best if durations[best] < 0.98 * durations[choices[0]] else choices[0]
-    print(key, *best, f"{durations[best] * 1e6:.0f} us, was {durations[choices[0]] * 1e6:.0f} us", flush=True)
+    print(key, *best, f"{1e3 * durations[best]:.0f} us, was {1e3 * durations[choices[0]]:.0f} us", flush=True)
     return best
 
 
