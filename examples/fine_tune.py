@@ -1,0 +1,41 @@
+"""Fine-tune the bundled model on a folder of faces. Needs `pip install ".[train]"`.
+
+python examples/fine_tune.py faces/ --out runs/mine
+"""
+
+import argparse
+from pathlib import Path
+
+import showface
+from showface.training import DataConfig, Trainer, TrainingConfig
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Fine-tune the bundled model on your own faces.")
+    parser.add_argument("faces", type=Path, help="a folder of photos; it is searched recursively")
+    parser.add_argument("--out", type=Path, default=Path("runs/mine"))
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--size", type=int, default=256, help="side of the training images, a multiple of 16")
+    parser.add_argument("--workers", type=int, default=1, help="processes that load images")
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+
+    config = TrainingConfig(
+        data=DataConfig(folders=[str(arguments.faces)], size=arguments.size, workers=arguments.workers),
+        init="psnr",  # the bundled model that was trained with these losses only, without a discriminator
+        steps=arguments.steps,
+        batch=arguments.batch,
+        lr=1e-4,  # a fifth of the default: the weights are good already
+        device=arguments.device,
+    )
+    trainer = Trainer(config, arguments.out)
+    print(f"{len(trainer.dataset)} images on {trainer.device}")
+    folder = trainer.run()  # writes config.yaml, log.jsonl, TensorBoard events, checkpoints and the model
+
+    model = showface.load_model(folder)  # the averaged weights, in eval mode
+    print(f"{folder}: {sum(p.numel() for p in model.parameters()):,} parameters")
+
+
+if __name__ == "__main__":
+    main()
