@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import showface
-from showface.losses import LossWeights
+from showface.losses import LossWeights, weighted_sum
 from showface.nn import channels_last, hole_tokens
 from showface.ops import backends
 
@@ -94,8 +94,8 @@ def step(model: showface.MDRNets, image: Tensor, hole: Tensor) -> list[Tensor]:
     """
     labels = torch.zeros_like(hole[:, 0], dtype=torch.int64)
     _, losses = model.training_losses(image, hole, labels, LossWeights())
-    losses["total"].backward()
-    model.after_batch()
+    weighted_sum(losses, model.loss_weights(LossWeights())).backward()
+    model.update_memory()
     modules: Any = model
     mining, memory = modules.enhancement, modules.memory
     weights = (mining.query.weight, mining.key.weight, mining.value.weight, modules.encoder.enter.weight)

@@ -1,4 +1,4 @@
-"""The discriminator, and what it and its adversary learn from each other."""
+"""The discriminator and the hinge GAN losses."""
 
 from copy import deepcopy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from showface.models.discriminator import PatchDiscriminator
-from showface.training.adversary import discriminator_loss, generator_loss
+from showface.training.gan import discriminator_loss, generator_loss
 
 
 def a_case(height=64, width=64):
@@ -82,7 +82,7 @@ def test_gradients_of_both_sides():
 
 
 def test_the_two_play_against_each_other():
-    """A few steps tell dark from bright images apart, and what tries to pass then becomes brighter."""
+    """After a few steps it tells dark from bright images, and its gradient makes a dark image brighter."""
     discriminator = PatchDiscriminator(channels=8, layers=3)
     hole = torch.ones(2, 1, 32, 32)
     real, fake = torch.full((2, 3, 32, 32), 0.5), torch.full((2, 3, 32, 32), -0.5, requires_grad=True)
@@ -143,7 +143,7 @@ def test_hinge_by_hand():
     real, fake = real.view(1, 1, 2, 2), fake.view(1, 1, 2, 2)
     assert discriminator_loss(real, fake).item() == pytest.approx((0 + 0.5 + 2 + 0) / 4 + (0 + 0.5 + 2 + 0) / 4)
     assert generator_loss(fake).item() == pytest.approx(3.5 / 4)
-    small = torch.full((1, 1, 2, 2), 2**-10, dtype=torch.bfloat16)  # 1 ± which is no bfloat16
+    small = torch.full((1, 1, 2, 2), 2**-10, dtype=torch.bfloat16)  # 1 ± this is not a bfloat16
     assert discriminator_loss(small, -small).item() == 2 - 2 * 2**-10
 
 

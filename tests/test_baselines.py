@@ -1,4 +1,4 @@
-"""The systems that MDRNets are compared with: what all of them keep, and the mechanism of each."""
+"""The baselines: properties that all share, and the special parts of each."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ from showface.baselines.ctsdg import edge_map, known_structure
 from showface.baselines.deepfillv2 import ContextualAttention
 from showface.baselines.pconv import PartialConv2d
 from showface.baselines.pic import Gaussian, kl_divergence
-from showface.losses import LossWeights
+from showface.losses import LossWeights, weighted_sum
 from showface.nn import channels_last
 from showface.systems import SYSTEMS, find_system
 from showface.training import load_config
@@ -70,7 +70,7 @@ class TestEveryNetwork:
         assert output.raw_image.isfinite().all()
         assert torch.equal(output.image, image) == (value == 0)
         _, losses = network.train().training_losses(image, hole, no_labels(image), LossWeights())
-        losses["total"].backward()
+        weighted_sum(losses, network.loss_weights(LossWeights())).backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
 
     def test_the_same_result_twice(self, network):
@@ -89,8 +89,8 @@ class TestEveryNetwork:
     def test_gradients_reach_all_parameters(self, device, network):
         image, hole = (x.to(device) for x in photo(64, 64))
         _, losses = network.to(device).train().training_losses(image, hole, no_labels(image), LossWeights())
-        assert {"hole", "known", "coarse", "total"} <= set(losses)
-        losses["total"].backward()
+        assert {"hole", "known", "coarse_hole", "coarse_known"} <= set(losses)
+        weighted_sum(losses, network.loss_weights(LossWeights())).backward()
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
@@ -104,9 +104,9 @@ class TestEveryNetwork:
         for _ in range(25):
             _, losses = network.training_losses(image, hole, no_labels(image), LossWeights())
             optimiser.zero_grad()
-            losses["total"].backward()
+            weighted_sum(losses, network.loss_weights(LossWeights())).backward()
             optimiser.step()
-            network.after_batch()
+            network.update_memory()
             totals.append(losses["hole"].item())
         assert np.mean(totals[-3:]) < 0.8 * np.mean(totals[:3])
 
@@ -193,8 +193,8 @@ class TestPartialConvolution:
         x = torch.arange(1.0, 10.0).view(1, 1, 3, 3)
         valid = torch.tensor([[1.0, 0, 0], [0, 0, 0], [0, 0, 1]]).view(1, 1, 3, 3)
         y, updated = conv((x, valid))
-        # In the middle both valid pixels, 1 and 9, are seen: 2 * (1 + 9) * 9 / 2 + 0.5. At the top left only the 1 is:
-        # 2 * 1 * 9 / 1 + 0.5. At the top right, none is.
+        # The middle window has both valid pixels: 2 * (1 + 9) * 9 / 2 + 0.5. The top left window has only the 1:
+        # 2 * 1 * 9 / 1 + 0.5. The top right window has none.
         assert y[0, 0, 1, 1].item() == pytest.approx(90.5)
         assert y[0, 0, 0, 0].item() == pytest.approx(18.5)
         assert y[0, 0, 0, 2].item() == 0
@@ -210,7 +210,7 @@ class TestPartialConvolution:
         assert (updated == 1).all()
 
     def test_inputs_with_masks_of_their_own(self):
-        """As one input whose mask has a channel for each of the features'."""
+        """The result equals that of one input whose mask has one channel per feature channel."""
         conv = PartialConv2d(5, 4)
         inputs = [(torch.randn(2, c, 6, 7), (torch.rand(2, 1, 6, 7) > 0.7).float()) for c in (2, 3)]
         y, updated = conv(*inputs)
@@ -233,7 +233,7 @@ class TestPartialConvolution:
 
 class TestContextualAttention:
     def naive(self, x: torch.Tensor, corrupted: torch.Tensor, temperature: float) -> torch.Tensor:
-        """Position by position: x (C, h, w), corrupted (h/2, w/2) bool -> (C, h, w)."""
+        """One position at a time: x (C, h, w), corrupted (h/2, w/2) bool -> (C, h, w)."""
         channels, height, width = x.shape[0], x.shape[1] // 2, x.shape[2] // 2
         half = F.pad(x[:, ::2, ::2], (1, 1, 1, 1))
         full = F.pad(x, (1, 1, 1, 1))
@@ -295,7 +295,7 @@ class TestCTSDG:
         assert torch.equal(edge_map(image.mT)[0, 0], edges.T)
 
     def test_no_edge_comes_from_the_hole(self):
-        """Neither from its outline nor from what lies under it."""
+        """Neither from its outline nor from pixels under it."""
         image = torch.full((1, 3, 16, 16), 0.8)
         hole = torch.zeros(1, 1, 16, 16)
         hole[..., 4:12, 5:11] = 1
@@ -305,7 +305,7 @@ class TestCTSDG:
         assert torch.equal(structure[:, :1] != 0, hole == 0)
 
     def test_streams_cross(self):
-        """Each decoder starts from the other stream: without it, texture alone can't know what structure saw."""
+        """Each decoder starts from the other stream's features: the structure encoder changes the texture."""
         network = make("ctsdg")
         image, hole = photo()
         visible, padded = network.prepare(image, hole)

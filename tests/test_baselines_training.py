@@ -1,4 +1,4 @@
-"""Training the systems that MDRNets are compared with, and the comparison."""
+"""Training the baselines, and the comparison script."""
 
 import json
 import runpy
@@ -41,7 +41,7 @@ def test_by_the_command(showface, faces):  # noqa: F811
 
 @pytest.mark.parametrize("name", ["pconv", "pic"])
 def test_resuming_is_as_if_never_stopped(faces, tmp_path, name):
-    """With running means, and with samples."""
+    """For a network with batch norm, and for one that draws samples."""
     config = small(faces, "steps=4", f"system={name}", f"baseline.channels={WIDTH}")
     Trainer(config, tmp_path / "whole").run()
     stopped = Trainer(config, tmp_path / "parts")
@@ -74,7 +74,7 @@ def test_bf16(faces, tmp_path, name):
 
 
 def test_comparing_trained_systems(faces, tmp_path, monkeypatch, capsys):
-    """The script trains what is asked for, skips what is done, and compares it on other faces."""
+    """The script trains the named systems, skips finished ones, and compares them on other faces."""
     pytest.importorskip("cv2")
     script, out = Path(__file__).parent.parent / "experiments" / "compare_training.py", tmp_path / "out"
     monkeypatch.syspath_prepend(script.parent)
@@ -99,7 +99,7 @@ def test_comparing_trained_systems(faces, tmp_path, monkeypatch, capsys):
     assert all(row["images"] == 4 and row["parameters"] > 0 and row["seconds"] > 0 for row in rows)
     assert package.load_model(out / "models" / "no-dmm").config.use_memory is False
     with pytest.raises(SystemExit, match="was trained with other settings"):
-        run("rate=1e-4")
+        run("lr=1e-4")
 
 
 def assert_paints(showface, faces: Path, model: str) -> None:  # noqa: F811

@@ -1,4 +1,4 @@
-"""Two processes with half of the batch each, against one with the whole."""
+"""Two processes with half of the batch each, compared with one process with the whole batch."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def memory_and_batches() -> tuple[DisentangledMemory, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """A memory with some idle slots, and batches of four images, not every region in each."""
+    """A memory with some idle slots, and batches of four images, some without all regions."""
     torch.manual_seed(0)
     memory = DisentangledMemory(CHANNELS, REGIONS, SLOTS, patience=2, reseed_below=0.6)
     memory.idle.random_(0, 3)

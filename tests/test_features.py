@@ -20,8 +20,8 @@ from showface.training.features import (
 )
 
 PORTRAIT = Path(showface.__file__).parent / "assets" / "demo" / "portrait.png"
-# Of crops of the portrait, (top, bottom, left, right): for each tap its shape, mean, standard deviation, and the first
-# three channels at the last position. Made with the model of the PyPI package efficientnet_lite_pytorch 0.1.0.
+# For crops (top, bottom, left, right) of the portrait and each feature map: shape, mean, standard deviation, and the
+# first three channels at the last position. Made with the model of the PyPI package efficientnet_lite_pytorch 0.1.0.
 LITE0 = {
     (96, 160, 96, 160): [
         ((1, 16, 32, 32), -0.6146, 6.02838, (1.7774, 8.2103, 10.0966)),
@@ -39,7 +39,7 @@ LITE0 = {
 
 
 def small_vgg19(widths=(4, 6, 6, 8, 8)):
-    """VGG19's convolutional part as torchvision lays it out, with random weights and few channels."""
+    """VGG19's convolutions in torchvision's layout, with random weights and few channels."""
     layers, inputs = [], 3
     for convs, width in zip((2, 2, 4, 4, 4), widths, strict=True):
         for _ in range(convs):
@@ -65,7 +65,7 @@ def network(request: pytest.FixtureRequest, tmp_path: Path) -> FrozenFeatures:
 
 
 class Scaled(nn.Module):
-    """A stage that gives its input times a number: its features can be told by hand."""
+    """A stage that multiplies its input by a number, so that features can be computed by hand."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ def test_training_changes_nothing(network):
     before = [buffer.clone() for buffer in network.buffers()]
     expected = network(image)
     assert not any(module.training for module in network.train().modules())
-    nn.ModuleList([network]).train()  # as a part of something that is trained
+    nn.ModuleList([network]).train()  # as part of a module in training
     torch.testing.assert_close(network(image), expected, rtol=0, atol=0)
     torch.testing.assert_close(list(network.buffers()), before, rtol=0, atol=0)
 
@@ -167,7 +167,7 @@ def test_autocast_gives_float32_losses(network):
 
 def test_images_of_another_shape(network):
     for shape in ((1, 3, 31, 64), (1, 1, 64, 64), (3, 64, 64)):
-        with pytest.raises(ValueError, match=r"images are \(B, 3, H, W\)"):
+        with pytest.raises(ValueError, match=r"images must be \(B, 3, H, W\)"):
             network(torch.zeros(shape))
     with pytest.raises(ValueError, match="differ in shape"):
         perceptual_and_style(network, torch.zeros(1, 3, 32, 32), torch.zeros(2, 3, 32, 32))
@@ -219,7 +219,7 @@ def test_missing_weights_say_where_to_get_them(tmp_path, monkeypatch):
 
 
 def test_other_names_are_refused():
-    with pytest.raises(ValueError, match=r"'vgg16'; there are vgg19, efficientnet-lite0"):
+    with pytest.raises(ValueError, match=r"'vgg16': choose one of vgg19, efficientnet-lite0"):
         frozen_features("vgg16")
 
 
@@ -238,5 +238,5 @@ def test_other_files_are_refused(name, content, tmp_path):
         else:
             state["features.5.weight"] = torch.zeros(6, 5, 3, 3)
         torch.save(state, path)
-    with pytest.raises(ValueError, match=r"other.pth does not hold .*, which is to be had from"):
+    with pytest.raises(ValueError, match=r"other.pth does not hold .*, get it from"):
         frozen_features(name, path)

@@ -1,16 +1,19 @@
-"""The losses that MDRNets learn from."""
+"""The losses that systems share, and those of MDRNets."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from showface import ops
-from showface.losses import LossWeights, inpainting_losses, parsing_loss, region_l1
+from showface.losses import LossWeights, parsing_loss, region_l1, weighted_sum
 from showface.models import MDRNetsOutput
+from showface.models.losses import inpainting_losses
 from showface.nn import to_tokens
 
-ALL = {"hole", "known", "coarse", "parsing", "coordination", "total"}
+ALL = {"hole", "known", "coarse_hole", "coarse_known", "parsing", "coordination"}
 
 
 def a_case():
@@ -60,15 +63,38 @@ def test_parsing_loss_without_labels_can_still_be_differentiated():
     assert (logits.grad == 0).all()
 
 
-def test_total_is_the_weighted_sum():
+def test_losses_are_unweighted():
     output, image, hole, labels, features = a_case()
     weights = LossWeights(hole=2.0, known=3.0, coarse=5.0, parsing=7.0, coordination=11.0)
     losses = inpainting_losses(output, image, hole, labels, weights, features)
     assert set(losses) == ALL
-    expected = sum(getattr(weights, name) * losses[name] for name in ALL - {"total"})
-    torch.testing.assert_close(losses["total"], expected)
-    torch.testing.assert_close(losses["hole"], (output.raw_image - image).abs()[hole.expand_as(image) > 0].mean())
-    torch.testing.assert_close(losses["known"], (output.raw_image - image).abs()[hole.expand_as(image) == 0].mean())
+    corrupted = hole.expand_as(image) > 0
+    for prefix, result in (("", output.raw_image), ("coarse_", output.raw_coarse)):
+        torch.testing.assert_close(losses[f"{prefix}hole"], (result - image).abs()[corrupted].mean())
+        torch.testing.assert_close(losses[f"{prefix}known"], (result - image).abs()[~corrupted].mean())
+    torch.testing.assert_close(losses["parsing"], parsing_loss(output.parsing, labels))
+
+
+def test_the_weighted_sum_by_hand():
+    weights = LossWeights(hole=2.0, known=3.0, coarse=5.0, parsing=7.0, coordination=11.0, perceptual=13.0)
+    names = ("hole", "known", "coarse_hole", "coarse_known", "parsing", "coordination", "perceptual")
+    losses = {name: torch.tensor(float(number)) for number, name in enumerate(names, start=1)}
+    expected = 2 * 1 + 3 * 2 + 5 * (2 * 3 + 3 * 4) + 7 * 5 + 11 * 6 + 13 * 7
+    assert weighted_sum(losses, weights.by_name()).item() == expected
+    with pytest.raises(KeyError, match="structure"):
+        weighted_sum({"structure": torch.zeros(())}, weights.by_name())
+
+
+def test_every_weight_is_used():
+    weights = {field.name: 2.0 for field in dataclasses.fields(LossWeights)}
+    assert set(LossWeights(**weights).by_name().values()) == {2.0, 4.0}
+    for name in weights:
+        assert LossWeights(**{**weights, name: 3.0}).by_name() != LossWeights(**weights).by_name()
+
+
+def test_losses_do_not_import_the_models():
+    code = "import sys, showface.losses; sys.exit(any(x.startswith('showface.models') for x in sys.modules))"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_coordination_compares_corrupted_tokens():
@@ -88,9 +114,7 @@ def test_a_weight_of_zero_takes_its_loss_out(name):
     if name in ("parsing", "coordination"):
         assert name not in losses
     whole = inpainting_losses(output, image, hole, labels, LossWeights(), features)
-    if name in ("parsing", "coordination", "coarse"):
-        torch.testing.assert_close(losses["total"], whole["total"] - getattr(LossWeights(), name) * whole[name])
-    assert losses["total"] < whole["total"]
+    assert weighted_sum(losses, weights.by_name()) < weighted_sum(whole, LossWeights().by_name())
 
 
 def test_no_features_leave_coordination_out():

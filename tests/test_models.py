@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from showface import MDRNets, MDRNetsConfig
-from showface.losses import LossWeights, inpainting_losses
+from showface.losses import LossWeights, weighted_sum
+from showface.models.losses import inpainting_losses
 from showface.nn import channels_last
 
 from support.networks import wake
@@ -50,7 +51,7 @@ def test_every_part_can_be_left_out(device, tiny, switches):
     labels = torch.randint(19, (2, 32, 32), device=device)
     features = (model.encode(output.image), model.encode(image)) if refines else None
     losses = inpainting_losses(output, image, hole, labels, LossWeights(), features)
-    losses["total"].backward()
+    weighted_sum(losses, model.loss_weights(LossWeights())).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -108,7 +109,7 @@ def test_train_and_eval_modes_agree(model):
 
 
 def test_features_tell_positions_apart(model):
-    """A mean that all positions share would make them alike for the memory and the correlations."""
+    """A common mean would make all positions similar for the memory and the correlations."""
     features = model.encode(photo(64, 64)[0]).flatten(2)
     torch.testing.assert_close(features.mean(2), torch.zeros(features.shape[:2]), rtol=0, atol=1e-4)
     directions = torch.nn.functional.normalize(features, dim=1)

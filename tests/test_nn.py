@@ -1,4 +1,4 @@
-"""The two modules of the poster, the fill of the hole, tokens, and the blocks they share."""
+"""The two modules of the poster, the push-pull fill, tokens, and blocks."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def a_memory(**options) -> DisentangledMemory:
 
 
 def features_and_parsing(present=tuple(range(REGIONS)), batch: int = 2, side: int = 8):
-    """Random features, and a parsing of only the regions that are `present`, a hard one."""
+    """Random features, and a one-hot parsing with only the regions in `present`."""
     features = torch.randn(batch, CHANNELS, side, side)
     labels = torch.tensor(present)[torch.randint(len(present), (batch, side, side))]
     return features, torch.nn.functional.one_hot(labels, REGIONS).movedim(-1, 1).float()
@@ -110,7 +110,7 @@ class TestDisentangledMemory:
         assert (memory.written == 10).all()
 
     def test_a_common_mean_does_not_change_what_is_told_apart(self):
-        """Latents that differ little from a large mean of their region pick the slots that they would without it."""
+        """Adding a large mean to all latents of a region does not change the slots that they pick."""
         memory, moved = a_memory(), a_memory()
         moved.load_state_dict(memory.state_dict())
         features, parsing = features_and_parsing(batch=4)
@@ -125,7 +125,7 @@ class TestDisentangledMemory:
         memory = a_memory()
         features, parsing = features_and_parsing(present=(0, 2))
         latent, region = memory.pool(features, parsing)
-        # As idle as can be, and with no mass to speak of: next to be given away.
+        # Idle long enough and almost without mass: the next slot to be replaced.
         memory.reseed_below = 1e3
         for _ in range(SLOTS):
             memory.write(features, parsing)
@@ -315,7 +315,7 @@ class TestTokens:
 
 
 def test_image_head_draws_no_pattern_of_its_blocks():
-    """Where features don't vary the correction doesn't, whatever the weights; with pixel-shuffle alone it would."""
+    """Constant features give a constant correction for all weights, unlike with pixel-shuffle alone."""
     head = ImageHead(8)
     torch.nn.init.normal_(head.conv.weight)
     torch.nn.init.normal_(head.conv.bias)
@@ -323,7 +323,7 @@ def test_image_head_draws_no_pattern_of_its_blocks():
     torch.testing.assert_close(flat, flat[..., :1, :1].expand_as(flat))
     detail = head(torch.randn(2, 8, 9, 9))
     assert detail.shape == (2, 3, 36, 36)
-    assert detail.unflatten(3, (9, 4))[..., 3, :].std(-1).min() > 0.01  # places of a block still differ
+    assert detail.unflatten(3, (9, 4))[..., 3, :].std(-1).min() > 0.01  # pixels of a block still differ
 
 
 def test_gated_convolution():

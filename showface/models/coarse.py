@@ -8,10 +8,10 @@ from showface.nn.blocks import GatedConv2d, GatedResidual, ImageHead, activate, 
 
 
 class CoarseNetwork(nn.Module):
-    """A gated encoder-decoder on the push-pull fill and the hole; it corrects the fill and parses the face.
+    """A gated encoder-decoder that takes the push-pull fill and the hole, corrects the fill and parses the face.
 
-    The image enters by pixel-unshuffle at stride 4 and leaves by pixel-shuffle, so no layer works at full size.
-    Source: generating a coarse face is *stated*, the network and the parsing logits are *ours*.
+    The input is pixel-unshuffled to stride 4 and the output pixel-shuffled back, so no layer runs at full size.
+    Source: the coarse face is *stated*, the network and the parsing logits are *ours*.
 
     Args:
         channels: width at stride 4; 2x and 3x that at strides 8 and 16.

@@ -7,17 +7,17 @@ Config = TypeVar("Config", bound="NetworkConfig")
 
 
 class NetworkConfig:
-    """What the configurations of all systems share: each is a dataclass with an `image_size`, and goes to JSON."""
+    """The base class of all network configurations: a dataclass with an `image_size` that can be saved as JSON."""
 
     image_size: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """All values as plain Python types, for JSON."""
         return asdict(cast(Any, self))
 
     @classmethod
     def from_dict(cls: type[Config], values: dict[str, Any]) -> Config:
-        """The configuration with these values. Raises ValueError for a name that it does not have."""
+        """The configuration with these values. Raises ValueError for an unknown name."""
         unknown = set(values) - {field.name for field in fields(cast(Any, cls))}
         if unknown:
             name = cls.__name__.removesuffix("Config")
@@ -33,16 +33,16 @@ class MDRNetsConfig(NetworkConfig):
         regions: semantic parts of the face, the 19 classes of CelebAMask-HQ.
         coarse_channels: width of the coarse network at stride 4; twice and three times that at strides 8 and 16.
         coarse_blocks: gated blocks at stride 16 of the coarse network.
-        channels: width of the features at stride 4 that the DMM and the MREM work on.
+        channels: width of the features at stride 4, the input of the DMM and the MREM.
         encoder_blocks: residual blocks of the encoder.
-        slots: slots of a memory block.
-        memory_rate: the share by which one unit of written mass moves a slot, in (0, 1).
+        slots: slots in each memory block.
+        memory_rate: EMA rate of a slot for one unit of written mass, in (0, 1).
         refinement_channels: width of the refinement network at stride 4; twice and four times that at 8 and 16.
-        refinement_blocks: modulated residual blocks at each of strides 4, 8 (both on the way down and up) and 16.
+        refinement_blocks: modulated residual blocks at strides 4, 8 and 16; those at 4 and 8 come twice, down and up.
         use_memory: build the DMM.
         use_enhancement: build the MREM.
-        use_refinement: build the encoder and all that follows; without it the coarse image is the result.
-        image_size: side in pixels of the images that the weights were trained on; `showface.inpaint` works at it.
+        use_refinement: build the encoder and all later parts; without them the coarse image is the result.
+        image_size: side in pixels of the training images; `showface.inpaint` resizes to it.
     """
 
     regions: int = 19

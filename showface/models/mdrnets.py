@@ -1,31 +1,20 @@
-"""MDRNets, the Memory-Disentangled Refinement Networks: from an image with a hole to a whole face."""
-
-from dataclasses import dataclass
+"""MDRNets, the Memory-Disentangled Refinement Networks, which fill the holes of a face image."""
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from showface.losses import LossWeights, inpainting_losses, labels_at
+from showface.losses import LossWeights, labels_at
 from showface.models.coarse import CoarseNetwork
 from showface.models.config import MDRNetsConfig
 from showface.models.encoder import Encoder
-from showface.models.network import InpaintingNetwork, InpaintingOutput, check_inputs
+from showface.models.losses import inpainting_losses
+from showface.models.network import InpaintingNetwork, check_inputs
+from showface.models.output import InpaintingOutput, MDRNetsOutput
 from showface.models.refinement import RefinementNetwork
 from showface.nn import DisentangledMemory, MaskRegionEnhancement, push_pull_fill
 from showface.nn.blocks import composite, pad_to_multiple
-
-
-@dataclass
-class MDRNetsOutput(InpaintingOutput):
-    """What one pass gives besides.
-
-    Attributes:
-        parsing: (B, K, h, w), logits at stride 4.
-    """
-
-    parsing: Tensor
 
 
 class MDRNets(InpaintingNetwork):
@@ -34,7 +23,7 @@ class MDRNets(InpaintingNetwork):
         model = showface.MDRNets.from_pretrained()           # the bundled weights
         result = model(image, hole).image                    # (B, 3, H, W) in [-1, 1], (B, 1, H, W) with 1 = hole
 
-    Any H and W work; they are padded and cropped inside.
+    Any H and W work: images are padded and results cropped inside.
     """
 
     system = "mdrnets"
@@ -50,7 +39,8 @@ class MDRNets(InpaintingNetwork):
         self.memory: DisentangledMemory | None = None
         self.enhancement: MaskRegionEnhancement | None = None
         self.refinement: RefinementNetwork | None = None
-        self._to_write: tuple[Tensor, Tensor, Tensor] | None = None  # features, parsing logits and labels of a batch
+        # Features, parsing logits and labels of the last training batch, for `update_memory`.
+        self._memory_batch: tuple[Tensor, Tensor, Tensor] | None = None
         if not config.use_refinement:
             return
         width = config.channels
@@ -67,7 +57,7 @@ class MDRNets(InpaintingNetwork):
         """Inpaint.
 
         Args:
-            image: (B, 3, H, W) floating point in [-1, 1]; what lies under the hole is ignored.
+            image: (B, 3, H, W) floating point in [-1, 1]; pixels under the hole are ignored.
             hole: (B, 1, H, W), 1 = corrupted, 0 = known.
 
         Raises:
@@ -78,7 +68,7 @@ class MDRNets(InpaintingNetwork):
         raw_coarse, coarse, parsing, padded_hole = self._run_coarse(image, hole)
         raw_image = raw_coarse
         if self.encoder is not None and self.refinement is not None:
-            # The parsing is what its own loss makes it: the memory must not bend the meaning of a region.
+            # No gradient to the parsing: only its own loss trains it, so that a region keeps its meaning.
             enhanced = self._enhance(self.encoder(coarse, padded_hole), parsing.detach().softmax(1), padded_hole)
             raw_image = self.refinement(coarse, padded_hole, enhanced)
 
@@ -95,14 +85,14 @@ class MDRNets(InpaintingNetwork):
         )
 
     def parts(self, image: Tensor, hole: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """What the memory is asked about: one latent for each part of each face.
+        """The queries to the memory: one latent for each part of each face.
 
         Args:
-            image, hole: as `forward`; without a hole, whole faces.
+            image, hole: as `forward`; None for images without a hole.
 
         Returns:
-            latent (B, K, C); region (B, K), the part's index, or -1 where a face shows nothing of it; and parsing
-            (B, K, h, w), probabilities at stride 4, padded to whole strides of the network.
+            latent (B, K, C); region (B, K), the part's index, or -1 where the face does not show it; and parsing
+            (B, K, h, w), probabilities at stride 4 of the padded image.
 
         Raises:
             TypeError, ValueError: as `forward`.
@@ -119,7 +109,7 @@ class MDRNets(InpaintingNetwork):
         return rearrange(latent, "(b k) c -> b k c", b=count), rearrange(region, "(b k) -> b k", b=count), probability
 
     def _run_coarse(self, image: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The coarse image before and after known pixels are put back, the parsing's logits, the hole; all padded."""
+        """The coarse image before and after known pixels are put back, the parsing logits, the hole; all padded."""
         hole = (pad_to_multiple(hole.to(image.dtype), self.stride) > 0.5).to(image.dtype)
         image = pad_to_multiple(image, self.stride)
         raw, parsing = self.coarse(push_pull_fill(image, hole), hole)
@@ -132,10 +122,10 @@ class MDRNets(InpaintingNetwork):
         return features if recalled is None else self.fuse(torch.cat([features, recalled], dim=1))
 
     def encode(self, image: Tensor) -> Tensor:
-        """Features of whole images, (B, C, h, w): what the InCo² loss compares and what the memory stores.
+        """Features of whole images, (B, C, h, w), for the InCo² loss and the memory.
 
-        The encoder's weights take no gradient from here, only the image does: a loss between such features could
-        otherwise be met by an encoder that makes all features alike.
+        Gradients reach the image but not the encoder's weights. Otherwise the encoder could lower the InCo² loss by
+        making all features equal.
 
         Raises:
             RuntimeError: a coarse-only network, which has no encoder.
@@ -156,19 +146,19 @@ class MDRNets(InpaintingNetwork):
                 clean = self.encode(image)
             if weights.coordination:
                 features = self.encode(output.image), clean
-            self._to_write = clean, output.parsing.detach(), labels
+            self._memory_batch = clean, output.parsing.detach(), labels
         return output, inpainting_losses(output, image, hole, labels, weights, features)
 
-    def after_batch(self) -> None:
-        """Write the parts of the batch's uncorrupted images to the memory."""
-        if self.memory is not None and self._to_write is not None:
-            clean, logits, labels = self._to_write
+    def update_memory(self) -> None:
+        """Write the parts of the last batch's uncorrupted images to the memory."""
+        if self.memory is not None and self._memory_batch is not None:
+            clean, logits, labels = self._memory_batch
             self.memory.write(clean, _known_parsing(logits, labels))
-        self._to_write = None
+        self._memory_batch = None
 
 
 def _known_parsing(logits: Tensor, labels: Tensor) -> Tensor:
-    """The labels as probabilities where there are any, the predicted parsing elsewhere: (B, K, h, w)."""
+    """Parsing probabilities (B, K, h, w): one-hot labels where known, the prediction elsewhere."""
     predicted = logits.softmax(1)
     labels = labels_at(labels, logits)
     known = F.one_hot(labels.clamp_min(0), logits.shape[1]).movedim(-1, 1).to(predicted.dtype)

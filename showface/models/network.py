@@ -1,7 +1,6 @@
-"""What every system is to the trainer, to files and to inference: one base class and its output."""
+"""The base class of every network that fills holes: what the trainer, saved files and inference rely on."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -12,36 +11,21 @@ from torch import Tensor, nn
 from showface.files import write_atomically, write_text
 from showface.losses import LossWeights
 from showface.models.config import NetworkConfig
+from showface.models.output import InpaintingOutput
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-DEFAULT_SYSTEM = "mdrnets"  # of a folder whose configuration names none
+DEFAULT_SYSTEM = "mdrnets"  # for folders whose config.json has no "system"
 BUNDLED = {name: Path(__file__).parent.parent / "assets" / name for name in ("default", "psnr")}
 
 Network = TypeVar("Network", bound="InpaintingNetwork")
 
 
-@dataclass
-class InpaintingOutput:
-    """What one pass gives; a network without a coarse stage repeats its result.
-
-    Attributes:
-        image: (B, 3, H, W), the result; known pixels are those of the input, bit for bit.
-        coarse: (B, 3, H, W), the same of the coarse stage.
-        raw_image, raw_coarse: (B, 3, H, W), both before known pixels are put back; losses look at these.
-    """
-
-    image: Tensor
-    coarse: Tensor
-    raw_image: Tensor
-    raw_coarse: Tensor
-
-
 class InpaintingNetwork(nn.Module):
-    """A network that fills holes. A system is a subclass that has a name, a configuration, a pass and its losses.
+    """A network that fills holes. A subclass defines a name, a configuration, `forward` and its training losses.
 
     Class attributes:
-        system: its name, in configurations of training and in saved folders.
+        system: its name in training configurations and in saved folders.
         config_type: the type of `config`.
     """
 
@@ -53,7 +37,7 @@ class InpaintingNetwork(nn.Module):
         """Inpaint images of any height and width.
 
         Args:
-            image: (B, 3, H, W) floating point in [-1, 1]; what lies under the hole is ignored.
+            image: (B, 3, H, W) floating point in [-1, 1]; pixels under the hole are ignored.
             hole: (B, 1, H, W), 1 = corrupted, 0 = known.
 
         Raises:
@@ -64,24 +48,29 @@ class InpaintingNetwork(nn.Module):
     def training_losses(
         self, image: Tensor, hole: Tensor, labels: Tensor, weights: LossWeights
     ) -> tuple[InpaintingOutput, dict[str, Tensor]]:
-        """The output for a batch, every loss, unweighted, and their weighted sum `total`.
+        """The output for a batch and its losses by name, each 0-d and unweighted.
 
         Args:
             image: (B, 3, H, W) in [-1, 1], uncorrupted; H, W multiples of 16.
             hole: (B, 1, H, W), 1 = corrupted.
             labels: (B, H, W) int64 parsing, -1 where unknown.
-            weights: of the losses that systems share; a system's own have weights of their own.
+            weights: a loss whose weight is 0 may be left out. They are applied later, by `weighted_sum` with
+                `loss_weights`.
         """
         raise NotImplementedError
 
-    def after_batch(self) -> None:
-        """Called once after each batch of the training, for a state that no gradient moves."""
+    def loss_weights(self, weights: LossWeights) -> dict[str, float]:
+        """The weight of each loss of `training_losses` by name; subclasses add those of losses that only they have."""
+        return weights.by_name()
+
+    def update_memory(self) -> None:
+        """Update state that is not trained by gradients. The trainer calls it once after each batch."""
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write `config.json` and `model.safetensors` into a folder, made if needed, each file atomically.
 
         Args:
-            dtype: convert floating-point weights, say to torch.float16 for half the size.
+            dtype: convert floating-point weights to this dtype, for example torch.float16 for half the size.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,12 +87,12 @@ class InpaintingNetwork(nn.Module):
         """Load a saved model, in eval mode and float32, on the CPU.
 
         Args:
-            folder: as `save_pretrained` wrote it, or the name of a bundled model, a key of `BUNDLED` (a folder of that
-                name: `Path(name)`).
+            folder: a folder that `save_pretrained` wrote, or the name of a bundled model, a key of `BUNDLED`. Pass
+                `Path(name)` for a folder that has the name of a bundled model.
 
         Raises:
             FileNotFoundError: the folder or one of its two files is missing.
-            ValueError: the configuration is one of another system or of none, or the weights don't fit it.
+            ValueError: the configuration is invalid or belongs to another system, or the weights don't fit it.
         """
         folder = _find(folder)
         try:
@@ -117,13 +106,13 @@ class InpaintingNetwork(nn.Module):
         model = cls(config)
         try:
             model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-        except Exception as error:  # safetensors and torch each have their own kind
+        except Exception as error:  # safetensors and torch raise different exceptions
             raise ValueError(f"{folder / WEIGHTS_FILE} does not fit its configuration: {error}") from error
         return model.eval()
 
 
 def saved_system(folder: str | Path) -> str:
-    """The name of the system that a folder holds. Raises as `InpaintingNetwork.from_pretrained`."""
+    """The system of the model in a folder. Raises the errors of `InpaintingNetwork.from_pretrained`."""
     folder = _find(folder)
     try:
         return str(_read_config(folder).get("system", DEFAULT_SYSTEM))
@@ -132,7 +121,7 @@ def saved_system(folder: str | Path) -> str:
 
 
 def _find(model: str | Path) -> Path:
-    """The folder of a bundled model's name, or the given one, if it has the two files."""
+    """The folder of a model, given by path or by a bundled name. Raises FileNotFoundError if a file is missing."""
     folder = BUNDLED[model] if isinstance(model, str) and model in BUNDLED else Path(model)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
@@ -144,18 +133,18 @@ def _find(model: str | Path) -> Path:
 def _read_config(folder: Path) -> dict[str, Any]:
     values = json.loads((folder / CONFIG_FILE).read_text())
     if not isinstance(values, dict):
-        raise ValueError("it holds no settings by name")
+        raise ValueError("it must be a JSON object")
     return values
 
 
 def check_inputs(image: Tensor, hole: Tensor) -> None:
-    """Raise TypeError or ValueError unless these are an image and a hole as `InpaintingNetwork.forward` takes them."""
+    """Raise TypeError or ValueError if `InpaintingNetwork.forward` can't take this image and hole."""
     if not image.is_floating_point():
         raise TypeError(f"image must be floating point in [-1, 1], got {image.dtype}")
     if image.dim() != 4 or image.shape[1] != 3 or 0 in image.shape[2:]:
         raise ValueError(f"image must have shape (B, 3, H, W), got {tuple(image.shape)}")
     if hole.shape != (image.shape[0], 1, *image.shape[2:]):
         expected = (image.shape[0], 1, *image.shape[2:])
-        raise ValueError(f"hole must have shape {expected} to go with image, got {tuple(hole.shape)}")
+        raise ValueError(f"hole must have shape {expected} to match image, got {tuple(hole.shape)}")
     if hole.device != image.device:
         raise ValueError(f"hole must be on {image.device} like image, got {hole.device}")

@@ -8,14 +8,15 @@ from showface.nn.blocks import ImageHead, ModulatedResidualBlock, upsample
 
 
 class RefinementNetwork(nn.Module):
-    """An encoder-decoder on the coarse composite; the enhanced features enter it and modulate its blocks (the GRN).
+    """An encoder-decoder (the GRN) that refines the coarse composite, guided by the enhanced features.
 
-    Injecting the features after the MREM is *stated*, the network and the way of injecting are *ours*.
+    The features are added after the first convolution and modulate every block. That features are injected after the
+    MREM is *stated*; the network and the way of injecting are *ours*.
 
     Args:
         channels: width at stride 4; 2x and 4x that at strides 8 and 16.
-        blocks: residual blocks at strides 4 and 8 (on each way) and 16.
-        guide_channels: width of the features that guide it.
+        blocks: residual blocks at strides 4, 8 and 16; those at 4 and 8 come twice, down and up.
+        guide_channels: width of the guiding features.
     """
 
     def __init__(self, channels: int, blocks: tuple[int, int, int], guide_channels: int) -> None:
@@ -26,8 +27,7 @@ class RefinementNetwork(nn.Module):
             return nn.ModuleList(ModulatedResidualBlock(width, guide_channels) for _ in range(count))
 
         self.enter = nn.Conv2d(4 * 16, c1, 3, padding=1)
-        # Beside the modulation, which only scales and shifts what the image gave: without a way of their own the
-        # features were of little account.
+        # Modulation only scales and shifts features of the image. Without this direct path the guide had little effect.
         self.enter_guide = nn.Conv2d(guide_channels, c1, 1)
         self.encode4 = stage(c1, blocks[0])
         self.down8 = nn.Conv2d(c1, c2, 3, stride=2, padding=1)

@@ -1,4 +1,4 @@
-"""Modules for any network: the two of the poster, and the few blocks that MDRNets are built from."""
+"""Modules for any network: the two modules of the poster, and the blocks that MDRNets are built from."""
 
 from showface.nn.blocks import GatedConv2d, GatedResidual, ModulatedResidualBlock, ResidualBlock
 from showface.nn.enhancement import MaskRegionEnhancement

@@ -1,4 +1,4 @@
-"""The few blocks that the networks share."""
+"""Blocks that several networks use."""
 
 import torch
 import torch.nn.functional as F
@@ -6,23 +6,23 @@ from torch import Tensor, nn
 
 
 def activate(x: Tensor) -> Tensor:
-    """A leaky ReLU. With a plain one, the pull to correct nothing where pixels are known killed whole layers."""
+    """A leaky ReLU. With a plain ReLU whole layers died, because known pixels need no correction."""
     return F.leaky_relu(x, 0.2)
 
 
 class GatedConv2d(nn.Module):
-    """A convolution that learns where to look: features times a sigmoid gate, both from one convolution.
+    """A gated convolution: features times a sigmoid gate, both from one convolution.
 
-    Gated convolutions let a network treat hole and known pixels differently. Source: *ours* (the poster does not
-    say what its coarse network is made of).
+    The gate lets a network treat hole and known pixels differently. Source: *ours* (the poster does not describe its
+    coarse network).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, dilation: int = 1, kernel: int = 3) -> None:
         super().__init__()
         padding = dilation * (kernel // 2)
         self.conv = nn.Conv2d(inputs, 2 * outputs, kernel, stride, padding=padding, dilation=dilation)
-        # Gates start near one half, so the features start twice as large for the output to keep the input's scale.
-        # Without it the signal dies on the way down and the network is slow to start learning.
+        # Gates start near 0.5, so features start twice as large, to keep the scale of the input. Otherwise the signal
+        # fades with depth and training starts slowly.
         std = (kernel**2 * inputs) ** -0.5
         nn.init.normal_(self.conv.weight[:outputs], std=2 * std)
         nn.init.normal_(self.conv.weight[outputs:], std=0.5 * std)
@@ -43,7 +43,7 @@ class GatedResidual(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + two 3x3 convolutions, each after a leaky ReLU. The last one starts at zero, so that the block starts as x."""
+    """x + two 3x3 convolutions, each after a leaky ReLU. The second starts at 0: the block starts as x."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -58,16 +58,16 @@ class ResidualBlock(nn.Module):
 
 
 class ModulatedResidualBlock(ResidualBlock):
-    """A residual block whose input is normalised, then scaled and shifted, position by position, by what guides it.
+    """A residual block whose normalised input is scaled and shifted at each position, as predicted from a guide.
 
-    `guide_channels` = 0 makes it a plain residual block. Source: that the features of the MREM are injected is
-    *stated*, spatially-adaptive scale and shift is *ours*.
+    `guide_channels` = 0 makes it a plain residual block. Source: injecting the features of the MREM is *stated*, the
+    spatially-adaptive scale and shift are *ours*.
     """
 
     def __init__(self, channels: int, guide_channels: int) -> None:
         super().__init__(channels)
         self.modulation = nn.Conv2d(guide_channels, 2 * channels, 1) if guide_channels else None
-        # Without it, features and scales that grow together run away: training blew up.
+        # Without normalisation, features and scales amplified each other and training diverged.
         self.norm = nn.GroupNorm(1, channels, affine=False)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:  # guide: (B, guide_channels, h, w) as x
@@ -78,15 +78,15 @@ class ModulatedResidualBlock(ResidualBlock):
 
 
 class ImageHead(nn.Module):
-    """From features at stride 4 to a small correction of the image at full size, by pixel-shuffle. *Ours*.
+    """From features at stride 4 to a small correction of the full-size image, by pixel-shuffle. *Ours*.
 
-    Each of the 16 places in a 4 x 4 block has channels of its own, so all blocks can hold the same pattern, and losses
-    that ask for detail bring that about. What varies slowly from block to block is therefore taken from the mean over
-    the places, interpolated, and only what varies fast from the places themselves.
+    Each of the 16 pixels in a 4 x 4 block has its own channels, so the same pattern can appear in all blocks, and
+    losses that reward detail cause it. Therefore low frequencies come from the mean over the block, interpolated, and
+    only high frequencies from the channels of each pixel.
     """
 
-    # Adam moves every weight by the learning rate, however small its gradient. Unscaled, one step moved the sum of
-    # hundreds of them by more than there is to correct, and the correction drowned in that noise.
+    # Adam's step is about the learning rate for every weight, however small the gradient. Without this factor one step
+    # changed the output, a sum over hundreds of weights, by more than the correction itself.
     scale = 0.1
 
     def __init__(self, channels: int) -> None:
@@ -102,7 +102,7 @@ class ImageHead(nn.Module):
 
 
 def upsample(x: Tensor, factor: int = 2) -> Tensor:
-    """`factor` times the height and width, bilinear: unlike a transposed convolution it leaves no checkerboard."""
+    """Bilinear upsampling by `factor`. Unlike a transposed convolution it leaves no checkerboard pattern."""
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 

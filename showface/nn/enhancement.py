@@ -1,4 +1,4 @@
-"""The Mask-Region Enhanced Module: correlations with the known tokens, mined into the corrupted ones."""
+"""The Mask-Region Enhanced Module: corrupted tokens attend to known tokens."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from showface.nn.tokens import hole_tokens, to_map, to_tokens
 
 
 class MaskRegionEnhancement(nn.Module):
-    """Fuse features with what a memory recalled, and let the known tokens answer for the corrupted ones (the MREM).
+    """Fuse features with recalled features, then let corrupted tokens attend to known tokens (the MREM).
 
     Fusing and masked correlation mining are *stated*; cosine correlation with a temperature is *ours*.
 
@@ -17,10 +17,10 @@ class MaskRegionEnhancement(nn.Module):
 
     Args:
         channels: width of the features and of the output.
-        memory_channels: width of the recalled features; 0 where there are none to fuse.
+        memory_channels: width of the recalled features; 0 for none.
         key_channels: width of queries and keys; `channels` by default.
-        temperature: how sharply a corrupted token picks known ones, positive.
-        learnable_temperature: train the temperature, else it is fixed.
+        temperature: factor on the cosines before the softmax, positive; higher is sharper.
+        learnable_temperature: train the temperature; otherwise it is fixed.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class MaskRegionEnhancement(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        """The temperature, 0-d; it is learnt by its logarithm, so that it stays positive."""
+        """The temperature, 0-d. Its logarithm is the parameter, so it stays positive."""
         return self.log_temperature.exp()
 
     def forward(self, features: Tensor, hole: Tensor, recalled: Tensor | None = None) -> Tensor:
@@ -56,14 +56,14 @@ class MaskRegionEnhancement(nn.Module):
             recalled: (B, memory_channels, h, w), or None where `memory_channels` is 0.
 
         Returns:
-            (B, channels, h, w): the fused features, plus the answer of the known tokens in the corrupted ones.
+            (B, channels, h, w): the fused features, plus the attention output at corrupted positions.
         """
         fused = self.fuse(features if recalled is None else torch.cat([features, recalled], dim=1))
-        answer = ops.masked_correlation(
+        attended = ops.masked_correlation(
             to_tokens(self.query(fused)),
             to_tokens(self.key(fused)),
             to_tokens(self.value(fused)),
             hole_tokens(hole, fused),
             temperature=self.temperature,
         )
-        return fused + to_map(answer, fused)
+        return fused + to_map(attended, fused)

@@ -1,4 +1,4 @@
-"""Feature maps as tokens: (B, C, h, w) in channels-last memory is (B, h*w, C) without a copy."""
+"""Feature maps as tokens. A channels-last (B, C, h, w) becomes (B, h*w, C) without a copy."""
 
 from typing import Any, TypeVar
 
@@ -11,8 +11,8 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def channels_last(module: Module) -> Module:
-    """The module with its weights in channels-last memory, which keeps feature maps ready to be tokens."""
-    options: dict[str, Any] = {"memory_format": torch.channels_last}  # torch's own types don't know it
+    """Convert a module's weights to channels-last, so that feature maps become tokens without a copy."""
+    options: dict[str, Any] = {"memory_format": torch.channels_last}  # missing in torch's type hints
     return module.to(**options)
 
 
@@ -27,7 +27,7 @@ def to_map(tokens: Tensor, like: Tensor) -> Tensor:
 
 
 def hole_tokens(hole: Tensor, like: Tensor) -> Tensor:
-    """Which tokens of the feature map `like` are corrupted: any pixel under them is.
+    """The corrupted tokens of the feature map `like`: those with any corrupted pixel under them.
 
     Args:
         hole: (B, 1, H, W), 1 = corrupted.

@@ -1,4 +1,4 @@
-"""Training MDRNets and their baselines: configuration and trainer. Needs the extra `train`."""
+"""Training of MDRNets and the baselines: configuration and trainer. Needs the extra `train`."""
 
 from showface.training.config import DataConfig, TrainingConfig, load_config
 from showface.training.trainer import Trainer

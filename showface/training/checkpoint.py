@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: whole or not there, and only the newest few."""
+"""Checkpoints of a training run, written atomically. Only the newest few are kept."""
 
 import re
 import warnings
@@ -15,13 +15,13 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     """Write `step-<step>.pt` into the folder, then delete all but the newest `keep`.
 
     Raises:
-        OSError: it can't be written, say on a full disk; the others stay as they are.
+        OSError: it can't be written, for example on a full disk; the other checkpoints stay as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
 
     def write(temporary: Path) -> None:
-        # An open file, not its name: torch's own writer tells of a full disk only in words of its own.
+        # Pass an open file, not its name: torch's own file writer hides the reason of a failed write.
         with temporary.open("wb") as file:
             torch.save(state, file)
 
@@ -40,11 +40,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
-    """The state of the newest checkpoint that is whole, on the CPU; warns of newer ones that are not.
+    """The state in the newest intact checkpoint, on the CPU. Warns about newer ones that are damaged.
 
     Raises:
         FileNotFoundError: the folder has no checkpoint.
-        ValueError: none of them is whole.
+        ValueError: all of them are damaged.
     """
     paths = list_checkpoints(folder)
     if not paths:
@@ -52,13 +52,20 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     for path in reversed(paths):
         fault = _fault(path)
         if fault is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return _with_new_names(torch.load(path, map_location="cpu", weights_only=True))
         warnings.warn(f"{path} is damaged and left out: {fault}", stacklevel=2)
     raise ValueError(f"nothing to resume: every checkpoint in {folder} is damaged")
 
 
+def _with_new_names(state: dict[str, Any]) -> dict[str, Any]:
+    """Rename the parts of a state that older versions saved under another name."""
+    if "average" in state:
+        state["ema"] = state.pop("average")
+    return state
+
+
 def _fault(path: Path) -> str | None:
-    """What is wrong with a file. torch writes a checksum of every part and doesn't look at it when it reads."""
+    """Why a file is damaged, None if it is intact. torch writes checksums but does not verify them on loading."""
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()

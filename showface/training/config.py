@@ -1,11 +1,12 @@
-"""The configuration of a training run: one dataclass, from defaults, a YAML file and dotted overrides."""
+"""The configuration of a training run: one dataclass, filled from defaults, a YAML file and dotted overrides."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -13,6 +14,10 @@ from showface.baselines import NETWORKS, BaselineConfig
 from showface.losses import LossWeights
 from showface.models import InpaintingNetwork, MDRNets, MDRNetsConfig
 from showface.systems import find_system
+
+# Old names of settings, which files and overrides may still use.
+RENAMED = {"rate": "lr", "average": "ema_decay", "adversary": "gan"}
+RENAMED_IN_GAN = {"rate": "lr_scale"}
 
 
 @dataclass
@@ -43,20 +48,20 @@ class DataConfig:
 
 
 @dataclass
-class AdversaryConfig:
-    """The discriminator, which is there when `loss.adversarial` is not 0.
+class GANConfig:
+    """The discriminator, which exists if `loss.adversarial` is not 0.
 
     Attributes:
-        start: the steps before the adversarial loss sets in, for a first stage without it.
-        channels: width after the first convolution of the discriminator.
-        layers: its convolutions with stride 2.
-        rate: its learning rate as a multiple of the network's.
+        start: number of steps before the adversarial loss is used.
+        channels: output width of the discriminator's first convolution.
+        layers: number of its convolutions with stride 2.
+        lr_scale: its learning rate as a multiple of the network's.
     """
 
     start: int = 0
     channels: int = 64
     layers: int = 4
-    rate: float = 1.0
+    lr_scale: float = 1.0
 
 
 @dataclass
@@ -64,28 +69,30 @@ class TrainingConfig:
     """A training run.
 
     Attributes:
-        system: what is trained: "mdrnets", or a baseline by its name in `showface.baselines.NETWORKS`.
-        model: MDRNets' configuration.
-        baseline: a baseline's; its `image_size` 0 is that of the training images.
-        init: a bundled model's name or the folder of a saved one to start from, say to fine-tune it; what it lacks (a
-            coarse-only model has no refinement) starts fresh.
-        adversary: the discriminator's.
+        data: the training images.
+        system: the network to train: "mdrnets", or a baseline by its name in `showface.baselines.NETWORKS`.
+        model: the configuration of MDRNets.
+        baseline: the configuration of a baseline; `image_size` 0 takes the size of the training images.
+        loss: the weights of the losses.
+        gan: the discriminator.
         features: the frozen network of the perceptual and style losses, "efficientnet-lite0" or "vgg19".
         features_weights: file of its weights, for "vgg19".
+        init: start from this model, for example to fine-tune it: the name of a bundled model or the folder of a saved
+            one. Parts that it lacks (a coarse-only model has no refinement) keep random weights.
         steps: optimiser steps; the learning rate falls to 0 over them.
-        batch: images that are computed at once, over all processes.
-        accumulate: so many batches make a step.
-        rate: AdamW's learning rate at its peak.
-        warmup: steps over which the rate rises.
-        weight_decay: AdamW's.
-        clip: the largest norm of the gradient.
-        average: decay of the weights' exponential average, which is what is saved as the model.
+        batch: batch size, over all processes.
+        accumulate: number of batches per step.
+        lr: AdamW's peak learning rate.
+        warmup: steps of linear warm-up of the learning rate.
+        weight_decay: AdamW's weight decay.
+        clip: largest norm of the gradient.
+        ema_decay: decay of the exponential moving average (EMA) of the weights, which is saved as the model.
         precision: "fp32", or "bf16" for autocast.
-        compile: compile the network and its losses by torch.compile; the first steps take minutes.
+        compile: use torch.compile for the network and its losses; the first steps take minutes.
         device: "auto", "cpu", "cuda", ...
-        seed: of weights, data order and holes.
-        log_every, sample_every, save_every: steps between scalars, sample grids and checkpoints.
-        keep: checkpoints that are kept.
+        seed: for weights, data order and holes.
+        log_every, sample_every, save_every: steps between log entries, sample images and checkpoints.
+        keep: number of checkpoints to keep.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -93,18 +100,18 @@ class TrainingConfig:
     model: MDRNetsConfig = field(default_factory=MDRNetsConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     loss: LossWeights = field(default_factory=LossWeights)
-    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
+    gan: GANConfig = field(default_factory=GANConfig)
     features: str = "efficientnet-lite0"
     features_weights: str = ""
     init: str = ""
     steps: int = 100_000
     batch: int = 16
     accumulate: int = 1
-    rate: float = 5e-4
+    lr: float = 5e-4
     warmup: int = 200
     weight_decay: float = 0.01
     clip: float = 1.0
-    average: float = 0.999
+    ema_decay: float = 0.999
     precision: str = "fp32"
     compile: bool = False
     device: str = "auto"
@@ -121,19 +128,19 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be 'fp32' or 'bf16', got {self.precision!r}")
-        for name, rate in (("rate", self.rate), ("adversary.rate", self.adversary.rate)):
-            if not rate > 0:
-                raise ValueError(f"{name} must be positive, got {rate}")
+        for name, value in (("lr", self.lr), ("gan.lr_scale", self.gan.lr_scale)):
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
         if self.data.size < 16 or self.data.size % 16:
             raise ValueError(f"data.size must be a multiple of 16, got {self.data.size}")
 
     @property
     def step_images(self) -> int:
-        """Images of a step, over all processes."""
+        """Images per step, over all processes."""
         return self.batch * self.accumulate
 
     def network(self) -> InpaintingNetwork:
-        """The network to train, with fresh weights."""
+        """The network to train, with random weights."""
         if self.system == MDRNets.system:
             return MDRNets(self.model)
         size = self.baseline.image_size or self.data.size
@@ -141,29 +148,58 @@ class TrainingConfig:
 
 
 def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """Defaults, then the YAML file, then overrides such as `data.size=128`.
+    """Read the defaults, then the YAML file, then overrides such as `data.size=128`.
+
+    Old names of settings still work, with a warning.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: an unknown name, or a value of the wrong kind or range.
+        ValueError: an unknown name, an old and a new name of one setting, or a value of the wrong type or range.
     """
     config = OmegaConf.structured(TrainingConfig)
-    for part in (config.model, config.baseline, config.loss):  # frozen, which would refuse the file's values
+    for part in (config.model, config.baseline, config.loss):  # frozen dataclasses are read-only by default
         OmegaConf.set_readonly(part, False)
     try:
         if file is not None:
-            config.merge_with(OmegaConf.load(file))
-        config.merge_with_dotlist(list(overrides))
+            config.merge_with(_with_new_names(OmegaConf.load(file)))
+        for override in overrides:
+            config.merge_with(_with_new_names(OmegaConf.from_dotlist([override])))
         return cast(TrainingConfig, OmegaConf.to_object(config))
     except YAMLError as error:
-        raise ValueError(f"bad training configuration: {file} is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"bad training configuration: {file} is not YAML: {' '.join(str(error).split())}") from error
     except (OmegaConfBaseException, TypeError, ValueError) as error:
-        # OmegaConf names the setting on a line of its own.
+        # OmegaConf puts the name of the setting on a separate line.
         name = getattr(error, "full_key", None)
         reason = str(error).splitlines()[0]
         raise ValueError(f"bad training configuration: {f'{name}: ' if name else ''}{reason}") from error
 
 
+def _with_new_names(config: DictConfig | ListConfig) -> dict[str, Any] | DictConfig | ListConfig:
+    """Replace old names of settings by their new ones, with one warning for all of them."""
+    settings = OmegaConf.to_container(config)
+    if not isinstance(settings, dict):
+        return config
+    told: list[str] = []
+
+    def rename(names: dict[str, str], values: dict[Any, Any], old_section: str = "", section: str = "") -> None:
+        for old, new in names.items():
+            if old not in values:
+                continue
+            message = f"{old_section}{old} is now called {section}{new}"
+            if new in values:
+                raise ValueError(f"{message}: give only {section}{new}")
+            values[new] = values.pop(old)
+            told.append(message)
+
+    old_section = "adversary." if "adversary" in settings else "gan."
+    rename(RENAMED, settings)
+    if isinstance(settings.get("gan"), dict):
+        rename(RENAMED_IN_GAN, settings["gan"], old_section, "gan.")
+    if told:
+        warnings.warn(", ".join(told), stacklevel=3)
+    return cast(dict[str, Any], settings)
+
+
 def save_config(config: TrainingConfig, path: Path) -> None:
-    """Write the whole configuration as YAML, so that the run can be repeated from it."""
+    """Write the whole configuration as YAML; `load_config` reads it back."""
     OmegaConf.save(OmegaConf.structured(config), path)

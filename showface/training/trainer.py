@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from accelerate import Accelerator
@@ -22,35 +22,35 @@ from showface.data import EpochSampler, FaceFolder, FaceShards
 from showface.models import InpaintingNetwork
 from showface.models.discriminator import PatchDiscriminator
 from showface.nn import channels_last
-from showface.training.adversary import discriminator_loss
 from showface.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from showface.training.config import TrainingConfig, save_config
 from showface.training.features import frozen_features
-from showface.training.journal import Journal, peak_memory
-from showface.training.objective import Objective, frozen, moved, shift_at
-from showface.training.stop import outlive_first_signal, stop_on_signal
+from showface.training.gan import discriminator_loss
+from showface.training.logger import Logger, Meter, NullLogger, peak_memory
+from showface.training.objective import Objective, frozen, shift_at, shifted
+from showface.training.signals import StopRequest, ignore_first_signal, stop_on_signal
 
 Batch = dict[str, Tensor]
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class Trainer:
-    """Trains a system, MDRNets or a baseline, and fills a folder.
+    """Trains MDRNets or a baseline, and writes all results into one folder.
 
-    In it lie `config.yaml`, `log.jsonl`, `events` (TensorBoard), `checkpoints` and `model`. Processes that `accelerate
-    launch` or `torchrun` started train together; the first of them writes.
+    The folder gets `config.yaml`, `log.jsonl`, `events` (TensorBoard), `checkpoints` and `model`. Processes started by
+    `accelerate launch` or `torchrun` train together; the first of them writes.
 
     Args:
         config: the run. The configuration is written beside its results.
         out: the folder, made if needed.
-        resume: go on from the newest whole checkpoint in `out`. On a CPU, the run becomes bit for bit what it would
-            have been without a stop.
+        resume: continue from the newest intact checkpoint in `out`. On a CPU, the resumed run is bit for bit the same
+            as a run without a stop.
 
     Raises:
-        FileExistsError: `out` holds a run already and `resume` is not set.
-        FileNotFoundError: nothing to resume, or a data folder or weights that don't exist.
-        ValueError: no data is named, the device can't be used, the batch can't be shared out between the
-            processes, or the checkpoint is not of this configuration.
+        FileExistsError: `out` already holds a run and `resume` is not set.
+        FileNotFoundError: no checkpoint to resume from, or a data folder or weights that don't exist.
+        ValueError: no data is named, the device can't be used, the batch can't be split evenly between the processes,
+            or the checkpoint belongs to another configuration.
     """
 
     def __init__(self, config: TrainingConfig, out: str | Path, resume: bool = False) -> None:
@@ -67,29 +67,27 @@ class Trainer:
         self.model = channels_last(config.network().to(self.device))
         if config.init:
             _start_from(self.model, config.init)
-        self.average = AveragedModel(self.model, multi_avg_fn=self._average)
-        weights = config.loss
+        self.ema = AveragedModel(self.model, multi_avg_fn=self._update_ema)
+        weights, gan = config.loss, config.gan
         features = None
         if weights.perceptual or weights.style:
             features = channels_last(frozen_features(config.features, config.features_weights).to(self.device))
         self.discriminator: PatchDiscriminator | None = None
         if weights.adversarial:
-            adversary = config.adversary
-            self.discriminator = PatchDiscriminator(adversary.channels, adversary.layers).to(self.device)
-            channels_last(self.discriminator)
+            self.discriminator = channels_last(PatchDiscriminator(gan.channels, gan.layers).to(self.device))
         trained: dict[str, torch.nn.Module] = {"model": self.model}
         if self.discriminator is not None:
             trained["discriminator"] = self.discriminator
-        # Two networks that chase each other swing with much momentum; 0.5 is Yu et al.'s, 2019.
+        # High momentum makes the two networks of a GAN oscillate; 0.5 is from Yu et al., 2019.
         betas = (0.5 if self.discriminator is not None else 0.9, 0.999)
         self.optimisers = {
             name: torch.optim.AdamW(network.parameters(), betas=betas, weight_decay=config.weight_decay, fused=True)
             for name, network in trained.items()
         }
-        self._rates = {"model": 1.0, "discriminator": config.adversary.rate}
-        self._saved: dict[str, torch.nn.Module] = {**trained, "average": self.average}
+        self._lr_scales = {"model": 1.0, "discriminator": gan.lr_scale}
+        self._saved: dict[str, torch.nn.Module] = {**trained, "ema": self.ema}
         self.step = 0
-        # The processes start alike, and then draw their own random numbers.
+        # All processes start with the same weights, then each has its own random numbers.
         torch.manual_seed(config.seed + self.accelerator.process_index)
         if resume:
             self._restore(load_checkpoint(self.checkpoints))
@@ -98,105 +96,74 @@ class Trainer:
         objective: torch.nn.Module = Objective(self.model, weights, features)
         if config.compile:
             objective = torch.compile(objective)  # type: ignore[assignment]
+        # With several processes, these wrappers average the gradients.
         self._objective = self.accelerator.prepare_model(objective)
-        self._judge: torch.nn.Module | None = None
+        self._discriminator: torch.nn.Module | None = None
         if self.discriminator is not None:
-            self._judge = self.accelerator.prepare_model(self.discriminator)
+            self._discriminator = self.accelerator.prepare_model(self.discriminator)
         if self.accelerator.is_main_process:
             self.out.mkdir(parents=True, exist_ok=True)
             save_config(config, self.out / "config.yaml")
 
     def run(self) -> Path:
-        """Train to `config.steps`, saving on the way. Returns the folder of the averaged model.
+        """Train to `config.steps`, saving on the way. Returns the folder of the EMA model.
 
         Raises:
             FloatingPointError: a loss is not finite. Nothing was saved since.
             SystemExit: a signal asked to stop (a second one stops at once); the step was finished and saved.
             OSError: the disk is full, or the data has vanished.
         """
-        config = self.config
-        opened = Journal(self.out, self.step, config.steps) if self.accelerator.is_main_process else nullcontext()
-        with opened as journal, stop_on_signal() as request:
-            sums: dict[str, Tensor] = {}
-            started, since, waited = time.perf_counter(), self.step, 0.0
-            batches = self._batches()
+        config, main = self.config, self.accelerator.is_main_process
+        logger = Logger(self.out, self.step, config.steps) if main else NullLogger()
+        with logger, stop_on_signal() as request:
+            batches, meter = self._batches(), Meter(self.step)
             while self.step < config.steps:
-                asked = time.perf_counter()
-                step_batches = list(islice(batches, config.accumulate))
-                waited += time.perf_counter() - asked
-                losses = self.train_step(step_batches)
-                for name, loss in losses.items():
-                    sums[name] = sums.get(name, torch.zeros_like(loss)) + loss
-                stop = self._agreed(request.by is not None)
-                last = stop or self.step == config.steps
-                saves = last or self.step % config.save_every == 0
+                step_batches = self._fetch(batches, meter)
+                meter.add(self.train_step(step_batches))
+                stopped = self._any_process(request.by is not None)
+                last = stopped or self.step == config.steps
                 logs = last or self.step % config.log_every == 0
-                # On a GPU, to look at a loss is to wait for it; but never save what was not looked at.
-                if (logs or saves or self.device.type == "cpu") and not torch.stack([*sums.values()]).isfinite().all():
-                    at = f"at step {since}" if self.step == since + 1 else f"within steps {since} to {self.step - 1}"
-                    raise FloatingPointError(f"the loss became {sums['total'].item()} {at}; nothing was saved since")
+                samples = last or self.step % config.sample_every == 0
+                saves = last or self.step % config.save_every == 0
+                # On a GPU a check waits for the step, so it is rare; but nothing is saved unchecked.
+                if logs or saves or self.device.type == "cpu":
+                    meter.check(self.step)
                 if logs:
-                    taken, count = time.perf_counter() - started, self.step - since
-                    means = self.accelerator.reduce({name: total / count for name, total in sums.items()}, "mean")
-                    values = {name: float(mean) for name, mean in means.items()} | {
-                        "rate": self._rate(),
-                        "images_per_second": count * config.step_images / taken,
-                        "waiting": waited / taken,
-                        "memory_gib": peak_memory(self.device),
-                    }
-                    if journal:
-                        journal.record(self.step, values)
-                    sums, started, since, waited = {}, time.perf_counter(), self.step, 0.0
-                if journal and (last or self.step % config.sample_every == 0):
-                    journal.picture(self.step, self._samples(step_batches[-1]))
+                    self._log(logger, meter)
+                    meter = Meter(self.step)
+                if samples and main:
+                    logger.image(self.step, self._sample(step_batches[-1]))
                 if saves:
                     self.save()
-                if journal:
-                    journal.advance(self.step)
-                if stop and self.step < config.steps:
-                    if journal:
-                        name = request.by.name if request.by else "a signal to another process"
-                        journal.say(f"stopped by {name} after step {self.step}, which is saved: go on with --resume")
-                    raise SystemExit(128 + (request.by or 0))
+                logger.advance(self.step)
+                if stopped and self.step < config.steps:
+                    self._exit(logger, request)
         return self.out / "model"
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """One step of the optimisers on batches of `FaceFolder` items; returns the mean losses, detached."""
-        config, judge = self.config, None if self.step < self.config.adversary.start else self.discriminator
+        discriminator = None if self.step < self.config.gan.start else self.discriminator
         for name, optimiser in self.optimisers.items():
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
-                group["lr"] = self._rate() * self._rates[name]
+                group["lr"] = self._lr() * self._lr_scales[name]
         self.model.train()
-        shift = shift_at(self.step)
-        sums: dict[str, Tensor] = {}
+        means: dict[str, Tensor] = {}
         for number, batch in enumerate(batches, start=1):
-            image = batch["image"].to(self.device, memory_format=torch.channels_last, non_blocking=True)
-            hole, labels = (batch[name].to(self.device, non_blocking=True) for name in ("hole", "parsing"))
-            with self._shares_gradients(self._objective, number == len(batches)):
-                with self._autocast(), frozen(judge) if judge is not None else nullcontext():
-                    result, losses = self._objective(image, hole, labels, judge, shift)
-                self.accelerator.backward(losses["total"] / len(batches))
-            if judge is not None and self._judge is not None:
-                with self._shares_gradients(self._judge, number == len(batches)):
-                    with self._autocast():
-                        seen, cover = moved(torch.cat([image, result]), shift), moved(hole, shift)
-                        real, fake = self._judge(seen, torch.cat([cover, cover])).chunk(2)
-                        losses["discriminator"] = discriminator_loss(real, fake, cover)
-                    self.accelerator.backward(losses["discriminator"] / len(batches))
+            losses = self._backward(batch, discriminator, len(batches), last=number == len(batches))
             for name, loss in losses.items():
-                sums[name] = sums.get(name, torch.zeros_like(loss)) + loss.detach() / len(batches)
-            self.model.after_batch()
-        self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
+                means[name] = means.get(name, torch.zeros_like(loss)) + loss.detach() / len(batches)
+            self.model.update_memory()
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimisers["model"].step()
-        if judge is not None:
+        if discriminator is not None:
             self.optimisers["discriminator"].step()
-        self.average.update_parameters(self.model)
+        self.ema.update_parameters(self.model)
         self.step += 1
-        return sums
+        return means
 
     def save(self) -> None:
-        """Write a checkpoint, and the averaged model as `showface.load_model` reads it; all processes call it."""
+        """Write a checkpoint, and the EMA model in the format of `showface.load_model`; all processes must call it."""
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -206,11 +173,62 @@ class Trainer:
                 state[name] = network.state_dict()
             state["optimisers"] = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
             save_checkpoint(self.checkpoints, self.step, state, self.config.keep)
-            self._averaged_model().save_pretrained(self.out / "model")
+            self._ema_model().save_pretrained(self.out / "model")
         self.accelerator.wait_for_everyone()
 
-    def _averaged_model(self) -> InpaintingNetwork:
-        return cast(InpaintingNetwork, self.average.module)
+    def _fetch(self, batches: Iterator[Batch], meter: Meter) -> list[Batch]:
+        """The batches of the next step."""
+        started = time.perf_counter()
+        step_batches = list(islice(batches, self.config.accumulate))
+        meter.waited += time.perf_counter() - started
+        return step_batches
+
+    def _backward(
+        self, batch: Batch, discriminator: PatchDiscriminator | None, count: int, last: bool
+    ) -> dict[str, Tensor]:
+        """Add the gradients of one of a step's `count` batches, divided by `count`; returns the batch's losses."""
+        image = batch["image"].to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        hole, labels = (batch[name].to(self.device, non_blocking=True) for name in ("hole", "parsing"))
+        shift = shift_at(self.step)
+        with self._sync(self._objective, last):
+            with self._autocast(), frozen(discriminator) if discriminator is not None else nullcontext():
+                result, losses = self._objective(image, hole, labels, discriminator, shift)
+            self.accelerator.backward(losses["total"] / count)
+        if discriminator is not None and self._discriminator is not None:
+            with self._sync(self._discriminator, last):
+                with self._autocast():
+                    images, hole = shifted(torch.cat([image, result]), shift), shifted(hole, shift)
+                    real, fake = self._discriminator(images, torch.cat([hole, hole])).chunk(2)
+                    losses["discriminator"] = discriminator_loss(real, fake, hole)
+                self.accelerator.backward(losses["discriminator"] / count)
+        return losses
+
+    def _log(self, logger: NullLogger, meter: Meter) -> None:
+        """Log the mean losses and the speed since the last entry; all processes must call it."""
+        taken, count = time.perf_counter() - meter.started, self.step - meter.first_step
+        means = self.accelerator.reduce({name: total / count for name, total in meter.sums.items()}, "mean")
+        values = {name: float(mean) for name, mean in means.items()} | {
+            "lr": self._lr(),
+            "images_per_second": count * self.config.step_images / taken,
+            "waiting": meter.waited / taken,
+            "memory_gib": peak_memory(self.device),
+        }
+        logger.scalars(self.step, values)
+
+    @torch.no_grad()
+    def _sample(self, batch: Batch, count: int = 4) -> Tensor:
+        """A grid (3, H, W) in [0, 1]; each row has the input, coarse image, result and target of one image."""
+        image, hole = (batch[name][:count].to(self.device) for name in ("image", "hole"))
+        output = self._ema_model().eval()(image, hole)
+        masked = torch.where(hole > 0.5, torch.ones_like(image), image)
+        rows = torch.cat([masked, output.coarse, output.image, image], dim=3)  # (B, 3, H, 4 W)
+        return torch.cat(list(rows), dim=1).float().clamp(-1, 1).add(1).div(2).cpu()
+
+    def _exit(self, logger: NullLogger, request: StopRequest) -> NoReturn:
+        """End a run that a signal stopped."""
+        name = request.by.name if request.by else "a signal to another process"
+        logger.message(f"stopped by {name} after step {self.step}, which is saved: go on with --resume")
+        raise SystemExit(128 + (request.by or 0))
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
@@ -246,48 +264,42 @@ class Trainer:
             config.batch // processes,
             sampler=sampler,
             num_workers=config.data.workers,
-            worker_init_fn=outlive_first_signal,
+            worker_init_fn=ignore_first_signal,
             pin_memory=self.device.type == "cuda",
-            # A generator of its own: the loader would otherwise draw from the one that a checkpoint restores.
+            # Its own generator: otherwise the loader draws from the global one, which checkpoints restore.
             generator=torch.Generator(),
         )
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
-    def _shares_gradients(self, network: Any, now: bool) -> Any:
-        """The processes' gradients are shared with the last batch of a step, not before."""
-        return nullcontext() if now else self.accelerator.no_sync(network)
+    def _sync(self, network: Any, last: bool) -> Any:
+        """Average gradients over the processes only in the last batch of a step."""
+        return nullcontext() if last else self.accelerator.no_sync(network)
 
-    def _agreed(self, asked: bool) -> bool:
-        """Whether any process was asked."""
+    def _any_process(self, asked: bool) -> bool:
+        """Whether `asked` is true in any process."""
         if self.accelerator.num_processes == 1:
             return asked
         return bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.device), "sum") > 0)
 
-    def _rate(self) -> float:
-        """The learning rate of the coming step: a linear rise, then half a cosine to 0."""
+    def _lr(self) -> float:
+        """The learning rate of the next step: linear warm-up, times half a cosine down to 0."""
         config = self.config
-        rise = min((self.step + 1) / max(config.warmup, 1), 1.0)
-        return config.rate * rise * 0.5 * (1 + math.cos(math.pi * min(self.step / config.steps, 1.0)))
+        warmup = min((self.step + 1) / max(config.warmup, 1), 1.0)
+        return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * min(self.step / config.steps, 1.0)))
 
-    def _average(self, averaged: Tensors, current: Tensors, count: int | Tensor) -> None:
-        """The exponential average, faster at the start so that the random first weights are soon forgotten."""
-        decay = min(self.config.average, (1 + int(count)) / (10 + int(count)))
+    def _update_ema(self, averaged: Tensors, current: Tensors, count: int | Tensor) -> None:
+        """Update the EMA, with a smaller decay at the start, so that the random first weights are soon forgotten."""
+        decay = min(self.config.ema_decay, (1 + int(count)) / (10 + int(count)))
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
-    @torch.no_grad()
-    def _samples(self, batch: Batch, count: int = 4) -> Tensor:
-        """A grid (3, H, W) in [0, 1]: a row an image, of input, coarse image, result and target."""
-        image, hole = (batch[name][:count].to(self.device) for name in ("image", "hole"))
-        output = self._averaged_model().eval()(image, hole)
-        masked = torch.where(hole > 0.5, torch.ones_like(image), image)
-        rows = torch.cat([masked, output.coarse, output.image, image], dim=3)  # (B, 3, H, 4 W)
-        return torch.cat(list(rows), dim=1).float().clamp(-1, 1).add(1).div(2).cpu()
+    def _ema_model(self) -> InpaintingNetwork:
+        return cast(InpaintingNetwork, self.ema.module)
 
 
 def _accelerator(device: str) -> Accelerator:
-    """What knows the processes and their devices. Raises ValueError for a device that can't be used."""
+    """Accelerate's view of processes and devices. Raises ValueError for a device that can't be used."""
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -296,7 +308,7 @@ def _accelerator(device: str) -> Accelerator:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device} can't be used: {str(error).splitlines()[0]}") from error
     if not launched:
-        # Accelerate keeps the first device that a process asked for, for good.
+        # Accelerate's state is global and keeps the first device: reset it.
         AcceleratorState._reset_state(reset_partial_state=True)
         os.environ["ACCELERATE_TORCH_DEVICE"] = device
     return Accelerator(cpu=device == "cpu")
@@ -322,7 +334,7 @@ def _dataset(config: TrainingConfig) -> FaceFolder | FaceShards:
 
 
 def _start_from(model: InpaintingNetwork, folder: str) -> None:
-    """Copy the weights of a saved model; parts that it doesn't have keep their own."""
+    """Copy the weights of a saved model. Parts of `model` that it lacks keep theirs."""
     state = type(model).from_pretrained(folder).state_dict()
     own = model.state_dict()
     unfit = [name for name, x in state.items() if name not in own or own[name].shape != x.shape]

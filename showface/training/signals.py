@@ -1,4 +1,4 @@
-"""Stopping at the end of a step when a signal asks for it."""
+"""Stop a run at the end of a step when a signal arrives."""
 
 import signal
 import threading
@@ -10,14 +10,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Which signal has asked to stop, None while none has."""
+    """The signal that asked to stop, None while there is none."""
 
     by: signal.Signals | None = None
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Takes Ctrl-C and SIGTERM as requests; a second one acts as ever. Does nothing in other threads than the main."""
+    """Record the first Ctrl-C or SIGTERM as a request; later ones act as usual. Only works in the main thread."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -28,21 +28,22 @@ def stop_on_signal() -> Iterator[StopRequest]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         request.by = signal.Signals(number)
         restore()
 
     for number in SIGNALS:
-        signal.signal(number, ask)
+        signal.signal(number, record)
     try:
         yield request
     finally:
         restore()
 
 
-def outlive_first_signal(worker: int) -> None:
-    """Let a worker of a data loader do without the first of each signal: a terminal sends them to all processes, and
-    the step that is being finished may want its data.
+def ignore_first_signal(worker: int) -> None:
+    """Workers ignore the first signal: the current step needs their data.
+
+    For `DataLoader(worker_init_fn=...)`. A terminal sends Ctrl-C to the workers too. A second signal ends a worker.
     """
     for number in SIGNALS:
         signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))

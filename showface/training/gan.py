@@ -1,0 +1,35 @@
+"""Hinge GAN losses (Lim & Ye, 2017; Miyato et al., 2018).
+
+With a hole, both losses are means over the patches that it touches, a choice of *ours*. The other patches of a filled
+image are real: the discriminator can't learn to call them fake, and they would make the loss depend on the size of the
+hole. A patch is the area of one logit, H/h x W/w pixels, without the rest of its receptive field.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from showface.losses import batch_mean
+
+
+def discriminator_loss(real: Tensor, fake: Tensor, hole: Tensor | None = None) -> Tensor:
+    """The mean of max(0, 1 - real) plus the mean of max(0, 1 + fake), 0-d float32.
+
+    Args:
+        real, fake: logits (B, 1, h, w) of real and of filled images, in any floating dtype. Detach the filled images
+            from the generator.
+        hole: (B, 1, H, W), 1 = filled in: only patches that it touches count. The loss is 0 where it is empty. None:
+            all patches count.
+    """
+    return _mean(F.relu(1 - real.float()), hole) + _mean(F.relu(1 + fake.float()), hole)
+
+
+def generator_loss(fake: Tensor, hole: Tensor | None = None) -> Tensor:
+    """The mean of -fake, 0-d float32; arguments as `discriminator_loss`."""
+    return -_mean(fake.float(), hole)
+
+
+def _mean(values: Tensor, hole: Tensor | None) -> Tensor:
+    if hole is None:
+        return values.mean()
+    touched = F.adaptive_max_pool2d(hole.float(), values.shape[2:])
+    return batch_mean((values * touched).sum(), touched.sum())
