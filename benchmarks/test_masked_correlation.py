@@ -19,7 +19,7 @@ from torch import Tensor
 from showface import ops
 from showface.data.masks import random_hole
 from showface.ops import definitions
-from showface.ops.backends import BACKENDS
+from showface.ops.dispatch import BACKENDS
 
 TEMPERATURE = 16.0
 

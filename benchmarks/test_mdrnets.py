@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import showface
 from showface.losses import LossWeights, weighted_sum
 from showface.nn import channels_last, hole_tokens
-from showface.ops import backends
+from showface.ops import dispatch
 
 IMPLEMENTATIONS = ("showface", "reference", "showface, compiled", "reference, compiled")
 
@@ -113,7 +113,7 @@ def prepare(problem: Problem) -> dict[str, Run]:
     model = network()
 
     def run(name: str, model: Any, dtype: str = problem.dtype) -> Any:
-        only = patch.object(backends, "BACKENDS", ("reference",)) if name.startswith("reference") else nullcontext()
+        only = patch.object(dispatch, "BACKENDS", ("reference",)) if name.startswith("reference") else nullcontext()
         with only, torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bfloat16"):
             if problem.mode == "photo to photo":
                 return showface.inpaint(photo, mask, model=model)

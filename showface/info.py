@@ -31,21 +31,21 @@ def _devices() -> list[str]:
 
 def _operators() -> dict[str, dict[str, Any]]:
     # Imported here: the operators' modules fill the table of backends.
-    from showface.ops import backends
+    from showface.ops import dispatch
 
     return {
         op: {
             device: {
-                "auto": backends.choose(op, device),
+                "auto": dispatch.choose(op, device),
                 "why_not": {
                     backend: reason
-                    for backend in backends.BACKENDS
-                    if (reason := backends.why_not(op, backend, device)) is not None
+                    for backend in dispatch.BACKENDS
+                    if (reason := dispatch.why_not(op, backend, device)) is not None
                 },
             }
             for device in ("cpu", "cuda")
         }
-        for op in backends.OPS
+        for op in dispatch.OPS
     }
 
 

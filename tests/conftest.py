@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from showface import MDRNets, MDRNetsConfig, native
-from showface.ops import backends, why_not
+from showface.ops import dispatch, why_not
 
 from support.cuda_on_cpu import build
 from support.networks import TINY, wake
@@ -70,8 +70,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # What is marked as a test for GPUs has nothing to say on a CPU.
     only_gpu = metafunc.definition.get_closest_marker("gpu")
     for device in ("cuda",) if only_gpu else ("cpu", "cuda"):
-        for name in backends.BACKENDS:
-            kernel = backends._kernels.get((op, name))
+        for name in dispatch.BACKENDS:
+            kernel = dispatch._kernels.get((op, name))
             if kernel is None or (device, name) in IMPOSSIBLE:
                 continue
             marks = [pytest.mark.gpu] if device == "cuda" else []

@@ -4,7 +4,7 @@ import torch
 
 import showface
 from showface import native, ops
-from showface.ops import backends
+from showface.ops import dispatch
 
 print(f"showface {showface.__version__}, torch {torch.__version__}")
 assert native.why_missing() is None, native.why_missing()
@@ -29,7 +29,7 @@ def check(device: str) -> None:
     }
     for op, (call, tensors) in calls.items():
         expected = call(*tensors, backend="reference")
-        for backend in backends.BACKENDS:
+        for backend in dispatch.BACKENDS:
             reason = ops.why_not(op, backend, device)
             print(f"{op} on {device}, {backend}: {reason or 'runs'}")
             if reason is None:

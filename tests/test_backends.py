@@ -7,7 +7,8 @@ import torch
 import torch._dynamo.testing
 
 from showface import native, ops
-from showface.ops import backends
+from showface.ops import dispatch
+from showface.ops.backends import cuda
 
 from support.tolerances import assert_close
 
@@ -52,10 +53,10 @@ def flat(result):
 # The choice.
 
 
-@pytest.mark.parametrize("op", backends.OPS)
+@pytest.mark.parametrize("op", dispatch.OPS)
 def test_auto_always_finds_a_backend(op):
     for device_type in ("cpu", "cuda", "meta", "mps"):
-        for dtype in backends.FLOATS:
+        for dtype in dispatch.FLOATS:
             assert ops.why_not(op, ops.choose(op, device_type, dtype), device_type, dtype) is None
     assert ops.why_not(op, "reference", "cpu") is None
 
@@ -63,7 +64,7 @@ def test_auto_always_finds_a_backend(op):
 def test_reasons():
     assert "has no cuda kernel" in ops.why_not("coordination_loss", "cuda", "cpu")
     assert "does not take torch.int32" in ops.why_not("memory_read", "reference", "cpu", torch.int32)
-    assert "runs on cuda" in ops.why_not("memory_read", "triton", "mps") or not backends._has_triton()
+    assert "runs on cuda" in ops.why_not("memory_read", "triton", "mps") or not dispatch._has_triton()
     with pytest.raises(ValueError, match=r"op must be one of .*got 'memory'"):
         ops.why_not("memory", "cpp", "cpu")
     with pytest.raises(ValueError, match=r"backend must be .*got 'auto'"):
@@ -78,18 +79,18 @@ def test_cpp_runs_on_the_cpu_only_and_if_built(monkeypatch, missing, reason):
 
 
 def test_triton_on_the_cpu_needs_its_interpreter(monkeypatch):
-    monkeypatch.setattr(backends, "_has_triton", lambda: True)
+    monkeypatch.setattr(dispatch, "_has_triton", lambda: True)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert "TRITON_INTERPRET=1" in ops.why_not("memory_read", "triton", "cpu")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert ops.why_not("memory_read", "triton", "cpu") is None
-    monkeypatch.setattr(backends, "_has_triton", lambda: False)
+    monkeypatch.setattr(dispatch, "_has_triton", lambda: False)
     assert ops.why_not("memory_read", "triton", "cpu") == "triton is not installed"
 
 
 def test_missing_extension_is_told_once(monkeypatch):
     monkeypatch.setattr(native, "why_missing", lambda: "it was not built")
-    backends._say_what_is_missing.cache_clear()
+    dispatch._say_what_is_missing.cache_clear()
     with pytest.warns(UserWarning, match="without its compiled kernels: it was not built"):
         read(*memory_case())
     with warnings.catch_warnings():
@@ -110,9 +111,30 @@ def test_sizes_that_a_kernel_refuses(monkeypatch):
         RuntimeError, match=r"backend 'cuda' can't run here: its cuda kernel .* up to 512 wide, not 600"
     ):
         ops.masked_correlation(*wide, temperature=8.0, backend="cuda")
-    monkeypatch.setattr(backends, "BACKENDS", ("cuda", "reference"))
+    monkeypatch.setattr(dispatch, "BACKENDS", ("cuda", "reference"))
     reference = ops.masked_correlation(*wide, temperature=8.0, backend="reference")
     assert torch.equal(ops.masked_correlation(*wide, temperature=8.0), reference)
+
+
+def test_a_gradient_that_a_named_backend_is_too_narrow_for_is_refused(monkeypatch):
+    """The gradient of a write reads values with a column more. Nothing else than the named backend may compute it."""
+    calls = []
+    write = dispatch._kernels["memory_write", "reference"].forward
+    accumulate = dispatch._kernels["memory_accumulate", "reference"].forward
+    for op, forward in (("memory_write", write), ("memory_accumulate", accumulate)):
+        fake = dispatch.Kernel(forward, calls.append, dispatch.FLOATS, cuda.refuses)
+        monkeypatch.setitem(dispatch._kernels, (op, "cuda"), fake)
+    monkeypatch.setitem(native.CUDA_LIBRARIES, "cpu", "showface_C")
+    latent, memory = torch.randn(3, 512, requires_grad=True), torch.randn(2, 4, 512)
+    region = torch.tensor([0, 1, -1])
+    for op, more in ((ops.memory_write, {"rate": 0.1}), (ops.memory_accumulate, {})):
+        out = op(latent, memory, region, temperature=8.0, backend="cuda", **more)[1]
+        with pytest.raises(
+            RuntimeError, match=rf"the gradient of showface.ops.{op.__name__}: backend 'cuda' can't run here: .* 528"
+        ):
+            out.sum().backward()
+        op(latent, memory, region, temperature=8.0, **more)[1].sum().backward()  # "auto" takes another
+    assert not calls
 
 
 # The operators as torch sees them.
@@ -136,7 +158,7 @@ def test_opcheck_of_backwards(device, name):
     mass = torch.rand(memory.shape[:2], device=device)
     if name == "memory_read_rows":
         results = torch.ops.showface.memory_read_rows(latent, memory, region, tau, 1.0)
-        case = (latent, latent, memory, region, tau, *results, 1.0)
+        case = (latent, latent, memory, region, *results, tau, 1.0)
     elif name == "memory_accumulate":
         case = (mass, memory, latent, memory, region, tau, 1.0)
     elif name == "memory_write":

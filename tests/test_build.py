@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from showface import info, native
-from showface.ops import backends
+from showface.ops import dispatch
 
 extension = native.load()
 needs_extension = pytest.mark.skipif(extension is None, reason=f"no extension: {native.why_missing()}")
@@ -37,7 +37,7 @@ def test_build_info():
 def test_info_covers_every_operator(capsys):
     described = info.describe()
     assert described["extension"]["built"] == (extension is not None)
-    assert set(described["operators"]) == set(backends.OPS)
+    assert set(described["operators"]) == set(dispatch.OPS)
     for by_device in described["operators"].values():
         for choice in by_device.values():
             assert choice["auto"] not in choice["why_not"]

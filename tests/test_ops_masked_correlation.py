@@ -188,7 +188,7 @@ def test_chunks_do_not_change_results(monkeypatch, keys):
 
     whole = run()
     for chunk in (1, 77):  # one row at a time, and rows that don't divide evenly
-        monkeypatch.setattr("showface.ops.reference._CHUNK", chunk)
+        monkeypatch.setattr("showface.ops.backends.reference._CHUNK", chunk)
         for x, y in zip(run(), whole, strict=True):
             assert_close(x, y)
 

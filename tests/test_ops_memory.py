@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from showface import ops
-from showface.ops import backends, definitions
+from showface.ops import definitions, dispatch
 
 from support.operator_tests import TEMPERATURE, Case, OperatorTests, flat, on, wide
 from support.tolerances import assert_close
@@ -33,7 +33,7 @@ class MemoryTests(OperatorTests):
     def test_temperature_kinds(self, device, backend):
         case = on(device, make(9, 2, 3, 4, torch.float32))
         expected = flat(self.call(*case, temperature=3.0, backend=backend))
-        kinds = (3, *(torch.tensor(3.0, device=device, dtype=d) for d in sorted(backends.FLOATS, key=str)))
+        kinds = (3, *(torch.tensor(3.0, device=device, dtype=d) for d in sorted(dispatch.FLOATS, key=str)))
         for tau in kinds:
             for x, y in zip(flat(self.call(*case, temperature=tau, backend=backend)), expected, strict=True):
                 assert_close(x, y)

@@ -12,8 +12,9 @@
 `showface.ops.definitions` holds the plain PyTorch meaning of each.
 """
 
-from showface.ops.backends import choose, why_not
+from showface.ops import backends  # noqa: F401  (registers every backend)
 from showface.ops.coordination_loss import coordination_loss
+from showface.ops.dispatch import choose, why_not
 from showface.ops.masked_correlation import correlation_rows, masked_correlation
 from showface.ops.memory import memory_accumulate, memory_address, memory_blend, memory_read, memory_write
 

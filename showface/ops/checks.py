@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from showface.ops.backends import BACKENDS, FLOATS
+from showface.ops.dispatch import BACKENDS, FLOATS
 
 
 def describe(x: object) -> str:

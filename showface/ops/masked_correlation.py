@@ -1,15 +1,14 @@
-"""Masked correlation mining, the operator of the Mask-Region Enhanced Module: known tokens answer for corrupted."""
+"""`masked_correlation`, the operator of the Mask-Region Enhanced Module: its API, schema and gradient."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from showface import native
-from showface.ops import backends, checks
+from showface.ops import checks, dispatch
 from showface.ops.definitions import unit
 from showface.ops.library import LIBRARY, autocast, declare, differentiate
-from showface.ops.reference import accumulation_dtype, attend, attend_backward, wide
+from showface.ops.precision import accumulation_dtype, wide
 
 
 def masked_correlation(
@@ -53,7 +52,7 @@ def masked_correlation(
 
 
 def _check(query: Tensor, keys: str, **others: Tensor) -> None:
-    """What has the batch and the tokens of `query`, a checked (B, N, C): `key` and `hole`, and more if there is."""
+    """Check `key`, `hole` and other tensors against `query`, a checked (B, N, C)."""
     checks.check_tensor("key", others["key"], "(B, N, C)", like=query)
     checks.check_tensor("hole", others["hole"], "(B, N)", dtype=torch.bool, like=query)
     for name, x in others.items():
@@ -96,117 +95,12 @@ def correlation_rows(
     checks.check_positive(tensor)
     q_all, k_all, tau = wide(tensor, scale, query, key)
     chosen = torch.take_along_dim(unit(q_all), tokens[..., None], dim=1)
-    source = _sources(hole, keys)[:, None]
+    source = (~hole if keys == "valid" else torch.ones_like(hole))[:, None]
     logits = (tau * chosen @ unit(k_all).mT).masked_fill(~source, -torch.inf)
     # A row without any key would be NaN, and so would its gradient.
     logits = torch.where(source.any(-1, keepdim=True), logits, 0)
     asks = torch.take_along_dim(hole, tokens, dim=1)[..., None]
     return (torch.softmax(logits, dim=-1) * (asks & source)).to(query.dtype)
-
-
-# The reference backend, image by image.
-
-
-def _sources(hole: Tensor, keys: str) -> Tensor:
-    return ~hole if keys == "valid" else torch.ones_like(hole)
-
-
-def _forward_reference(
-    query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
-) -> tuple[Tensor, Tensor]:
-    q, k, v, tau = wide(temperature, scale, query, key, value)
-    out, log_sum = torch.zeros_like(v, memory_format=torch.contiguous_format), v.new_zeros(hole.shape)
-    for b, (rows, source) in enumerate(zip(hole, _sources(hole, keys), strict=True)):
-        out[b, rows], log_sum[b, rows] = attend(q[b, rows], k[b, source], v[b, source], tau)
-    return out.to(value.dtype), log_sum
-
-
-def _backward_reference(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    hole: Tensor,
-    out: Tensor,
-    log_sum: Tensor,
-    temperature: Tensor | None,
-    scale: float,
-    keys: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    g, q, k, v, o, tau = wide(temperature, scale, grad, query, key, value, out)
-    grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    grad_tau = q.new_zeros(())
-    for b, (rows, source) in enumerate(zip(hole, _sources(hole, keys), strict=True)):
-        grad_q[b, rows], grad_k[b, source], grad_v[b, source], share = attend_backward(
-            g[b, rows], q[b, rows], k[b, source], v[b, source], o[b, rows], log_sum[b, rows], tau
-        )
-        grad_tau += share
-    return grad_q.to(query.dtype), grad_k.to(key.dtype), grad_v.to(value.dtype), grad_tau * scale
-
-
-# The compiled and Triton backends.
-
-
-def _forward_cpp(
-    query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
-) -> tuple[Tensor, Tensor]:
-    q, k, v, _ = wide(None, 1.0, query, key, value)  # it works in float32 and float64
-    out, log_sum = torch.ops.showface_C.masked_correlation(q, k, v, hole, temperature, scale, keys == "all", False)
-    return out.to(value.dtype), log_sum
-
-
-def _backward_cpp(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, hole: Tensor, out: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    log_sum, temperature, scale, keys = rest
-    g, q, k, v, o, _ = wide(None, 1.0, grad, query, key, value, out)
-    backward = torch.ops.showface_C.masked_correlation_backward
-    grad_q, grad_k, grad_v, grad_tau = backward(g, q, k, v, hole, o, log_sum, temperature, scale, keys == "all", False)
-    return grad_q.to(query.dtype), grad_k.to(key.dtype), grad_v.to(value.dtype), grad_tau.sum() * scale
-
-
-def _forward_cuda(*args: Any) -> tuple[Tensor, Tensor]:
-    *tensors, scale, keys = args
-    return native.cuda_library(args[0]).masked_correlation(*tensors, scale, keys == "all", native.allow_tf32())
-
-
-def _backward_cuda(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *tensors, scale, keys = args
-    backward = native.cuda_library(args[1]).masked_correlation_backward
-    *grads, shares = backward(*tensors, scale, keys == "all", native.allow_tf32())
-    return *grads, shares.sum() * scale
-
-
-def _forward_triton(*args: Any) -> tuple[Tensor, Tensor]:
-    from showface.kernels import masked_correlation as kernels
-
-    *tensors, scale, keys = args
-    return kernels.masked_correlation(*tensors, scale, keys == "all")
-
-
-def _backward_triton(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from showface.kernels import masked_correlation as kernels
-
-    *tensors, scale, keys = args
-    *grads, grad_tau = kernels.masked_correlation_backward(*tensors, scale, keys == "all")
-    return *grads, grad_tau * scale
-
-
-def _refuses_triton(query: Tensor, value: Tensor) -> str | None:
-    """What its kernels can't address, and on a GPU, float64, which Triton can't multiply there."""
-    if query.shape[1] * max(query.shape[2], value.shape[2]) >= 2**31:
-        return "its triton kernel takes images of less than 2**31 numbers"
-    if query.shape[0] > 65535:
-        return f"its triton kernel takes up to 65,535 images, not {query.shape[0]}"
-    if query.is_cuda and query.dtype == torch.float64:
-        return "its triton kernel takes no float64 on a GPU"
-    return None
-
-
-backends.register("masked_correlation", "reference", _forward_reference, _backward_reference)
-backends.register("masked_correlation", "cpp", _forward_cpp, _backward_cpp)
-backends.register("masked_correlation", "cuda", _forward_cuda, _backward_cuda, refuses=backends.refuses_cuda)
-backends.register("masked_correlation", "triton", _forward_triton, _backward_triton, refuses=_refuses_triton)
 
 
 # The torch operators.
@@ -224,7 +118,7 @@ def _forward(
     keys: str,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    kernel = backends.kernel("masked_correlation", backend, query, value)
+    kernel = dispatch.kernel("masked_correlation", backend, query, value)
     checks.check_positive(temperature)
     return kernel.forward(query, key, value, hole, temperature, scale, keys)
 
@@ -236,14 +130,14 @@ def _backward(
     value: Tensor,
     hole: Tensor,
     out: Tensor,
-    log_sum: Tensor,
+    lse: Tensor,
     temperature: Tensor | None,
     scale: float,
     keys: str,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    kernel = backends.kernel("masked_correlation", backend, query, value)
-    return kernel.backward(grad, query, key, value, hole, out, log_sum, temperature, scale, keys)
+    kernel = dispatch.kernel("masked_correlation", backend, query, value)
+    return kernel.backward(grad, query, key, value, hole, out, lse, temperature, scale, keys)
 
 
 def _fake_forward(query: Tensor, key: Tensor, value: Tensor, hole: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -255,15 +149,25 @@ def _fake_gradients(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_:
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape), grad_temperature
 
 
-def _answer(*args: Any) -> Tensor:
-    return torch.ops.showface.masked_correlation_rows(*args)[0]
+def _answer(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    hole: Tensor,
+    temperature: Tensor | None,
+    scale: float,
+    keys: str,
+    backend: str = "auto",
+) -> Tensor:
+    rows = torch.ops.showface.masked_correlation_rows
+    return rows(query, key, value, hole, temperature, scale, keys, backend)[0]
 
 
-# The forward also gives, for its backward, the logarithm to base 2 of the sum under each corrupted token's softmax.
+# The forward also returns what its backward needs: the log-sum-exp (base 2) of each corrupted token's softmax.
 declare(f"masked_correlation_rows({_ARGS}, str backend='auto') -> (Tensor, Tensor)", _forward, _fake_forward)
 declare(
     "masked_correlation_rows_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor hole, Tensor out,"
-    " Tensor log_sum, Tensor? temperature, float scale, str keys, str backend='auto')"
+    " Tensor lse, Tensor? temperature, float scale, str keys, str backend='auto')"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     _backward,
     _fake_gradients,

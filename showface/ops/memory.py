@@ -1,4 +1,4 @@
-"""Memory addressing, the operator of the Disentangled Memory Module: read and write blocks of slots by cosine."""
+"""The memory operators of the Disentangled Memory Module: their API, schemas and gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from showface.ops import backends, checks, definitions, memory_backends  # noqa: F401  (the last registers what runs)
+from showface.ops import checks, definitions, dispatch, memory_gradients
 from showface.ops.library import LIBRARY, autocast, declare, differentiate
-from showface.ops.reference import accumulation_dtype, wide
+from showface.ops.precision import accumulation_dtype, wide
 
 
 def memory_read(
@@ -160,18 +160,18 @@ def _check_rate(rate: float) -> None:
         raise ValueError(f"rate must lie in (0, 1), got {rate}")
 
 
-# The torch operators. Reading also gives, for its backward, the logarithm to base 2 of the sum under each softmax.
+# The torch operators. Reading also returns what its backward needs: the log-sum-exp (base 2) of each softmax.
 
 _ADDRESS = "Tensor latent, Tensor memory, Tensor region"
 _TEMPERATURE = "Tensor? temperature, float scale"
-# The dispatcher leaves a last argument out where it has its default value: so implementations have the default too.
+# torch leaves out a last argument that has its default value, so the implementations have the default too.
 _BACKEND = "str backend='auto'"
 
 
 def _checked_kernel(
     op: str, backend: str, latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None
-) -> backends.Kernel:
-    kernel = backends.kernel(op, backend, latent, memory)
+) -> dispatch.Kernel:
+    kernel = dispatch.kernel(op, backend, latent, memory)
     checks.check_regions(region, memory.shape[0])
     checks.check_positive(temperature)
     return kernel
@@ -189,20 +189,23 @@ def _read_rows_backward(
     latent: Tensor,
     memory: Tensor,
     region: Tensor,
-    temperature: Tensor | None,
     out: Tensor,
-    log_sum: Tensor,
+    lse: Tensor,
+    temperature: Tensor | None,
     scale: float,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kernel = backends.kernel("memory_read", backend, latent, memory)
-    rest = (region, out, log_sum, temperature, scale)
-    grad_latent, grad_memory, _, grad_temperature = kernel.backward(grad, latent, memory, None, *rest)
+    kernel = dispatch.kernel("memory_read", backend, latent, memory)
+    grad_latent, grad_memory, _, grad_temperature = kernel.backward(
+        grad, latent, memory, None, region, out, lse, temperature, scale
+    )
     return grad_latent, grad_memory, grad_temperature
 
 
-def _read(*args: Any) -> Tensor:
-    return torch.ops.showface.memory_read_rows(*args)[0]
+def _read(
+    latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, backend: str = "auto"
+) -> Tensor:
+    return torch.ops.showface.memory_read_rows(latent, memory, region, temperature, scale, backend)[0]
 
 
 def _accumulate(
@@ -222,8 +225,8 @@ def _accumulate_backward(
     scale: float,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kernel = backends.kernel("memory_accumulate", backend, latent, memory)
-    return kernel.backward(grad_rho, grad_total, latent, memory, region, temperature, scale)
+    tensors = (latent, memory, region, temperature)
+    return memory_gradients.accumulate_backward(grad_rho, grad_total, *tensors, scale, backend)
 
 
 def _write(
@@ -250,21 +253,22 @@ def _write_backward(
     rate: float,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kernel = backends.kernel("memory_write", backend, latent, memory)
-    return kernel.backward(grad, grad_rho, latent, memory, region, temperature, scale, rate)
+    tensors = (latent, memory, region, temperature)
+    return memory_gradients.write_backward(grad, grad_rho, *tensors, scale, rate, backend)
 
 
 def _blend(memory: Tensor, rho: Tensor, total: Tensor, rate: float, backend: str = "auto") -> Tensor:
     dtype = accumulation_dtype(memory.dtype)
-    return backends.kernel("memory_blend", backend, memory).forward(memory, rho.to(dtype), total.to(dtype), rate)
+    return dispatch.kernel("memory_blend", backend, memory).forward(memory, rho.to(dtype), total.to(dtype), rate)
 
 
 def _blend_backward(
     grad: Tensor, memory: Tensor, rho: Tensor, total: Tensor, rate: float, backend: str = "auto"
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = accumulation_dtype(memory.dtype)
-    kernel = backends.kernel("memory_blend", backend, memory)
-    grad_memory, grad_rho, grad_total = kernel.backward(grad, memory, rho.to(dtype), total.to(dtype), rate)
+    grad_memory, grad_rho, grad_total = memory_gradients.blend_backward(
+        grad, memory, rho.to(dtype), total.to(dtype), rate
+    )
     return grad_memory, grad_rho.to(rho.dtype), grad_total.to(total.dtype)
 
 
@@ -288,7 +292,7 @@ declare(
     _fake_rows,
 )
 declare(
-    f"memory_read_rows_backward(Tensor grad, {_ADDRESS}, Tensor? temperature, Tensor out, Tensor log_sum, float scale,"
+    f"memory_read_rows_backward(Tensor grad, {_ADDRESS}, Tensor out, Tensor lse, {_TEMPERATURE},"
     f" {_BACKEND}) -> (Tensor, Tensor, Tensor)",
     _read_rows_backward,
     lambda grad, latent, memory, *_: _fake_gradients(latent, memory),
@@ -337,7 +341,7 @@ def _address_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _read_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     latent, memory, region, temperature, *ctx.rest = inputs
-    ctx.save_for_backward(latent, memory, region, temperature, *output)
+    ctx.save_for_backward(latent, memory, region, *output, temperature)
 
 
 def _blend_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -350,10 +354,10 @@ def _gradient(op: str) -> Callable[..., tuple[Any, ...]]:
 
     def gradient(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         if op == "memory_read_rows":
-            grads = grads[:1]  # nothing depends on the logarithms
+            grads = grads[:1]  # nothing depends on the lse
         backward = getattr(torch.ops.showface, f"{op}_backward")
         grad_latent, grad_memory, grad_tau = backward(*grads, *ctx.saved_tensors, *ctx.rest)
-        temperature = ctx.saved_tensors[3]
+        temperature = ctx.saved_tensors[-1]
         to_temperature = None if temperature is None else grad_tau.to(temperature.dtype)
         return grad_latent, grad_memory, None, to_temperature, *(None for _ in ctx.rest)
 

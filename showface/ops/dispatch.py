@@ -1,8 +1,8 @@
 """Which implementation of an operator runs: the choice, and the reasons against the others.
 
 An operator has up to four backends. "reference" is plain PyTorch and runs everywhere. "cpp" and "cuda" are the
-compiled extension on CPU and CUDA tensors, "triton" the Triton kernels. Each operator's module lists what it has
-with `register`; "auto" takes the first of `BACKENDS` that can run and so never fails.
+compiled extension on CPU and CUDA tensors, "triton" the Triton kernels. The modules of `showface.ops.backends`
+register what each has. "auto" takes the first of `BACKENDS` that can run, and never fails.
 """
 
 import os
@@ -23,7 +23,14 @@ OPS = ("memory_read", "memory_write", "memory_accumulate", "memory_blend", "mask
 
 @dataclass(frozen=True)
 class Kernel:
-    """One implementation: its forward, its backward, the dtypes it takes, and why it refuses tensors of some sizes."""
+    """One implementation of an operator.
+
+    Attributes:
+        forward, backward: its functions. Writes to the memory have one backward for all backends, in
+            `memory_gradients`, and none here.
+        dtypes: those it takes.
+        refuses: says why it can't take tensors of some sizes, see `register`.
+    """
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
@@ -39,29 +46,24 @@ def refuses_nothing(*tensors: torch.Tensor) -> str | None:
     return None
 
 
+def _no_backward(*_: object) -> None:
+    raise NotImplementedError("this kernel has no backward of its own")
+
+
 def register(
     op: str,
     backend: str,
     forward: Callable[..., Any],
-    backward: Callable[..., Any],
+    backward: Callable[..., Any] = _no_backward,
     dtypes: frozenset[torch.dtype] = FLOATS,
     refuses: Callable[..., str | None] = refuses_nothing,
 ) -> None:
-    """Say that `op` has an implementation for `backend`; called by the operators' modules.
+    """Add the implementation of `op` by `backend`; the modules of `showface.ops.backends` call it.
 
-    `refuses` gets the tensors that `kernel` gets and returns why they can't be taken, as a sentence's end, or None.
+    `refuses` gets the tensors that `kernel` gets. It returns why they can't be taken, as the end of a sentence, or
+    None.
     """
     _kernels[op, backend] = Kernel(forward, backward, dtypes, refuses)
-
-
-def refuses_cuda(*tensors: torch.Tensor) -> str | None:
-    """Of keys and values such as the first and the last of these, that shared memory can't hold them."""
-    first, last = tensors[0].shape[-1], tensors[-1].shape[-1]
-    if max(first, last) > 512:
-        return f"its cuda kernel takes vectors up to 512 wide, not {max(first, last)}"
-    if tensors[0].dtype == torch.float64 and first + last > 512:
-        return f"its cuda kernel takes float64 vectors of 512 numbers, key and value together, not {first + last}"
-    return None
 
 
 @cache
@@ -74,7 +76,7 @@ def _interpreting() -> bool:
 
 
 def why_not(op: str, backend: str, device_type: str, dtype: torch.dtype = torch.float32) -> str | None:
-    """The reason why `backend` can't run `op` on such tensors, as a sentence's end, or None where it can.
+    """The reason why `backend` can't run `op` on such tensors, as the end of a sentence, or None if it can.
 
     Raises ValueError for an unknown operator or backend.
     """
@@ -115,19 +117,20 @@ def _say_what_is_missing() -> None:
 
 
 def refusal(op: str, backend: str, *tensors: torch.Tensor) -> str | None:
-    """The reason why `backend` can't run `op` on tensors like these, as a sentence's end, or None where it can."""
+    """The reason why `backend` can't run `op` on tensors like these, as the end of a sentence, or None if it can."""
     return why_not(op, backend, tensors[0].device.type, tensors[0].dtype) or _kernels[op, backend].refuses(*tensors)
 
 
-def kernel(op: str, backend: str, *tensors: torch.Tensor) -> Kernel:
-    """The implementation to run on tensors like these, of which the first one tells device and dtype.
+def kernel(op: str, backend: str, *tensors: torch.Tensor, called: str = "") -> Kernel:
+    """The implementation to run on tensors like these; the first one tells device and dtype.
 
-    Raises RuntimeError with the reason if a named backend can't run.
+    Raises RuntimeError with the reason if a named backend can't run. The message speaks of `called`, by default the
+    operator.
     """
     if backend == "auto":
         _say_what_is_missing()
         return _kernels[op, next(name for name in BACKENDS if refusal(op, name, *tensors) is None)]
     reason = refusal(op, backend, *tensors)
     if reason:
-        raise RuntimeError(f"showface.ops.{op}: backend {backend!r} can't run here: {reason}")
+        raise RuntimeError(f"{called or f'showface.ops.{op}'}: backend {backend!r} can't run here: {reason}")
     return _kernels[op, backend]

@@ -1,0 +1,92 @@
+"""The "cpp" backend: the compiled extension on CPU tensors. It computes in float32 and float64."""
+
+import torch
+from torch import Tensor
+
+from showface.ops.dispatch import register
+from showface.ops.precision import wide
+
+# The extension's schemas end in a flag for tf32, which a CPU doesn't have.
+_TF32 = False
+
+
+def _memory_attend(
+    latent: Tensor, memory: Tensor, value: Tensor | None, region: Tensor, temperature: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    z, m, _ = wide(None, 1.0, latent, memory)
+    v = None if value is None else value.to(z.dtype)
+    out, lse = torch.ops.showface_C.memory_attend(z, m, v, region, temperature, scale, _TF32)
+    return out.to(memory.dtype), lse
+
+
+def _memory_attend_backward(
+    grad: Tensor,
+    latent: Tensor,
+    memory: Tensor,
+    value: Tensor | None,
+    region: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    temperature: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    g, z, m, o, _ = wide(None, 1.0, grad, latent, memory, out)
+    v = None if value is None else value.to(z.dtype)
+    grad_latent, grad_memory, grad_value, partials = torch.ops.showface_C.memory_attend_backward(
+        g, z, m, v, region, o, lse, temperature, scale, _TF32
+    )
+    dtype = latent.dtype
+    return grad_latent.to(dtype), grad_memory.to(dtype), grad_value.to(dtype), partials.sum() * scale
+
+
+def _memory_accumulate(
+    latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    z, m, _ = wide(None, 1.0, latent, memory)
+    return torch.ops.showface_C.memory_accumulate(z, m, region, temperature, scale, _TF32)
+
+
+def _memory_write(
+    latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, rate: float
+) -> tuple[Tensor, Tensor]:
+    z, m, _ = wide(None, 1.0, latent, memory)
+    written, rho = torch.ops.showface_C.memory_write(z, m, region, temperature, scale, rate, _TF32)
+    return written.to(memory.dtype), rho
+
+
+def _memory_blend(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Tensor:
+    return torch.ops.showface_C.memory_blend(memory.to(rho.dtype), rho, total, rate).to(memory.dtype)
+
+
+def _masked_correlation(
+    query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
+) -> tuple[Tensor, Tensor]:
+    q, k, v, _ = wide(None, 1.0, query, key, value)
+    out, lse = torch.ops.showface_C.masked_correlation(q, k, v, hole, temperature, scale, keys == "all", _TF32)
+    return out.to(value.dtype), lse
+
+
+def _masked_correlation_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    hole: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    temperature: Tensor | None,
+    scale: float,
+    keys: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    g, q, k, v, o, _ = wide(None, 1.0, grad, query, key, value, out)
+    grad_q, grad_k, grad_v, partials = torch.ops.showface_C.masked_correlation_backward(
+        g, q, k, v, hole, o, lse, temperature, scale, keys == "all", _TF32
+    )
+    return grad_q.to(query.dtype), grad_k.to(key.dtype), grad_v.to(value.dtype), partials.sum() * scale
+
+
+register("memory_read", "cpp", _memory_attend, _memory_attend_backward)
+register("memory_accumulate", "cpp", _memory_accumulate)
+register("memory_write", "cpp", _memory_write)
+register("memory_blend", "cpp", _memory_blend)
+register("masked_correlation", "cpp", _masked_correlation, _masked_correlation_backward)

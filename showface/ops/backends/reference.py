@@ -1,0 +1,256 @@
+"""The "reference" backend: plain PyTorch, with gradients written out. It runs on every device and in every dtype."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from showface.ops import definitions
+from showface.ops.definitions import EPSILON, unit
+from showface.ops.dispatch import register
+from showface.ops.precision import accumulation_dtype, wide
+
+
+def unit_backward(grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient of `x`, from that of `unit(x)`."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    norm = length.clamp_min(EPSILON)
+    # Below epsilon the norm is a constant, so nothing is projected out.
+    delta = (grad * x).sum(-1, keepdim=True) / norm.square() * (length >= EPSILON)
+    return (grad - delta * x) / norm
+
+
+# Attention by cosine of one group of queries to one group of keys: an image's corrupted and known tokens, or a region's
+# tokens and its block of memory. A few rows of weights at a time: so memory stays linear, and they stay in the cache.
+
+_CHUNK = 2**19  # weights, of 4 or 8 bytes each
+
+
+def _rows(queries: int, keys: int) -> list[slice]:
+    step = max(_CHUNK // max(keys, 1), 1)
+    return [slice(first, first + step) for first in range(0, queries, step)]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Mean values by weight `softmax(temperature * <unit(query), unit(key)>)`; zeros where there is no key.
+
+    Args:
+        query: (R, C).
+        key, value: (J, C) and (J, V).
+
+    Returns:
+        (R, V), and for the backward (R,): the log-sum-exp (base 2) of each softmax.
+    """
+    out, lse = value.new_zeros(len(query), value.shape[1]), value.new_zeros(len(query))
+    if len(key):
+        q, k = temperature * unit(query), unit(key).T
+        for rows in _rows(len(query), len(key)):
+            logits = q[rows] @ k
+            total = logits.logsumexp(-1, keepdim=True)
+            out[rows] = (logits - total).exp() @ value
+            lse[rows] = total.squeeze(-1) / math.log(2)
+    return out, lse
+
+
+def attend_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    temperature: Tensor | float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of `attend` in query, key, value and temperature, from that of its answers and its results."""
+    q, k = unit(query), unit(key)
+    grad_q, grad_k, grad_v = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
+    grad_temperature = query.new_zeros(())
+    for rows in _rows(len(query), len(key)) if len(key) else ():
+        weight = ((temperature * q[rows]) @ k.T - lse[rows, None] * math.log(2)).exp()
+        delta = (grad[rows] * out[rows]).sum(-1, keepdim=True)
+        grad_logit = weight * (grad[rows] @ value.T - delta)
+        grad_row = grad_logit @ k
+        grad_temperature += (grad_row * q[rows]).sum()
+        grad_q[rows] = grad_row * temperature
+        grad_k.addmm_(grad_logit.T, temperature * q[rows])
+        grad_v.addmm_(weight.T, grad[rows])
+    return unit_backward(grad_q, query), unit_backward(grad_k, key), grad_v, grad_temperature
+
+
+# memory: region by region.
+
+
+def _tokens_of_regions(region: Tensor, regions: int) -> Iterator[tuple[int, Tensor]]:
+    for k in range(regions):
+        yield k, (region == k).nonzero().squeeze(1)
+
+
+def _memory_attend(
+    latent: Tensor, memory: Tensor, value: Tensor | None, region: Tensor, temperature: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    value = memory if value is None else value
+    z, m, v, tau = wide(temperature, scale, latent, memory, value)
+    out, lse = z.new_zeros(len(z), v.shape[2]), z.new_zeros(len(z))
+    for k, rows in _tokens_of_regions(region, len(m)):
+        out[rows], lse[rows] = attend(z[rows], m[k], v[k], tau)
+    return out.to(value.dtype), lse
+
+
+def _memory_attend_backward(
+    grad: Tensor,
+    latent: Tensor,
+    memory: Tensor,
+    value: Tensor | None,
+    region: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    temperature: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    g, z, m, v, o, tau = wide(temperature, scale, grad, latent, memory, memory if value is None else value, out)
+    grad_z, grad_m, grad_v, grad_tau = torch.zeros_like(z), torch.zeros_like(m), torch.zeros_like(v), z.new_zeros(())
+    for k, rows in _tokens_of_regions(region, len(m)):
+        grad_z[rows], grad_m[k], grad_v[k], partial = attend_backward(
+            g[rows], z[rows], m[k], v[k], o[rows], lse[rows], tau
+        )
+        grad_tau += partial
+    if value is None:
+        grad_m, grad_v = grad_m + grad_v, grad_v[:0]
+    return grad_z.to(latent.dtype), grad_m.to(memory.dtype), grad_v.to(memory.dtype), grad_tau * scale
+
+
+def _memory_accumulate(
+    latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    z, m, tau = wide(temperature, scale, latent, memory)
+    rho, total = m.new_zeros(m.shape[:2]), torch.zeros_like(m)
+    for k, rows in _tokens_of_regions(region, len(m)):
+        address = torch.softmax(tau * unit(z[rows]) @ unit(m[k]).T, dim=-1)
+        rho[k], total[k] = address.sum(0), address.T @ z[rows]
+    return rho, total
+
+
+def _memory_blend(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Tensor:
+    return definitions.memory_blend(memory.to(rho.dtype), rho, total, rate).to(memory.dtype)
+
+
+def _memory_write(
+    latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, rate: float
+) -> tuple[Tensor, Tensor]:
+    rho, total = _memory_accumulate(latent, memory, region, temperature, scale)
+    return _memory_blend(memory, rho, total, rate), rho
+
+
+# masked_correlation: image by image.
+
+
+def _is_key(hole: Tensor, keys: str) -> Tensor:
+    return ~hole if keys == "valid" else torch.ones_like(hole)
+
+
+def _masked_correlation(
+    query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
+) -> tuple[Tensor, Tensor]:
+    q, k, v, tau = wide(temperature, scale, query, key, value)
+    out, lse = torch.zeros_like(v, memory_format=torch.contiguous_format), v.new_zeros(hole.shape)
+    for b, (rows, source) in enumerate(zip(hole, _is_key(hole, keys), strict=True)):
+        out[b, rows], lse[b, rows] = attend(q[b, rows], k[b, source], v[b, source], tau)
+    return out.to(value.dtype), lse
+
+
+def _masked_correlation_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    hole: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    temperature: Tensor | None,
+    scale: float,
+    keys: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    g, q, k, v, o, tau = wide(temperature, scale, grad, query, key, value, out)
+    grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    grad_tau = q.new_zeros(())
+    for b, (rows, source) in enumerate(zip(hole, _is_key(hole, keys), strict=True)):
+        grad_q[b, rows], grad_k[b, source], grad_v[b, source], partial = attend_backward(
+            g[b, rows], q[b, rows], k[b, source], v[b, source], o[b, rows], lse[b, rows], tau
+        )
+        grad_tau += partial
+    return grad_q.to(query.dtype), grad_k.to(key.dtype), grad_v.to(value.dtype), grad_tau * scale
+
+
+# coordination_loss.
+
+# With X = [F + G, F - G], the rows X_I of a set I, S_I = X_I^T X_I, and S' for S with its halves exchanged in rows and
+# columns, D = X_I X'_J^T / 2 and so
+#   sum of D² = 1/4 <S_I, S'_J>.
+# Every term holds F - G twice, so nothing cancels when F is near G.
+
+
+def _moments(features: Tensor, target: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """X (B, N, 2C), and S of the corrupted and of the known rows, each (B, 2C, 2C)."""
+    dtype = accumulation_dtype(features.dtype)
+    f, g = unit(features.to(dtype)), unit(target.to(dtype))
+    x = torch.cat([f + g, f - g], dim=-1)
+    corrupted = x * hole[..., None]
+    known = x - corrupted
+    return x, corrupted.mT @ corrupted, known.mT @ known
+
+
+def _exchanged(moments: Tensor) -> Tensor:
+    """S' of S."""
+    return moments.roll((moments.shape[-1] // 2,) * 2, dims=(1, 2))
+
+
+def _weights(hole: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What an image's sums of D² weigh in inter and in intra, the means over pairs and images that have any: (B,)."""
+    corrupted, known = hole.sum(1).to(dtype), (~hole).sum(1).to(dtype)
+
+    def weights(pairs: Tensor) -> Tensor:
+        has_pairs = pairs > 0
+        return has_pairs / (pairs.clamp_min(1) * has_pairs.sum().clamp_min(1))
+
+    return weights(corrupted * known), weights(corrupted**2)
+
+
+def _coordination_loss(features: Tensor, target: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+    x, corrupted, known = _moments(features, target, hole)
+    across, within = _weights(hole, x.dtype)
+    exchanged = _exchanged(corrupted)
+    inter = (known * exchanged).sum((1, 2)) * across
+    intra = (corrupted * exchanged).sum((1, 2)) * within
+    return inter.sum() / 4, intra.sum() / 4
+
+
+def _coordination_loss_backward(
+    grad_inter: Tensor, grad_intra: Tensor, features: Tensor, target: Tensor, hole: Tensor, target_too: bool
+) -> tuple[Tensor, Tensor]:
+    x, corrupted, known = _moments(features, target, hole)
+    across, within = (w[:, None, None] for w in _weights(hole, x.dtype))
+    exchanged = _exchanged(corrupted)
+    # The gradient of X is X times one matrix in the corrupted rows and another in the known ones.
+    by_corrupted = grad_inter * across / 2 * _exchanged(known) + grad_intra * within * exchanged
+    by_known = grad_inter * across / 2 * exchanged
+
+    def gradient(of: Tensor, sign: int) -> Tensor:
+        """From that of [F + G, F - G]: the sum of its halves for F, their difference for G."""
+
+        def rows(matrix: Tensor) -> Tensor:
+            plus, minus = matrix.chunk(2, dim=-1)
+            return x @ (plus + sign * minus)
+
+        grad = torch.where(hole[..., None], rows(by_corrupted), rows(by_known))
+        return unit_backward(grad, of.to(x.dtype)).to(of.dtype)
+
+    return gradient(features, 1), gradient(target, -1) if target_too else target.new_empty(0)
+
+
+register("memory_read", "reference", _memory_attend, _memory_attend_backward)
+register("memory_accumulate", "reference", _memory_accumulate)
+register("memory_write", "reference", _memory_write)
+register("memory_blend", "reference", _memory_blend)
+register("masked_correlation", "reference", _masked_correlation, _masked_correlation_backward)
+register("coordination_loss", "reference", _coordination_loss, _coordination_loss_backward)
