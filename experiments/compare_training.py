@@ -117,7 +117,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--batch", type=int, default=16, help="images per step (default 16)")
     add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: all)")
     add("--seed", type=int, default=0, help="seed of weights, order and holes (default 0)")
-    add("--widths", choices=("equal", "paper"), default="equal", help="baselines at MDRNets' cost, or as in their papers")
+    add("--widths", choices=("equal", "paper"), default="equal", help="baselines at MDRNets' cost, or as in papers")
     add("--faces", type=Path, nargs="+", default=[], help="folders of faces to evaluate on; not used for training")
     add("--masks", type=Path, help="folder of evaluation masks, white = hole (default: generate them)")
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of `showface train` for all systems")
