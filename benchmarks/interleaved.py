@@ -1,8 +1,8 @@
-"""Time several implementations in turns, so that whatever slows the machine down meets all of them.
+"""Time several implementations in turns, so that a slow phase of the machine affects all of them.
 
-pytest-benchmark times one test after another. Here the first test of a group times every implementation of it, a round
-of each at a time, together with the machine's floor: a product of matrices and a copy. Each test then reports what was
-measured for its own.
+pytest-benchmark times one test after another. Here, the first test of a group times all of its implementations, one
+round of each in turn. It also times a matrix product and a copy, for the roofline (the records call it "floor"). Each
+test then reports the measurements of its own implementation.
 """
 
 import random
@@ -21,7 +21,7 @@ Case = dict[str, str | int | float]
 
 
 def is_right(name: str, check: Callable[[], None]) -> bool:
-    """Whether a check passes; for one of ours it must."""
+    """Whether the check passes. A failed check of our own implementation raises AssertionError."""
     try:
         check()
     except AssertionError:
@@ -32,7 +32,7 @@ def is_right(name: str, check: Callable[[], None]) -> bool:
 
 
 class Clock:
-    """What pytest-benchmark reads as the time: it moves only by the durations it is told."""
+    """A timer for pytest-benchmark that only moves when it is advanced, by durations measured before."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -52,7 +52,7 @@ _measured: dict[str, dict[str, list[float]]] = {}
 
 @dataclass(frozen=True)
 class Work:
-    """The least that a call must do: floating-point operations, and bytes read or written once."""
+    """The minimum work of a call: floating-point operations, and bytes that are read or written once."""
 
     flops: float
     bytes: float = 0.0
@@ -61,17 +61,16 @@ class Work:
 def report(
     benchmark: Any, case: Case, name: str, prepare: Callable[[], Mapping[str, Run]], *, work: Work | None, rounds: int
 ) -> None:
-    """Report the durations of implementation `name` in a case to pytest-benchmark, and to the record.
+    """Report the durations of one implementation in a case to pytest-benchmark, and record them.
 
     Args:
-        benchmark: the fixture, of a test marked with `benchmark(timer=CLOCK)`.
-        case: what tells the measurements apart: `op`, `mode`, `dtype` and sizes. The tests of a case must follow one
-            another.
-        name: one of the implementations.
-        prepare: gives every implementation that can run here, each checked for correctness: a peer that fails is
-            left out, one of ours fails the test.
-        work: what the case asks for, whoever does it; None where no rate is wanted.
-        rounds: how often each of them is timed.
+        benchmark: the fixture, in a test marked with `benchmark(timer=CLOCK)`.
+        case: identifies the measurement: `op`, `mode`, `dtype` and sizes. The tests of a case must run consecutively.
+        name: the implementation.
+        prepare: returns all implementations that can run here and give correct results. Peers with wrong results are
+            left out; a wrong result of ours fails the test.
+        work: the minimum work of the case; None if no rate is wanted.
+        rounds: number of timed calls per implementation.
     """
     group = " ".join(str(value) if isinstance(value, str) else f"{key}={value}" for key, value in case.items())
     if group not in _measured:
@@ -101,7 +100,7 @@ def _time_all(
     durations: dict[str, list[float]] = {name: [] for name in every}
     order = list(every)
     for _ in range(rounds):
-        # Whose data is still in the caches must not always favour the same.
+        # A random order, so that data left in the caches doesn't always favour the same implementation.
         shuffle.shuffle(order)
         for name in order:
             durations[name].append(measure.seconds(every[name], launches=not name.endswith(GRAPH)))

@@ -1,4 +1,4 @@
-"""One call at a time: how long it takes, how much memory it needs, and what the machine could do at best."""
+"""Time and memory of a call, and the best rates of the machine."""
 
 import time
 from collections.abc import Callable
@@ -13,9 +13,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def seconds(run: Run, *, launches: bool = True) -> float:
-    """How long one call takes; on a GPU between two events, with its caches emptied before.
+    """The time of one call. On a GPU, it is the time between two events, after the caches were flushed.
 
-    Without `launches` the GPU still empties its caches while the call is launched, so that only its own time counts.
+    Without `launches`, the call is launched while the GPU still flushes its caches, so launch times don't count.
     """
     if DEVICE == "cpu":
         start = time.perf_counter()
@@ -33,7 +33,7 @@ def seconds(run: Run, *, launches: bool = True) -> float:
 
 
 def peak_mib(run: Run) -> float:
-    """The most that torch has allocated at a time during a call, beyond what there was before."""
+    """The peak of memory allocated by torch during a call, beyond what was allocated before."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -42,7 +42,7 @@ def peak_mib(run: Run) -> float:
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
-    # The events that `profiler.events()` gives are already summed up by operator; a peak needs them one by one.
+    # `profiler.events()` sums allocations by operator, but the peak needs single allocations.
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     allocated = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -52,16 +52,16 @@ def peak_mib(run: Run) -> float:
 
 
 def replay(run: Run) -> Run | None:
-    """The call as a CUDA graph, which takes no launches from Python; None where it waits for the host on its way."""
+    """The call as a CUDA graph, without launches from Python; None if the call synchronises with the host."""
     if DEVICE == "cpu":
         return None
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # what is set up at a first call must not be captured
+    with torch.cuda.stream(side):  # warm up, so that one-time initialisation is not captured
         for _ in range(3):
             run()
     torch.cuda.current_stream().wait_stream(side)
-    # A capture that fails leaves torch's allocator in disorder: ask first.
+    # A failed capture corrupts the state of torch's allocator, so test for synchronisation first.
     torch.cuda.set_sync_debug_mode("error")
     try:
         expected = run()
@@ -78,13 +78,13 @@ def replay(run: Run) -> Run | None:
 
 
 def product(dtype: torch.dtype) -> tuple[Run, float]:
-    """A product of square matrices, the fastest that torch has for the dtype, and its number of operations."""
+    """torch's product of large square matrices, and its number of operations."""
     side = 2048 if DEVICE == "cpu" else 8192
     a, b = (torch.randn(side, side, device=DEVICE).to(dtype) for _ in range(2))
     return partial(torch.matmul, a, b), 2.0 * side**3
 
 
 def copy() -> tuple[Run, float]:
-    """A copy of a large tensor, and the bytes that it reads and writes."""
+    """A copy of a large tensor, and the number of bytes it reads and writes."""
     source = torch.zeros(2**24 if DEVICE == "cpu" else 2**28, device=DEVICE)
     return partial(torch.empty_like(source).copy_, source), 2.0 * source.nbytes

@@ -1,7 +1,7 @@
-"""The ten largest costs of the model, by operator: `python benchmarks/profile_model.py [--label before]`.
+"""The ten most expensive operators of the model: `python benchmarks/profile_model.py [--label before]`.
 
-One image of 256 pixels through the network, and a step of training on four. Keeps what it finds in
-benchmarks/results/profile-DEVICE.json under a label, beside what is there under others.
+Profiles inference on one image of 256 pixels, and a training step on four. The result is stored under a label in
+benchmarks/results/profile-DEVICE.json, beside the results with other labels.
 """
 
 import argparse
@@ -23,7 +23,7 @@ MODES: dict[str, tuple[Problem, Callable[..., Any]]] = {
 
 
 def costs(run: Callable[[], Any], calls: int = 5) -> dict[str, Any]:
-    """Milliseconds a call, and the ten operators that take the most of it themselves, with their number of calls."""
+    """Milliseconds per call, and the ten operators with the largest self time, with their share and number of calls."""
     for _ in range(3):
         run()
     taken = 1e3 * median(measure.seconds(run) for _ in range(3 * calls))
@@ -32,7 +32,7 @@ def costs(run: Callable[[], Any], calls: int = 5) -> dict[str, Any]:
         for _ in range(calls):
             run()
     own = "self_device_time_total" if measure.DEVICE == "cuda" else "self_cpu_time_total"
-    # The events of the GPU itself are left out: their times are those of the operators that launched them.
+    # Events of the GPU are left out, since their times are included in the operators that launched them.
     operators = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
     events = sorted(operators, key=lambda event: getattr(event, own), reverse=True)
     total = sum(getattr(event, own) for event in events)
@@ -45,7 +45,7 @@ def costs(run: Callable[[], Any], calls: int = 5) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--label", default="now", help="under which the result is kept")
+    parser.add_argument("--label", default="now", help="label to store the result under")
     label = parser.parse_args().label
     found = {}
     for mode, (problem, call) in MODES.items():

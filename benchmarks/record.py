@@ -1,4 +1,4 @@
-"""What the benchmarks measured, kept small enough to commit: one JSON file for each operator and device."""
+"""Records of the benchmarks, small enough to commit: one JSON file per operator and device."""
 
 import json
 import platform
@@ -19,7 +19,7 @@ _groups: dict[str, dict[str, Any]] = {}
 
 
 def add(group: str, case: dict[str, Any], floor: dict[str, float], results: dict[str, Any]) -> None:
-    """Keep the results of a group until `write`: for each implementation times, rates and memory."""
+    """Store the results of a group until `write`: times, rates and memory of each implementation."""
     _groups[group] = {"case": case, "floor": floor, "results": results}
 
 
@@ -37,7 +37,7 @@ def processor() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """The device, and the versions of what ran on it."""
+    """The device, and versions of the software."""
     return {
         "date": date.today().isoformat(),
         "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
@@ -59,19 +59,19 @@ def _version(package: str) -> str | None:
 
 
 def write(op: str, folder: Path = RESULTS) -> Path:
-    """Write what was added of an operator. The file holds one run: what it held before is gone."""
+    """Write the added groups of an operator, and replace an earlier record."""
     path = folder / f"{op}-{device_name()}.json"
     save(path, machine() | {"groups": {name: x for name, x in _groups.items() if x["case"]["op"] == op}})
     return path
 
 
 def device_name() -> str:
-    """The device in the names of files."""
+    """The device's name, as used in file names."""
     return re.sub(r"[^a-z0-9]+", "-", machine()["device"].lower()).strip("-")
 
 
 def save(path: Path, values: dict[str, Any]) -> None:
-    """Write JSON with objects that hold no others on one line each."""
+    """Write JSON, with each innermost object on one line."""
     text = re.sub(r"\{[^{}]*\}", lambda match: re.sub(r"\s*\n\s*", " ", match.group()), json.dumps(values, indent=1))
     write_text(path, text + "\n")
 
@@ -82,9 +82,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def speedups(groups: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str, float, str, float]]:
-    """For each group: its case, our implementation and its ms, the best peer, and the peer's time over ours.
+    """For each group: its case, our implementation and its time in ms, the fastest peer, and our speedup over it.
 
-    Ours is the first that there is, the one that "auto" takes, even where another one would be faster.
+    Ours is the first one recorded, which "auto" chooses, even if another one of ours is faster.
     """
     rows = []
     for group in groups:

@@ -1,7 +1,7 @@
-"""Pictures and tables of what was recorded: `python benchmarks/report.py`.
+"""Pictures and tables of the recorded benchmarks: `python benchmarks/report.py`.
 
-Reads every record in benchmarks/results, draws docs/pictures/performance-*.png, and writes the second half of
-docs/performance.md, what comes after its mark, anew.
+Reads all records in benchmarks/results, draws docs/pictures/performance-*.png, and rewrites the part of
+docs/performance.md below its mark.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,9 +16,10 @@ from showface.evaluation import markdown_table
 from showface.files import write_text
 
 DOCS = Path(__file__).parents[1] / "docs"
-MARK = "<!-- What follows is written by benchmarks/report.py. -->\n"
+MARK = "<!-- The rest of this page is written by benchmarks/report.py. -->\n"
 Groups = list[dict[str, Any]]
 OPERATORS = ("masked_correlation", "memory")
+RATES = ("ms", "GFLOP/s", "of roofline", "MiB", "speedup over")
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
@@ -26,7 +27,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def only(groups: Groups, **wanted: Any) -> Groups:
-    """The groups whose case has these values; of several, any of them."""
+    """The groups whose case has these values. A tuple allows any of its values."""
     return [
         group
         for group in groups
@@ -35,16 +36,16 @@ def only(groups: Groups, **wanted: Any) -> Groups:
 
 
 def ours(group: dict[str, Any]) -> dict[str, Any]:
-    """The results of our implementation, the one that "auto" takes."""
+    """The results of our implementation that "auto" chooses."""
     return next(x for name, x in group["results"].items() if name.startswith("showface"))
 
 
 def mean(ratios: list[float]) -> str:
-    return f"{exp(sum(map(log, ratios)) / len(ratios)):.2f} (least {min(ratios):.2f})"
+    return f"{exp(sum(map(log, ratios)) / len(ratios)):.2f} (minimum {min(ratios):.2f})"
 
 
 def correlation_tables(groups: Groups) -> str:
-    """The peer's time over ours, by size; then rates and memory of single images."""
+    """Our speedup by size; then times, rates and memory when one size varies."""
     text, grid = "", only(groups, batch=4, dtype="float32")
     for mode in dict.fromkeys(group["case"]["mode"] for group in grid):
         cells = {
@@ -55,7 +56,7 @@ def correlation_tables(groups: Groups) -> str:
         sizes = dict.fromkeys(key[:-1] for key in cells)
         rows = [[*size, *(f"{cells[(*size, hole)]:.2f}" for hole in holes)] for size in sizes]
         head = ["mask", "tokens", "channels", *(f"hole {hole:.0%}" for hole in holes)]
-        text += f"\n{mode.capitalize()}, the best peer's time over ours, geometric mean {mean(list(cells.values()))}:\n"
+        text += f"\n{mode.capitalize()}: speedup over the fastest peer, geometric mean {mean(list(cells.values()))}:\n"
         text += f"\n{table(head, rows)}"
     single = only(groups, batch=(1, 2, 8)) + only(groups, dtype=("bfloat16", "float16"))
     rows = []
@@ -67,8 +68,8 @@ def correlation_tables(groups: Groups) -> str:
             [shape, f"{case['hole']:.0%}", case["dtype"], case["mode"], f"{best['median_ms']:.2f}", best["gflops"]]
             + [f"{best['share_of_floor']:.0%}", best["peak_mib"], f"{ratio:.2f} ({peer})"]
         )
-    head = ["images x tokens x channels", "hole", "dtype", "mode", "ms", "GFLOP/s", "of the floor", "MiB", "best peer"]
-    return f"{text}\nAlong one axis at a time, and in half precision:\n\n{table(head, rows)}"
+    head = ["images x tokens x channels", "hole", "dtype", "mode", *RATES]
+    return f"{text}\nOne size varied at a time, and half precision:\n\n{table(head, rows)}"
 
 
 def memory_tables(groups: Groups) -> str:
@@ -81,7 +82,7 @@ def memory_tables(groups: Groups) -> str:
             [shape, case["mode"], f"{milliseconds:.2f}", best["gflops"], f"{best['share_of_floor']:.0%}"]
             + [best["peak_mib"], f"{ratio:.2f} ({peer})"]
         )
-    return "\n" + table(["case", "mode", "ms", "GFLOP/s", "of the floor", "MiB", "best peer"], rows)
+    return "\n" + table(["case", "mode", *RATES], rows)
 
 
 def model_tables(groups: Groups) -> str:
@@ -95,7 +96,7 @@ def model_tables(groups: Groups) -> str:
                 + [f"{result['median_ms']:.1f}", f"{case['batch'] / result['median_ms'] * 1e3:.1f}", result["gflops"]]
                 + [f"{result['gflops'] / group['floor']['product_gflops']:.0%}", result["peak_mib"]]
             )
-    head = ["pixels", "batch", "hole", "mode", "dtype", "with", "ms", "images/s", "GFLOP/s", "of a product's", "MiB"]
+    head = ["pixels", "batch", "hole", "mode", "dtype", "kernels", "ms", "images/s", "GFLOP/s", "of matmul", "MiB"]
     return "\n" + table(head, rows)
 
 
@@ -104,22 +105,23 @@ def installation_tables(groups: Groups) -> str:
     for group in groups:
         if group["case"]["mode"] == "wheel":
             sizes = group["results"]["showface"]
-            text += f"\nThe wheel takes {sizes['build_s']} s to build and {sizes['wheel_mib']} MiB.\n"
+            text += f"\nBuilding the wheel takes {sizes['build_s']} s. Its size is {sizes['wheel_mib']} MiB.\n"
         else:
             rows = [[name, f"{x['median_ms']:.0f}"] for name, x in group["results"].items()]
-            text += "\n" + table(["start", "ms"], rows)
+            text += "\n" + table(["command", "ms"], rows)
     return text
 
 
 def profile_tables(labels: dict[str, Any]) -> str:
-    """By label and mode the time, and the share of it that each operator takes itself."""
+    """For each mode, the time per label and the share of each operator's self time."""
     text = ""
     for mode in next(iter(labels.values()))["modes"]:
         profiles = {label: one["modes"][mode] for label, one in labels.items()}
         rows = []
         for name in dict.fromkeys(name for one in profiles.values() for name in one["largest"]):
             costs = [one["largest"].get(name) for one in profiles.values()]
-            rows.append([f"`{name}`", *(f"{x['share']:.1%} ({x['calls']} calls)" if x else "less" for x in costs)])
+            shown = (f"{x['share']:.1%} ({x['calls']} calls)" if x else "not in the top ten" for x in costs)
+            rows.append([f"`{name}`", *shown])
         head = ["operator", *(f"{label}: {one['ms']:.1f} ms" for label, one in profiles.items())]
         text += f"\n{mode.capitalize()}:\n\n{table(head, rows)}"
     return text
@@ -129,13 +131,13 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "masked_correlation": ("`masked_correlation`", correlation_tables),
     "memory": ("Memory addressing", memory_tables),
     "mdrnets": ("The model", model_tables),
-    "installation": ("Before anything runs", installation_tables),
-    "profile": ("The model's ten largest costs", profile_tables),
+    "installation": ("Installation and start-up", installation_tables),
+    "profile": ("The model's ten most expensive operators", profile_tables),
 }
 
 
 def draw_speedups(records: dict[str, Groups], figure: Any) -> None:
-    """A bar for each case: the best peer's time over ours."""
+    """A bar per case: our speedup over the fastest peer."""
     correlations = only(records.get("masked_correlation", []), batch=4, dtype="float32")
     panels = [
         (f"masked_correlation\n{mode}", only(correlations, mode=mode), "{mask} {tokens}x{channels} {hole:.0%}")
@@ -154,7 +156,7 @@ def draw_speedups(records: dict[str, Groups], figure: Any) -> None:
 
 
 def draw_scaling(groups: Groups, figure: Any) -> None:
-    """Time against each axis, a line for each implementation."""
+    """Time against each size, with a line per implementation."""
     centre = {"batch": 1, "tokens": 4096, "channels": 64, "hole": 0.3}
     modes = list(dict.fromkeys(group["case"]["mode"] for group in groups))
     figure.set_size_inches(15, 3.6 * len(modes))
@@ -185,7 +187,7 @@ def draw_scaling(groups: Groups, figure: Any) -> None:
 
 
 def draw_model(groups: Groups, figure: Any) -> None:
-    """Time against the size of the image, and against the hole."""
+    """Time against the size of the image, and against the hole ratio."""
     figure.set_size_inches(10, 4)
     sizes, holes = figure.subplots(1, 2)
     single = only(groups, mode="inference", batch=1, dtype="float32")
@@ -210,7 +212,7 @@ def draw_model(groups: Groups, figure: Any) -> None:
 
 
 def pictures(records: dict[str, Groups]) -> dict[str, Callable[[Any], None]]:
-    """What can be drawn of these records, by name; each takes a matplotlib figure."""
+    """The pictures that can be drawn from these records, by name. Each draws into a matplotlib figure."""
     drawings: dict[str, Callable[[Any], None]] = {}
     if any(op in records for op in OPERATORS):
         drawings["speedups"] = partial(draw_speedups, records)
@@ -241,12 +243,12 @@ def section(device: str, records: dict[str, dict[str, Any]]) -> str:
 
 
 def groups_of(records: dict[str, dict[str, Any]]) -> dict[str, Groups]:
-    """By operator the groups that were measured."""
+    """The measured groups of each operator."""
     return {op: list(one["groups"].values()) for op, one in records.items() if "groups" in one}
 
 
 def read_records(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """By device and operator."""
+    """All records of a folder, by device and operator."""
     devices: dict[str, dict[str, dict[str, Any]]] = {}
     for op in TABLES:
         for path in sorted(folder.glob(f"{op}-*.json")):
@@ -255,7 +257,7 @@ def read_records(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def page(head: str, devices: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """The whole of docs/performance.md: what was there up to the mark, and a section for each device."""
+    """The text of docs/performance.md: the old text up to the mark, then a section per device."""
     return head.split(MARK)[0] + MARK + "".join(section(device, records) for device, records in devices.items())
 
 

@@ -1,7 +1,7 @@
-"""What a user waits for before anything runs: `pytest benchmarks/test_installation.py`.
+"""Start-up times and the wheel: `pytest benchmarks/test_installation.py`.
 
-Starting Python with `import showface`, the command's help, and one photo from the shell, beside starting Python with
-`import torch`; and building the wheel from a copy of the checkout's committed files.
+Times Python with `import showface`, the command's help, and filling one photo from the shell, compared with Python and
+`import torch`. Also builds the wheel from the committed files.
 """
 
 import subprocess
@@ -42,13 +42,13 @@ def test_start(benchmark, tmp_path_factory, name: str) -> None:
 
 
 def test_wheel(benchmark, tmp_path: Path) -> None:
-    """The extension's parts are those that this machine's compilers can build."""
+    """Build time and size of the wheel, with the kernels that this machine's compilers can build."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True).stdout
     with tarfile.open(fileobj=BytesIO(archive)) as files:
         files.extractall(tmp_path / "checkout", filter="data")
-    # Without isolation, which would fetch torch first: how long that takes is the network's doing.
+    # Without build isolation, which would download torch first and so measure the network.
     command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
     begin = time.perf_counter()
     benchmark.pedantic(partial(subprocess.run, command, cwd=tmp_path / "checkout", check=True), rounds=1)

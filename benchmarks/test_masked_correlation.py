@@ -1,7 +1,7 @@
-"""masked_correlation against what a user would write instead: `pytest benchmarks/test_masked_correlation.py`.
+"""masked_correlation compared with alternatives in PyTorch: `pytest benchmarks/test_masked_correlation.py`.
 
-Each group is a kind of mask, a size, a share of corrupted tokens, a dtype and a mode; within it every implementation
-runs on the same tensors, in turns, after its results were compared with the float64 definition.
+A group is a kind of mask, a size, a hole ratio, a dtype and a mode. All implementations of a group run in turns on the
+same tensors, after their results were compared with the float64 definition.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ class Problem:
     mask: str = "strokes"
     tokens: int = 4096
     channels: int = 64
-    hole: float = 0.3  # share of corrupted tokens
+    hole: float = 0.3  # fraction of corrupted tokens
     batch: int = 4
     dtype: str = "float32"
     mode: str = "forward"
@@ -44,7 +44,7 @@ def problems() -> Iterator[Problem]:
                     yield Problem(tokens=tokens, channels=channels, hole=hole, mode=mode)
         for hole in (0.1, 0.3, 0.5):
             yield Problem(mask="blob", hole=hole, mode=mode)
-        # Along one axis at a time, for one image: how the cost grows.
+        # One size varied at a time, for one image, to see how the cost grows.
         one = Problem(batch=1, mode=mode)
         yield one
         yield from (replace(one, tokens=tokens) for tokens in (256, 1024, 16384))
@@ -69,7 +69,7 @@ def sdpa_with_mask(query: Tensor, key: Tensor, value: Tensor, hole: Tensor) -> T
 
 
 def gather_then_sdpa(query: Tensor, key: Tensor, value: Tensor, hole: Tensor) -> Tensor:
-    """The least work that existing parts allow: image by image, only corrupted queries and known keys."""
+    """Attention of only the corrupted queries to only the known keys, image by image."""
     images = []
     for q, k, v, corrupted in zip(definitions.unit(query), definitions.unit(key), value, hole, strict=True):
         known = ~corrupted
@@ -96,7 +96,7 @@ IMPLEMENTATIONS = PEERS | {f"showface {backend}": ours(backend) for backend in B
 
 
 def blob(batch: int, tokens: int, share: float) -> Tensor:
-    """(batch, tokens) bool: in each image a disc of that share of a square map, elsewhere in each."""
+    """(batch, tokens) bool: a disc with this fraction of a square map, at another place in each image."""
     side = round(tokens**0.5)
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     count = int(share * tokens)
@@ -108,7 +108,7 @@ def blob(batch: int, tokens: int, share: float) -> Tensor:
 
 
 def strokes(batch: int, tokens: int, share: float) -> Tensor:
-    """(batch, tokens) bool: free strokes and dabs, in the manner of NVIDIA's irregular masks."""
+    """(batch, tokens) bool: free strokes and dabs, similar to NVIDIA's irregular masks."""
     side, rng = round(tokens**0.5), np.random.default_rng(0)
     holes = [random_hole(side, side, rng, ratio=(share, share), kind="strokes") for _ in range(batch)]
     return torch.from_numpy(np.stack(holes)).flatten(1)
@@ -122,7 +122,7 @@ def make_hole(problem: Problem) -> Tensor:
 
 
 def work(problem: Problem) -> Work:
-    """Two products over the pairs of a corrupted and a known token; for the backward four more."""
+    """Two products over all pairs of a corrupted and a known token; four more for the backward."""
     hole = make_hole(problem)
     corrupted, known = hole.sum(1), (~hole).sum(1)
     forward = 2 * 2 * float((corrupted * known).sum()) * problem.channels
@@ -135,8 +135,8 @@ def work(problem: Problem) -> Work:
 
 
 def prepare(problem: Problem) -> dict[str, Run]:
-    """What there is to time, each compared with the float64 definition."""
-    torch.compiler.reset()  # so that each size is compiled for itself
+    """The implementations to time, after their results were compared with the float64 definition."""
+    torch.compiler.reset()  # so that each size is compiled separately
     backward, dtype = problem.mode != "forward", getattr(torch, problem.dtype)
     generator = torch.Generator().manual_seed(0)
     shape = problem.batch, problem.tokens, problem.channels
@@ -163,12 +163,12 @@ def prepare(problem: Problem) -> dict[str, Run]:
 
 
 def check(results: list[Tensor], expected: list[Tensor]) -> None:
-    """Raise AssertionError unless results are the float64 definition's, up to what their dtype rounds away."""
+    """Raise AssertionError unless the results match the float64 definition, up to the rounding of their dtype."""
     for result, wanted in zip(results, expected, strict=True):
         got = result.detach().cpu().double()
         if result.dtype == torch.float32:
             torch.testing.assert_close(got, wanted.detach(), rtol=1e-4, atol=1e-4)
-        else:  # the peers round each intermediate result: no bound for single elements holds for them
+        else:  # the peers round all intermediate results, so single elements may be far off
             error = (got - wanted).norm() / wanted.norm()
             assert error < 0.03, f"off by {error:.1%} of the norm"
 

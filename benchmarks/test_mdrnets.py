@@ -1,15 +1,15 @@
-"""The whole model, with the kernels and with the reference in their place: `pytest benchmarks/test_mdrnets.py`.
+"""The whole model, with our kernels and with the PyTorch reference: `pytest benchmarks/test_mdrnets.py`.
 
-Modes: a photo from PIL image to PIL image; the network alone; a step of training without the optimiser. Within a group
-there differ how the operators run (`showface`, or `reference` for plain PyTorch) and torch.compile; every result is
-compared with that of the reference in float32. In bfloat16 the network is autocast.
+Modes: from PIL image to PIL image; the network only; a training step without the optimiser. The implementations of a
+group differ in the operators' backends (`showface`, or `reference` for PyTorch) and in torch.compile. All results are
+compared with the reference in float32. For bfloat16 the network is autocast.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import showface
 from showface.losses import LossWeights, weighted_sum
-from showface.nn import channels_last, hole_tokens
+from showface.nn import hole_tokens
 from showface.ops import dispatch
 
 IMPLEMENTATIONS = ("showface", "reference", "showface, compiled", "reference, compiled")
@@ -33,7 +33,7 @@ IMPLEMENTATIONS = ("showface", "reference", "showface, compiled", "reference, co
 class Problem:
     size: int  # side of the image in pixels
     batch: int
-    hole: float  # side of the square hole, as a share of the image's
+    hole: float  # side of the square hole, as a fraction of the image's
     dtype: str
     mode: str
 
@@ -43,20 +43,20 @@ def problems() -> Iterator[Problem]:
     for dtype in ("float32", "bfloat16"):
         yield from (Problem(256, batch, 0.5, dtype, "inference") for batch in (1, 4, 16))
         yield Problem(256, 4, 0.5, dtype, "training step")
-    # How the cost grows with the image. Tokens N grow with its area, pairs of all tokens with N².
+    # How the cost grows with the image: the number N of tokens grows with its area, and all pairs of them with N².
     yield from (Problem(size, 1, 0.5, "float32", "inference") for size in (128, 512, 768, 1024))
     yield from (Problem(512, 1, hole, "float32", "inference") for hole in (0.1, 0.25, 0.75))
 
 
 @cache
 def network() -> showface.MDRNets:
-    # Not the default one: on this input the gradient of its memory's temperature is so near 0 that in bfloat16 rounding
-    # is a third of it.
-    return channels_last(showface.MDRNets.from_pretrained("psnr")).to(DEVICE)
+    # Not the default model: on this input, the gradient of its memory's temperature is so small that bfloat16 rounding
+    # changes it by a third.
+    return cast(showface.MDRNets, showface.load_model("psnr", DEVICE))
 
 
 def make(problem: Problem) -> tuple[Tensor, Tensor]:
-    """(batch, 3, size, size) of smooth noise in [-1, 1] and a square hole (batch, 1, size, size) in its middle."""
+    """Smooth noise (batch, 3, size, size) in [-1, 1], and a square hole (batch, 1, size, size) in the centre."""
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(problem.batch, 3, problem.size // 16, problem.size // 16, generator=generator) * 2 - 1
     image = torch.nn.functional.interpolate(image, size=(problem.size,) * 2, mode="bilinear")
@@ -68,7 +68,7 @@ def make(problem: Problem) -> tuple[Tensor, Tensor]:
 
 @cache
 def work(problem: Problem) -> Work:
-    """What torch counts, which leaves out the operators, and the correlations of corrupted with known tokens."""
+    """The operations counted by torch, which misses our operators, plus those of the masked correlation."""
     image, hole = make(problem)
     training = problem.mode == "training step"
     with FlopCounterMode(display=False) as counter:
@@ -81,16 +81,16 @@ def work(problem: Problem) -> Work:
 
 @torch.inference_mode()
 def infer(model: Callable[..., Any], image: Tensor, hole: Tensor) -> list[Tensor]:
-    """The result, as what the refinement does to the coarse image."""
+    """The change that the refinement makes to the coarse image."""
     output = model(image, hole)
     return [output.image - output.coarse]
 
 
 def step(model: showface.MDRNets, image: Tensor, hole: Tensor) -> list[Tensor]:
-    """Forward, losses, backward, and the write of the memory.
+    """Forward, losses, backward, and the update of the memory.
 
     Returns:
-        What the memory became, and the gradients of weights that the kernels' own gradients reach.
+        The new memory, and the gradients of weights that depend on the kernels' backward.
     """
     labels = torch.zeros_like(hole[:, 0], dtype=torch.int64)
     _, losses = model.training_losses(image, hole, labels, LossWeights())
@@ -105,7 +105,7 @@ def step(model: showface.MDRNets, image: Tensor, hole: Tensor) -> list[Tensor]:
 
 
 def prepare(problem: Problem) -> dict[str, Run]:
-    """What there is to time, each compared with the reference."""
+    """The implementations to time, after their results were compared with the reference."""
     torch.compiler.reset()
     image, hole = make(problem)
     pixels = ((image[0].permute(1, 2, 0).cpu() + 1) * 127.5).numpy().astype(np.uint8)
@@ -126,14 +126,14 @@ def prepare(problem: Problem) -> dict[str, Run]:
         if why_left_out(name, problem):
             continue
         each = torch.compile(model) if "compiled" in name else model
-        model.load_state_dict(state)  # a step of training writes to the memory
+        model.load_state_dict(state)  # a training step changes the memory
         check(run(name, each), wanted, 1e-3 if problem.dtype == "float32" else 0.4)
         runs[name] = partial(run, name, each)
     return runs
 
 
 def check(got: Any, wanted: Any, limit: float) -> None:
-    """Raise AssertionError unless each result is off by less than this share of its norm."""
+    """Raise AssertionError unless the relative error of each result is below the limit."""
     if isinstance(got, Image.Image):
         assert np.abs(np.asarray(got, int) - np.asarray(wanted, int)).max() <= 1
         return
@@ -144,7 +144,7 @@ def check(got: Any, wanted: Any, limit: float) -> None:
 
 def why_left_out(name: str, problem: Problem) -> str | None:
     if "compiled" in name and (problem.mode != "inference" or problem.size != 256 or problem.batch != 1):
-        return "compiled is measured for the network and one image"
+        return "torch.compile is only measured for the network with one image"
     return None
 
 

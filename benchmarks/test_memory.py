@@ -1,7 +1,7 @@
-"""memory_read and memory_write against what a user would write instead: `pytest benchmarks/test_memory.py`.
+"""memory_read and memory_write compared with alternatives in PyTorch: `pytest benchmarks/test_memory.py`.
 
-Each group is a shape and a mode; within it every implementation runs on the same tensors, in turns, after its results
-were compared with the float64 definition.
+A group is a shape and a mode. All implementations of a group run in turns on the same tensors, after their results were
+compared with the float64 definition.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,15 +19,15 @@ from showface.ops import definitions
 from showface.ops.backends import BACKENDS
 
 TEMPERATURE, RATE = 16.0, 0.05
-# tokens, regions, slots, channels: the parts of 16 faces, and the positions of 4 feature maps
+# tokens, regions, slots, channels: the regions of 16 faces, and the positions of 4 feature maps
 SHAPES = {"regions": (304, 19, 256, 256), "pixels": (16384, 19, 256, 128)}
 MODES = ("read", "read and backward", "write")
-# Shares of a face's pixels: from hair and skin to parts that are hardly ever seen.
+# Relative areas of a face's regions, from hair and skin to rare ones.
 AREAS = (30, 25, 2, 0, 0.4, 0.4, 0.5, 0.5, 0.6, 0.6, 0.5, 0.5, 0.6, 28, 1, 0, 0.4, 6, 4)
 
 
 def gather_read(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
-    """A copy of its block for each token, and batched products with it."""
+    """A copy of a token's block for each token, then batched products."""
     return torch.bmm(_gather_address(latent, memory, region)[:, None], memory[region])[:, 0]
 
 
@@ -37,7 +37,7 @@ def _gather_address(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
 
 
 def _blocks(latent: Tensor, memory: Tensor, region: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Each block's index, its tokens and their address."""
+    """For each block: its index, its tokens and their addresses."""
     for k, block in enumerate(memory):
         rows = (region == k).nonzero().squeeze(1)
         cosine = definitions.unit(latent[rows]) @ definitions.unit(block).T
@@ -45,7 +45,7 @@ def _blocks(latent: Tensor, memory: Tensor, region: Tensor) -> Iterator[tuple[in
 
 
 def batched_read(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
-    """One batched product: for tokens that are all parts of one face after another."""
+    """One batched product, for tokens that are all regions of one face after another."""
     return torch.einsum("bks,ksc->bkc", _batched_address(latent, memory), memory).flatten(0, 1)
 
 
@@ -55,7 +55,7 @@ def _batched_address(latent: Tensor, memory: Tensor) -> Tensor:
 
 
 def dense_read(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
-    """One product with all slots of all blocks, masked."""
+    """One product with all slots of all blocks, then a mask."""
     return _dense_address(latent, memory, region) @ memory.flatten(0, 1)
 
 
@@ -66,7 +66,7 @@ def _dense_address(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
 
 
 def loop_read(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
-    """One block after another: no copy of a block for each token."""
+    """A loop over the blocks, without copies of them."""
     out = torch.zeros_like(latent)
     for k, rows, address in _blocks(latent, memory, region):
         out = out.index_put((rows,), address @ memory[k])
@@ -111,7 +111,7 @@ def ours(backend: str, write: bool) -> Callable[..., Tensor]:
 
 
 def implementations(write: bool) -> dict[str, Callable[..., Tensor]]:
-    """The peers and ours; a write's gather makes one-hot vectors too."""
+    """The peers, and our backends. The gather of a write also makes one-hot vectors."""
     compilable = (
         {"gather": one_hot_write, "batched": batched_write, "dense": dense_write}
         if write
@@ -123,7 +123,7 @@ def implementations(write: bool) -> dict[str, Callable[..., Tensor]]:
 
 
 def work(shape: str, mode: str) -> Work:
-    """Two products of each token with its block; for the backward four more. Latents and memory are read once."""
+    """Two products of each token with its block; four more for the backward. Latents and memory are read once."""
     tokens, regions, slots, channels = SHAPES[shape]
     product = 2.0 * tokens * slots * channels
     read = 4.0 * channels * (tokens + regions * slots)
@@ -133,8 +133,8 @@ def work(shape: str, mode: str) -> Work:
 
 
 def prepare(shape: str, mode: str) -> dict[str, Run]:
-    """What there is to time, each compared with the loop in float64, and that with the definition."""
-    torch.compiler.reset()  # so that each size is compiled for itself
+    """The implementations to time, after a comparison with the loop in float64, itself compared with the definition."""
+    torch.compiler.reset()  # so that each size is compiled separately
     tokens, regions, slots, channels = SHAPES[shape]
     generator = torch.Generator().manual_seed(0)
     latent, grad = (torch.randn(tokens, channels, generator=generator) for _ in range(2))
@@ -171,7 +171,7 @@ def prepare(shape: str, mode: str) -> dict[str, Run]:
 
 
 def check(results: list[Tensor], expected: list[Tensor], memory: Tensor | None) -> None:
-    """Raise AssertionError unless results are the float64 definition's; of a write, what it changed in the memory."""
+    """Raise AssertionError unless the results match the float64 definition. For a write, the changes must match."""
     for result, exact in zip(results, expected, strict=True):
         got, wanted = result.detach().cpu().double(), exact.detach()
         if memory is None:
@@ -185,7 +185,7 @@ def why_left_out(name: str, shape: str, mode: str) -> str | None:
     if name.endswith("gather") and shape == "pixels" and DEVICE == "cpu":
         return "it would copy gigabytes"
     if name.endswith("batched") and shape == "pixels":
-        return "its tokens are not the parts of faces, one after another"
+        return "its tokens are not the regions of one face after another"
     if not name.startswith("showface"):
         return None
     return ops.why_not("memory_write" if mode == "write" else "memory_read", name.split()[1], DEVICE)

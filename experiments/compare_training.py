@@ -1,14 +1,14 @@
-"""Train MDRNets, their ablations and the baselines alike: the same images in the same order, holes and budget.
+"""Train MDRNets, ablations and baselines on the same images in the same order, with the same holes and budget.
 
     python experiments/compare_training.py --data faces/train --out compare --images 200000 --size 64 --batch 16 \
         --faces faces/val --masks masks
 
-Each system is trained in `out/runs/<system>`; when done, its model is in `out/models/<system>`. Call it again to go
-on after a stop: what is finished is skipped, what is half-done resumes. At the end it prints parameters, time and
-speed and writes them to `out/compare_training.json`. With `--faces` it then evaluates all of them, with Telea's and the
-Navier-Stokes method, in `out/evaluation`, and prints the poster's table with theirs beside it.
+Each system is trained in `out/runs/<system>`, and its finished model is in `out/models/<system>`. Run the command
+again after an interruption: finished systems are skipped, and the interrupted one resumes. At the end, parameters, time
+and speed are printed and written to `out/compare_training.json`. With `--faces`, all systems are then evaluated in
+`out/evaluation`, together with Telea's and the Navier-Stokes method, and printed beside the poster's table.
 
-Speeds are only comparable where nothing else ran on the machine meanwhile.
+Speeds are only comparable if nothing else ran on the machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from showface.training.checkpoint import list_checkpoints
 
 import poster_table
 
-# Base widths that cost about as many multiplications as MDRNets' defaults, for images of 64 to 96 pixels.
+# Base widths with about as many multiplications as MDRNets' defaults, for images of 64 to 96 pixels.
 EQUAL_COST = {"pconv": 52, "deepfillv2": 24, "ctsdg": 22, "pic": 28, "unet": 80}
 MDRNETS = {
     "mdrnets": [],
@@ -46,7 +46,7 @@ SYSTEMS = [*MDRNETS, *NETWORKS]
 
 @dataclass(frozen=True)
 class Row:
-    """What one system's training took; `channels` is a baseline's base width, `seconds` is without loading models."""
+    """The training cost of a system. `channels` is a baseline's base width; `seconds` excludes loading models."""
 
     system: str
     channels: int | None
@@ -57,7 +57,7 @@ class Row:
 
 
 def configure(name: str, arguments: argparse.Namespace) -> TrainingConfig:
-    """The run of one system. What `--set` gives overrides all but what makes the system."""
+    """The configuration of a system. `--set` overrides everything except the settings that define the system."""
     folders = json.dumps([str(folder) for folder in arguments.data])
     overrides = [
         f"data.folders={folders}",
@@ -74,7 +74,7 @@ def configure(name: str, arguments: argparse.Namespace) -> TrainingConfig:
 
 
 def train(config: TrainingConfig, run: Path, model: Path) -> None:
-    """Train, or go on training, and copy the finished model."""
+    """Train or resume, and copy the finished model."""
     resume = bool(list_checkpoints(run / "checkpoints"))
     finished = Trainer(config, run, resume=resume).run()
     model.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def train(config: TrainingConfig, run: Path, model: Path) -> None:
 
 
 def summarise(name: str, config: TrainingConfig, run: Path, model: Path) -> Row:
-    """What the log of a finished run says; steps that were run twice, before and after a stop, count once."""
+    """Read the training cost from the log of a finished run. Steps that were repeated after a stop count once."""
     entries = {}
     for line in (run / "log.jsonl").read_text().splitlines():
         entry = json.loads(line)
@@ -109,18 +109,18 @@ def summarise(name: str, config: TrainingConfig, run: Path, model: Path) -> Row:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
-    add("--data", type=Path, action="append", required=True, help="folder of training images; repeatable")
-    add("--out", type=Path, required=True, help="folder for runs, models and the table")
-    add("--images", type=int, required=True, help="images that each system sees, counted with repetition")
-    add("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, metavar="NAME", help=f"of {', '.join(SYSTEMS)}")
-    add("--size", type=int, default=64, help="side of the images (default 64)")
-    add("--batch", type=int, default=16, help="images a step (default 16)")
+    add("--data", type=Path, action="append", required=True, help="folder of training images (repeatable)")
+    add("--out", type=Path, required=True, help="output folder for runs, models and the table")
+    add("--images", type=int, required=True, help="number of training images per system, counting repetitions")
+    add("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, metavar="NAME", help=f"any of {', '.join(SYSTEMS)}")
+    add("--size", type=int, default=64, help="side of the images in pixels (default 64)")
+    add("--batch", type=int, default=16, help="images per step (default 16)")
     add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: all)")
-    add("--seed", type=int, default=0, help="of weights, order and holes (default 0)")
-    add("--widths", choices=("equal", "paper"), default="equal", help="baselines at MDRNets' cost, or their papers'")
-    add("--faces", type=Path, nargs="+", default=[], help="folders of faces to evaluate on, not trained on")
-    add("--masks", type=Path, help="folder of masks to evaluate with, white = hole; generated by default")
-    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of showface train, for all systems")
+    add("--seed", type=int, default=0, help="seed of weights, order and holes (default 0)")
+    add("--widths", choices=("equal", "paper"), default="equal", help="baselines at MDRNets' cost, or as in papers")
+    add("--faces", type=Path, nargs="+", default=[], help="folders of faces to evaluate on; not used for training")
+    add("--masks", type=Path, help="folder of evaluation masks, white = hole (default: generate them)")
+    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of `showface train` for all systems")
     arguments = parser.parse_args()
     if arguments.images < arguments.batch:
         parser.error(f"--images must be at least one batch of {arguments.batch}")

@@ -1,10 +1,10 @@
-"""The poster's table with ours beside it: who wins in each bin and metric, and by how much.
+"""The poster's table beside our results: the best system in each bin and metric, and its margin.
 
     python experiments/poster_table.py results/results.json [another-seed/results.json ...] > table.md
 
-Reads what `showface evaluate` wrote. Several files are runs of the same systems with other seeds: means are shown, and
-how far the runs lie apart. Published figures are quoted, never compared: they are of full test sets at 256 pixels, of
-models trained for far longer.
+Reads the results of `showface evaluate`. Several files must be runs of the same systems with different seeds; their
+means and ranges are shown. Published figures are quoted but not compared, since they are for full test sets at 256
+pixels and models that were trained much longer.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from showface.evaluation import BINS, bin_label, markdown_table
 
 OURS = "mdrnets"
 LABELS = [bin_label(bounds) for bounds in BINS]
-METRICS = {  # name in a results file: heading, digits, whether less is better
+METRICS = {  # name in a results file: heading, digits, whether lower is better
     "l1_percent": ("L1 %", 3, True),
     "fid": ("FID", 2, True),
     "psnr": ("PSNR dB", 2, False),
     "ssim": ("SSIM", 4, False),
 }
-# L1 %, FID, PSNR and SSIM, each for the three bins, as the poster's table prints them.
+# L1 %, FID, PSNR and SSIM, each for the three bins, as printed in the poster's table.
 PUBLISHED = {
     "celebahq": {
         "PConv": "1.131 2.311 4.363 12.716 27.957 42.594 32.240 26.085 21.900 0.941 0.862 0.762",
@@ -55,7 +55,7 @@ Cell = tuple[str, str, str, str]  # set, system, metric, bin
 
 @dataclass(frozen=True)
 class Results:
-    """Some runs of the same evaluation: a mean for each cell and run, and the score of each pair in each run."""
+    """Several runs of one evaluation: the mean of each cell in each run, and the PSNR of each pair in each run."""
 
     sets: list[str]
     systems: list[str]
@@ -63,13 +63,13 @@ class Results:
     psnr: dict[tuple[str, str, str], dict[tuple[str, str], list[float]]]  # set, system, bin: image, mask: of each run
 
     def mean(self, *cell: str) -> float | None:
-        """Over the runs; None where it was not measured."""
+        """The mean of a cell over all runs; None if it was not measured."""
         found = self.values.get(cell)  # type: ignore[call-overload]
         return fmean(found) if found else None
 
 
 def read(files: Sequence[Path]) -> Results:
-    """What the files hold. Raises ValueError if they are not of the same systems, sets and pairs."""
+    """Read results files. Raises ValueError if their systems, sets or pairs differ."""
     values: dict[Cell, list[float]] = defaultdict(list)
     psnr: dict[tuple[str, str, str], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
     shapes = []
@@ -84,15 +84,15 @@ def read(files: Sequence[Path]) -> Results:
             psnr[score["image_set"], score["system"], score["bin"]][pair].append(score["psnr"])
         shapes.append(sorted((row["image_set"], row["system"], row["bin"], row["images"]) for row in content["rows"]))
     if any(shape != shapes[0] for shape in shapes):
-        raise ValueError("the files are not of the same systems, image sets and bins")
+        raise ValueError("the files differ in systems, image sets or bins")
     if any(len(runs) != len(files) for pairs in psnr.values() for runs in pairs.values()):
-        raise ValueError("the files are not of the same pairs of images and masks")
+        raise ValueError("the files differ in their pairs of images and masks")
     sets = [name for name in dict.fromkeys(cell[0] for cell in values) if name != "all"]
     return Results(sets, list(dict.fromkeys(cell[1] for cell in values)), dict(values), dict(psnr))
 
 
 def comparison(results: Results, image_set: str) -> str:
-    """One image set, as the poster prints it: measured systems, the best of each column bold, and what is published."""
+    """The table of one image set, as in the poster: our results with the best in bold, and the published ones."""
     metrics = [metric for metric in METRICS if results.mean(image_set, results.systems[0], metric, LABELS[0])]
     header = ["system", *(f"{METRICS[metric][0]} {label}" for metric in metrics for label in LABELS)]
     lines = []
@@ -111,13 +111,13 @@ def comparison(results: Results, image_set: str) -> str:
 
 
 def winners(results: Results, image_set: str, metric: str, label: str) -> list[str]:
-    """The systems from best to worst."""
+    """All systems, from best to worst."""
     sign = 1 if METRICS[metric][2] else -1
     return sorted(results.systems, key=lambda system: sign * (results.mean(image_set, system, metric, label) or 0))
 
 
 def wins(results: Results) -> str:
-    """For each set, metric and bin: the best system, the next, and where MDRNets stand."""
+    """A table of the best and second-best system, and the rank of MDRNets, for each set, metric and bin."""
     lines = []
     for image_set in results.sets:
         for metric, (heading, digits, _) in METRICS.items():
@@ -133,10 +133,10 @@ def wins(results: Results) -> str:
 
 
 def differences(results: Results) -> str:
-    """MDRNets' PSNR less each system's, paired by image and hole, over all sets.
+    """A table of MDRNets' PSNR minus that of each system, paired by image and hole, over all sets.
 
-    The mean over runs and pairs, its standard error over the pairs, and with several runs the least and greatest of
-    their means.
+    A cell has the mean over runs and pairs, and its standard error over pairs. With several runs, it also has the range
+    of the runs' means.
     """
     lines = []
     for system in results.systems:
@@ -158,7 +158,7 @@ def differences(results: Results) -> str:
 
 
 def report(files: Sequence[Path]) -> str:
-    """All of it, in markdown."""
+    """All tables, in markdown."""
     results = read(files)
     parts = [f"{image_set}\n\n{comparison(results, image_set)}" for image_set in results.sets]
     parts.append(f"who wins\n\n{wins(results)}")
@@ -169,7 +169,7 @@ def report(files: Sequence[Path]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("files", nargs="+", type=Path, help="results.json of showface evaluate, one a seed")
+    parser.add_argument("files", nargs="+", type=Path, help="results.json of `showface evaluate`, one per seed")
     print(report(parser.parse_args().files), end="")
 
 

@@ -3,27 +3,45 @@
     import showface
     restored = showface.inpaint("photo.jpg", "mask.png")     # PIL.Image
 
-`showface.ops` holds the operators, `showface.nn` the modules built on them, `showface.MDRNets` the networks.
+`showface.ops` has the operators, `showface.nn` the modules built from them, and `showface.MDRNets` is the network.
 """
 
+import sys
 from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# A wheel holds the Triton kernels in showface/kernels; in a checkout they lie beside the package, in kernels/.
-_package = Path(__file__).parent
-if not (_package / "kernels").is_dir() and (_package.parent / "kernels" / "__init__.py").is_file():
-    __path__.append(str(_package.parent))
 
-# Public names and the module that holds each. They are imported when first used, so that `import showface`
-# and `showface --help` don't pay for parts that are not needed.
+class _CheckoutKernels:
+    """Finds `showface.kernels` in a checkout, where it is the folder `kernels` beside this package.
+
+    In a wheel it is a subfolder, which Python's own finders find first. Nothing else of the checkout is importable as
+    part of showface.
+    """
+
+    folder = Path(__file__).parents[1] / "kernels"
+
+    @classmethod
+    def find_spec(cls, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        init = cls.folder / "__init__.py"
+        if name != "showface.kernels" or not init.is_file():
+            return None
+        return spec_from_file_location(name, init, submodule_search_locations=[str(cls.folder)])
+
+
+sys.meta_path.append(_CheckoutKernels)
+
+# Public names, and the module that defines each. They are imported on first use, so that `import showface` and
+# `showface --help` stay fast.
 _EXPORTS = {
     "MDRNets": "showface.models",
     "MDRNetsConfig": "showface.models",
     "inpaint": "showface.inference",
-    "load_model": "showface.systems",
+    "load_model": "showface.registry",
 }
 _SUBMODULES = ("baselines", "data", "evaluation", "inference", "losses", "models", "nn", "ops", "training")
 
@@ -31,7 +49,7 @@ if TYPE_CHECKING:
     from showface import baselines, data, evaluation, inference, losses, models, nn, ops, training
     from showface.inference import inpaint
     from showface.models import MDRNets, MDRNetsConfig
-    from showface.systems import load_model
+    from showface.registry import load_model
 
 __all__ = [
     "MDRNets",

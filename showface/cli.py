@@ -13,35 +13,34 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from PIL import Image
 
-    from showface.models import InpaintingNetwork
-
 app = typer.Typer(
     name="showface",
-    help="Restore faces with Memory-Disentangled Refinement Networks (MDRNets).",
+    help="Fill holes in photos of faces with Memory-Disentangled Refinement Networks (MDRNets).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 console = Console(soft_wrap=True)
 
-ModelOption = Annotated[str, typer.Option(help="A bundled model, default or psnr, or the folder of another.")]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, ...")]
+ModelOption = Annotated[str, typer.Option(help="Bundled model (default or psnr), or folder of a saved model.")]
+DeviceOption = Annotated[str, typer.Option(help="Device: cpu, cuda, ...")]
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the picture.")] = Path("showface-demo.png"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output image.")] = Path("showface-demo.png"),
     model: ModelOption = "default",
     device: DeviceOption = "cpu",
 ) -> None:
-    """Restore the bundled portrait: input, mask, coarse image and result, side by side in one PNG."""
+    """Fill the bundled portrait. Writes input, mask, coarse image and result side by side."""
     from PIL import Image
 
     from showface.inference import restore
+    from showface.registry import load_model
 
     _check_image_name(out)
     with as_file(files("showface") / "assets" / "demo") as folder:
-        result = restore(folder / "portrait.png", folder / "mask.png", model=_load(model, device))
+        result = restore(folder / "portrait.png", folder / "mask.png", model=load_model(model, device))
         mask = Image.open(folder / "mask.png").convert("RGB")
     panels = (result.masked, mask, result.coarse, result.image)
     gap = 8
@@ -51,43 +50,44 @@ def demo(
         sheet.paste(panel, (left, 0))
         left += panel.width + gap
     _save(sheet, out)
-    console.print(f"input | mask | coarse | result, a hole of {result.coverage:.1%}: {escape(str(out.resolve()))}")
+    console.print(f"input | mask | coarse | result, a hole of {result.hole_ratio:.1%}: {escape(str(out.resolve()))}")
 
 
 @app.command()
 def inpaint(
-    photo: Annotated[Path, typer.Argument(help="The photo, any size and format.")],
-    mask: Annotated[Path, typer.Argument(help="The mask: white = hole.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the result.")],
-    mask_polarity: Annotated[str, typer.Option(help="The colour of the hole: white or black.")] = "white",
+    photo: Annotated[Path, typer.Argument(help="Photo of any size and format.")],
+    mask: Annotated[Path, typer.Argument(help="Mask image: white = hole.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output image.")],
+    mask_polarity: Annotated[str, typer.Option(help="Colour of the hole: white or black.")] = "white",
     size: Annotated[
-        int | None, typer.Option(help="Fill at this shorter side; by default the model's training size.")
+        int | None, typer.Option(help="Shorter side to fill at, in pixels. Default: the model's training size.")
     ] = None,
     model: ModelOption = "default",
     device: DeviceOption = "cpu",
 ) -> None:
     """Fill the hole of a photo."""
     from showface.inference import restore
+    from showface.registry import load_model
 
     _check_image_name(out)
-    result = restore(photo, mask, model=_load(model, device), mask_polarity=mask_polarity, size=size)
+    result = restore(photo, mask, model=load_model(model, device), mask_polarity=mask_polarity, size=size)
     _save(result.image, out)
-    console.print(f"hole: {result.coverage:.1%} of {result.image.width}x{result.image.height}")
+    console.print(f"hole: {result.hole_ratio:.1%} of {result.image.width}x{result.image.height}")
     console.print(f"result: {escape(str(out.resolve()))}")
 
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="Folder for the run: checkpoints, logs, the model.")],
-    data: Annotated[list[Path] | None, typer.Option(help="Folder of images; may be given several times.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in OUT.")] = False,
+    out: Annotated[Path, typer.Option(help="Output folder for checkpoints, logs and the model.")],
+    data: Annotated[list[Path] | None, typer.Option(help="Folder of images. Repeatable.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in OUT.")] = False,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="Settings such as data.size=128 batch=8 model.use_memory=false, or system=unet."),
+        typer.Argument(help="Settings, such as data.size=128 batch=8 model.use_memory=false system=unet."),
     ] = None,
 ) -> None:
-    """Train on your own faces."""
+    """Train a model on your own photos."""
     try:
         from showface.training import Trainer, load_config
     except ModuleNotFoundError as error:
@@ -110,40 +110,41 @@ def train(
 
 @app.command()
 def evaluate(
-    images: Annotated[list[Path], typer.Option(help="Folder of faces; may be given several times.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables, manifest and contact sheet.")],
+    images: Annotated[list[Path], typer.Option(help="Folder of faces. Repeatable.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder for tables, manifest and contact sheet.")],
     masks: Annotated[
-        Path | None, typer.Option(help="Folder of masks, white = hole; generated by the seed by default.")
+        Path | None, typer.Option(help="Folder of masks, white = hole. Default: generate them from the seed.")
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A bundled model, default or psnr, or the folder of another; may be given several times."),
+        typer.Option(help="Bundled model (default or psnr), or folder of a saved model. Repeatable."),
     ] = None,
     baseline: Annotated[
-        list[str] | None, typer.Option(help="telea or navier-stokes; may be given several times.")
+        list[str] | None, typer.Option(help="Classical method: telea or navier-stokes. Repeatable.")
     ] = None,
-    size: Annotated[int, typer.Option(min=16, help="Side at which images are scored, in pixels.")] = 256,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images of each folder.")] = None,
-    seed: Annotated[int, typer.Option(help="Deals out the masks.")] = 0,
-    fine: Annotated[bool, typer.Option("--fine", help="Six bins of 10% in place of three of 20%.")] = False,
-    lpips_weights: Annotated[Path | None, typer.Option(help="torchvision's AlexNet, a file, for LPIPS.")] = None,
-    fid_weights: Annotated[Path | None, typer.Option(help="torch-fidelity's Inception, a file, for FID.")] = None,
+    size: Annotated[int, typer.Option(min=16, help="Side of the scored images in pixels.")] = 256,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first LIMIT images of each folder.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the masks and their order.")] = 0,
+    fine: Annotated[bool, typer.Option("--fine", help="Use six bins of 10% instead of three of 20%.")] = False,
+    lpips_weights: Annotated[Path | None, typer.Option(help="File with torchvision's AlexNet; adds LPIPS.")] = None,
+    fid_weights: Annotated[Path | None, typer.Option(help="File with torch-fidelity's Inception; adds FID.")] = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Score models and baselines side by side on faces with holes."""
+    """Compare models and classical methods on faces with holes."""
     from rich.progress import Progress
     from rich.table import Table
 
     from showface import evaluation as ev
     from showface.models import BUNDLED
+    from showface.registry import load_model
 
     try:
         systems = {name: ev.classical_system(name) for name in baseline or []}
         for folder in model or ([] if baseline else ["default"]):
             name = f"showface {folder}" if folder in BUNDLED else Path(folder).resolve().name
             if name in systems:
-                raise ValueError(f"results go by the systems' names, which must differ: {name}")
-            systems[name] = ev.model_system(_load(folder, device))
+                raise ValueError(f"the compared models must have different names, got {name} twice")
+            systems[name] = ev.model_system(load_model(folder, device))
         lpips = ev.LPIPS(lpips_weights) if lpips_weights else None
         frechet = ev.FrechetDistances(fid_weights) if fid_weights else None
     except ModuleNotFoundError as error:
@@ -167,45 +168,46 @@ def evaluate(
         shown = Table(*header)
         for line in cells:
             shown.add_row(*line)
-        # A terminal's width is its own; in a pipe nothing is to be cut.
+        # Use the terminal's own width, and a fixed one in a pipe, so that nothing is cut off there.
         Console(width=None if console.is_terminal else 160).print(shown)
     console.print(f"written to {escape(str(out.resolve()))}")
 
 
 @app.command()
 def memory(
-    photos: Annotated[Path, typer.Argument(help="Folder of whole faces, best those of the training.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the picture.")] = Path("showface-memory.png"),
-    limit: Annotated[int, typer.Option(min=1, help="Look at no more than this many photos.")] = 200,
-    slots: Annotated[int, typer.Option(min=1, help="Columns of the picture.")] = 10,
+    photos: Annotated[Path, typer.Argument(help="Folder of whole faces, preferably the training images.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output image.")] = Path("showface-memory.png"),
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of photos.")] = 200,
+    slots: Annotated[int, typer.Option(min=1, help="Number of columns.")] = 10,
     model: ModelOption = "default",
     device: DeviceOption = "cpu",
 ) -> None:
-    """Show what the memory holds: for each part of the face, the photos most like its most used slots."""
+    """Draw the memory: for each region of the face, the photos most similar to its most read slots."""
     from showface.data import find_images
     from showface.inspection import memory_picture
     from showface.models import MDRNets
+    from showface.registry import load_model
 
     _check_image_name(out)
     found = find_images(photos)
     chosen = found[:: max(1, len(found) // limit)][:limit]
-    network = _load(model, device)
+    network = load_model(model, device)
     if not isinstance(network, MDRNets):
-        raise ValueError(f"{model} holds a {network.system}: only MDRNets have a memory")
+        raise ValueError(f"{model} is a {network.system} model: only MDRNets have a memory")
     _save(memory_picture(network, chosen, slots), out)
-    console.print(f"the memory by {len(chosen)} of {len(found)} photos: {escape(str(out.resolve()))}")
+    console.print(f"memory drawn with {len(chosen)} of {len(found)} photos: {escape(str(out.resolve()))}")
 
 
 @app.command()
 def info() -> None:
-    """Print versions, devices, what was built, and which backend each operator will use."""
+    """Show versions, devices, compiled kernels, and the backend of each operator."""
     from showface.info import describe, render
 
     render(describe())
 
 
 def main() -> None:
-    """Run the command; what a user can put right is told in one line, other errors keep their traceback."""
+    """Run the command. Errors that a user can fix are printed in one line; others keep their traceback."""
     warnings.showwarning = lambda message, *_, **__: Console(stderr=True, soft_wrap=True).print(
         f"[yellow]note:[/] {escape(str(message))}", highlight=False
     )
@@ -216,26 +218,13 @@ def main() -> None:
         sys.exit(1)
 
 
-def _load(model: str, device: str) -> "InpaintingNetwork":
-    """A bundled model, or that of a folder, on a device."""
-    import torch
-
-    from showface.nn import channels_last
-    from showface.systems import load_model
-
-    try:
-        return channels_last(load_model(model).to(torch.device(device)))
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device} can't be used: {str(error).splitlines()[0]}") from error
-
-
 def _check_image_name(path: Path) -> None:
-    """Raise ValueError, before any work is done, if no image can be written under this name."""
+    """Raise ValueError or FileNotFoundError, before any work, if no image can be written to this path."""
     from PIL import Image
 
     writable = {ending for ending, name in Image.registered_extensions().items() if name in Image.SAVE}
     if path.suffix.lower() not in writable:
-        raise ValueError(f"can't tell an image format from {path.name!r}: give a name that ends in .png, .jpg, ...")
+        raise ValueError(f"unknown image format {path.name!r}: use a name that ends in .png, .jpg, ...")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent}")
 
@@ -243,7 +232,7 @@ def _check_image_name(path: Path) -> None:
 def _save(image: "Image.Image", path: Path) -> None:
     from showface.files import write_atomically
 
-    # Formats that know no quality leave it alone.
+    # Formats without a quality setting ignore it.
     write_atomically(path, lambda temporary: image.save(temporary, quality=95))
 
 

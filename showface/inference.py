@@ -1,8 +1,8 @@
-"""From a photo and a mask to a restored photo."""
+"""Restoring a photo: from a photo and a mask to a filled photo."""
 
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from os import PathLike
 from typing import TypeAlias
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from showface.data import image_to_tensor, mask_to_tensor, read_image, read_mask, tensor_to_image
-from showface.models import InpaintingNetwork, MDRNets
-from showface.nn import channels_last
+from showface.models import InpaintingNetwork
+from showface.registry import load_model
 
 Photo: TypeAlias = str | PathLike[str] | Image.Image
 Mask: TypeAlias = str | PathLike[str] | Image.Image | NDArray[np.bool_]
@@ -21,13 +21,13 @@ Mask: TypeAlias = str | PathLike[str] | Image.Image | NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Restoration:
-    """What `restore` gives; all images are RGB in the photo's size.
+    """The result of `restore`. All images are RGB and have the photo's size.
 
     Attributes:
-        photo: the input as it was read.
-        hole: (H, W) bool, True where it was filled.
-        coarse: the answer of the coarse stage (the result, if there is none), known pixels from the photo.
-        image: the result; known pixels equal those of `photo` bit for bit.
+        photo: the input, as it was read.
+        hole: (H, W) bool, True where the photo was filled.
+        coarse: the result of the coarse stage with known pixels from the photo; `image` if there is no coarse stage.
+        image: the result. Its known pixels are exactly those of `photo`.
     """
 
     photo: Image.Image
@@ -36,13 +36,13 @@ class Restoration:
     image: Image.Image
 
     @property
-    def coverage(self) -> float:
-        """The hole's share of the photo, 0 to 1."""
+    def hole_ratio(self) -> float:
+        """The hole's fraction of the photo, 0 to 1."""
         return float(self.hole.mean())
 
     @property
     def masked(self) -> Image.Image:
-        """The photo with the hole in white."""
+        """The photo with a white hole."""
         return _paste(self.photo, self.hole, Image.new("RGB", self.photo.size, "white"))
 
 
@@ -60,22 +60,21 @@ def inpaint(
         result.save("restored.png")
 
     Args:
-        image: a path or a PIL image of any mode; turned upright by its EXIF tag, transparency put on white.
-        mask: a path, a PIL image, or a bool array (H, W), True = hole. Grey edges are cut at one half; a mask of
+        image: a path or a PIL image of any mode. Its EXIF orientation is applied, and transparent parts become white.
+        mask: a path, a PIL image, or a bool array (H, W), True = hole. Grey values are cut at one half. A mask with
             another size than the image is resized, with a warning.
-        model: any that `showface.load_model` loads; by default the bundled one, on the CPU. It is run on the device it
-            is on.
-        mask_polarity: the colour of the hole, "white" or "black"; of no meaning for a bool array.
-        size: a photo whose shorter side is longer than this is filled at this size and the fill is enlarged; by
-            default the size that the model was trained at. Known pixels always keep their full resolution.
+        model: a model from `showface.load_model`, on any device; by default the bundled model, on the CPU.
+        mask_polarity: the colour of the hole, "white" or "black"; ignored for a bool array.
+        size: a photo with a longer shorter side is filled at this size, and the fill is enlarged. The default is the
+            size that the model was trained at. Known pixels always keep their full resolution.
 
     Returns:
-        An RGB image of the photo's size, its known pixels unchanged. With an empty mask it is the photo, with a
+        An RGB image of the photo's size, with unchanged known pixels. For an empty mask it is the photo, with a
         warning.
 
     Raises:
-        FileNotFoundError, OSError: a file is missing or no image.
-        ValueError: an unknown polarity, or a size below 16.
+        FileNotFoundError, OSError: a file is missing or is not an image.
+        ValueError: an unknown polarity, a size below 16, or an array that is not bool (H, W).
     """
     return restore(image, mask, model=model, mask_polarity=mask_polarity, size=size).image
 
@@ -88,23 +87,23 @@ def restore(
     mask_polarity: str = "white",
     size: int | None = None,
 ) -> Restoration:
-    """As `inpaint`, with the coarse image and the hole besides the result."""
+    """Like `inpaint`, but also return the coarse image and the hole."""
     if size is not None and size < 16:
         raise ValueError(f"size must be at least 16 pixels, got {size}")
     photo = read_image(image)
     hole = _read_hole(mask, (photo.height, photo.width), mask_polarity)
     if not hole.any():
-        warnings.warn("the mask is empty: nothing to fill, the photo is returned as it is", stacklevel=3)
+        warnings.warn("the mask is empty: nothing to fill, the photo is returned unchanged", stacklevel=3)
         return Restoration(photo, hole, photo, photo)
     model = model if model is not None else default_model()
     fill, coarse = _run(model, photo, hole, size or model.config.image_size)
     return Restoration(photo, hole, coarse=_paste(photo, hole, coarse), image=_paste(photo, hole, fill))
 
 
-@lru_cache(maxsize=1)
-def default_model() -> MDRNets:
-    """The bundled model, on the CPU, loaded once."""
-    return channels_last(MDRNets.from_pretrained())
+@cache
+def default_model() -> InpaintingNetwork:
+    """The bundled model, on the CPU. It is loaded once."""
+    return load_model()
 
 
 def _read_hole(mask: Mask, size: tuple[int, int], polarity: str) -> NDArray[np.bool_]:
@@ -119,13 +118,13 @@ def _read_hole(mask: Mask, size: tuple[int, int], polarity: str) -> NDArray[np.b
 def _run(
     model: InpaintingNetwork, photo: Image.Image, hole: NDArray[np.bool_], size: int
 ) -> tuple[Image.Image, Image.Image]:
-    """The result and the coarse image of a photo whose shorter side is brought down to `size`, in its full size."""
+    """Fill a photo with its shorter side reduced to `size`. Returns the result and the coarse image in full size."""
     shrink = min(1.0, size / min(photo.size))
     small_size = (max(1, round(shrink * photo.width)), max(1, round(shrink * photo.height)))
     small, small_hole = photo, hole
     if small_size != photo.size:
-        # Reduced known pixels must not take in what lies under the hole: it is blanked first, and a reduced pixel is
-        # hole where any part of it is.
+        # Pixels under the hole must not leak into known pixels when the photo is reduced. So the hole is blanked first,
+        # and a reduced pixel belongs to the hole if any part of it does.
         blanked = _paste(photo, hole, Image.new("RGB", photo.size))
         small = blanked.resize(small_size, Image.Resampling.BOX)
         cover = Image.fromarray(hole.astype(np.uint8) * 255).resize(small_size, Image.Resampling.BOX)
@@ -145,5 +144,5 @@ def _run(
 
 
 def _paste(photo: Image.Image, hole: NDArray[np.bool_], inside: Image.Image) -> Image.Image:
-    """The photo with its hole taken from another image of its size."""
+    """The photo, with its hole replaced by that of another image of the same size."""
     return Image.fromarray(np.where(hole[..., None], np.asarray(inside), np.asarray(photo)))

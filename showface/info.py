@@ -1,4 +1,4 @@
-"""What this installation is made of, and which backend each operator takes on it: `showface info`."""
+"""`showface info`: versions, devices, compiled kernels, and the backend of each operator."""
 
 import platform
 import sys
@@ -30,7 +30,7 @@ def _devices() -> list[str]:
 
 
 def _operators() -> dict[str, dict[str, Any]]:
-    # Imported here: the operators' modules fill the table of backends.
+    # Imported late: importing the operators registers their backends.
     from showface.ops import dispatch
 
     return {
@@ -50,15 +50,15 @@ def _operators() -> dict[str, dict[str, Any]]:
 
 
 def describe() -> dict[str, Any]:
-    """Everything about this installation that a bug report needs.
+    """Describe this installation, for bug reports.
 
-    Returns a dict that json can write:
+    Returns a dict that can be written as JSON:
 
-    - "versions": showface, python, torch, triton and torch's CUDA version; None for what is missing.
-    - "devices": one line for the CPU and for each CUDA device.
+    - "versions": versions of showface, Python, torch, Triton and torch's CUDA; None if not installed.
+    - "devices": one line for the CPU and one for each CUDA device.
     - "extension": "built" (bool), "why_missing", "why_no_cuda" and, if built, the keys of `_C.build_info`.
-    - "operators": for each operator and device type, "auto" (the backend taken for float32) and "why_not" (a
-      reason for each backend that can't run).
+    - "operators": for each operator and device type, "auto" (the backend for float32) and "why_not" (the reason for
+      each backend that can't run).
     """
     extension = native.load()
     return {
@@ -97,22 +97,22 @@ def _extension_rows(extension: dict[str, Any]) -> dict[str, str]:
     here = extension["instruction_sets_here"]
     return {
         "compiled": f"{extension['compiler']}, headers of torch {extension['torch_headers']}",
-        "C++ kernels": f"{', '.join(extension['instruction_sets'])} (this processor takes {here[-1]})",
+        "C++ kernels": f"{', '.join(extension['instruction_sets'])} (this processor uses {here[-1]})",
         "CUDA kernels": cuda if extension["cuda"] else f"no: {extension['why_no_cuda']}",
     }
 
 
 def render(info: dict[str, Any], console: Console | None = None) -> None:
-    """Print what `describe` returned as tables."""
+    """Print the result of `describe` as tables."""
     console = console or Console()
-    versions = {name: value or "not there" for name, value in info["versions"].items()}
+    versions = {name: value or "not installed" for name, value in info["versions"].items()}
     devices = dict(line.split(": ", 1) for line in info["devices"])
     console.print(_pairs("Versions", versions))
     console.print(_pairs("Devices", devices))
     console.print(_pairs("Extension", _extension_rows(info["extension"])))
 
     table = Table(title="Operators", title_justify="left")
-    for column in ("operator", "on", "takes", "can't take"):
+    for column in ("operator", "device", "backend", "unavailable"):
         table.add_column(column)
     for op, by_device in info["operators"].items():
         for device, choice in by_device.items():

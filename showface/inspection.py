@@ -1,4 +1,4 @@
-"""Looking into a memory: which slots a face uses, how full and how alike the slots are, and whom they remember."""
+"""Inspecting a memory: which slots a face reads, how full and how similar the slots are, and what they store."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from showface.nn import DisentangledMemory
 
 @torch.no_grad()
 def slots_used(model: MDRNets, image: Tensor, hole: Tensor | None = None) -> Tensor:
-    """How much each part of each face reads of each slot.
+    """The weights with which each region of each face reads the slots of its block.
 
     Args:
-        image, hole: (B, 3, H, W) in [-1, 1] and (B, 1, H, W), as the model takes them; without a hole, whole faces.
+        image, hole: (B, 3, H, W) in [-1, 1] and (B, 1, H, W), as for the model; None means whole faces.
 
     Returns:
-        (B, K, S): the address of each part, which sums to 1; 0 for parts that a face does not show.
+        (B, K, S): the address of each region, which sums to 1; 0 for regions that a face does not show.
 
     Raises:
         ValueError: the model has no memory.
@@ -34,7 +34,7 @@ def slots_used(model: MDRNets, image: Tensor, hole: Tensor | None = None) -> Ten
 
 
 def _address(memory: DisentangledMemory, latent: Tensor, region: Tensor) -> Tensor:
-    """What parts (B, K, C) and (B, K) read of the slots: (B, K, S)."""
+    """The addresses (B, K, S) of latents (B, K, C) with regions (B, K)."""
     flat = latent.flatten(0, 1).to(memory.memory.dtype)
     address = ops.memory_address(flat, memory.memory, region.flatten(), temperature=memory.temperature)
     return address.unflatten(0, region.shape)
@@ -45,9 +45,10 @@ class SlotStatistics:
     """The state of a memory's slots.
 
     Attributes:
-        in_use: (K,), the share of a block's slots that got mass within the last `patience` writes.
+        in_use: (K,), the fraction of a block's slots that were written within the last `patience` writes.
         similarity: (K, S, S), the cosines between the slots of a block.
-        nearest: (K, S), the cosine of each slot with the one most like it in its block; near 1, both say the same.
+        nearest: (K, S), the cosine between each slot and the most similar other slot of its block. Near 1, the two
+            slots are redundant.
     """
 
     in_use: Tensor
@@ -57,7 +58,7 @@ class SlotStatistics:
 
 @torch.no_grad()
 def slot_statistics(memory: DisentangledMemory) -> SlotStatistics:
-    """How full the blocks of a memory are and how alike their slots."""
+    """How full the blocks of a memory are, and how similar their slots."""
     unit = F.normalize(memory.memory, dim=-1)
     similarity = unit @ unit.mT
     others = similarity - 2 * torch.eye(unit.shape[1], device=unit.device, dtype=unit.dtype)
@@ -68,18 +69,17 @@ def slot_statistics(memory: DisentangledMemory) -> SlotStatistics:
 
 @torch.no_grad()
 def nearest_images(model: MDRNets, batches: Iterable[Tensor], count: int = 1) -> tuple[Tensor, Tensor]:
-    """The images whose parts are most like each slot.
+    """Find the images with the most similar latent for each slot.
 
     Args:
-        batches: whole images in batches, (B, 3, H, W) in [-1, 1]; they are counted from 0 through all batches.
-        count: how many for each slot.
+        batches: whole images in batches, (B, 3, H, W) in [-1, 1]. Images are numbered from 0 through all batches.
+        count: number of images per slot.
 
     Returns:
-        index (K, S, count) int64 and cosine (K, S, count), best first; -1 and -inf where fewer images show the part.
+        index (K, S, count) int64 and cosine (K, S, count), best first; -1 and -inf where too few images show a region.
 
     Raises:
-        ValueError: a count below 1.
-        ValueError: the model has no memory.
+        ValueError: a count below 1, or the model has no memory.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
@@ -88,7 +88,7 @@ def nearest_images(model: MDRNets, batches: Iterable[Tensor], count: int = 1) ->
 
 
 def _nearest(memory: DisentangledMemory, parts: Iterable[tuple[Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:
-    """`nearest_images`, of the latents (B, K, C) and regions (B, K) of batches."""
+    """`nearest_images` for batches of latents (B, K, C) and regions (B, K)."""
     slots = F.normalize(memory.memory, dim=-1)  # (K, S, C)
     cosine = torch.full((*slots.shape[:2], count), -torch.inf, device=slots.device, dtype=slots.dtype)
     index = torch.full(cosine.shape, -1, device=slots.device)
@@ -105,7 +105,7 @@ def _nearest(memory: DisentangledMemory, parts: Iterable[tuple[Tensor, Tensor]],
 
 def _memory_of(model: MDRNets) -> DisentangledMemory:
     if model.memory is None:
-        raise ValueError("the model has no memory to look into")
+        raise ValueError("the model has no memory to inspect")
     return model.memory
 
 
@@ -114,22 +114,23 @@ _CELL, _BAR, _GAP, _LABEL = 72, 5, 6, 190
 
 @torch.no_grad()
 def memory_picture(model: MDRNets, photos: Sequence[Photo], slots: int = 10) -> Image.Image:
-    """A picture of what a memory holds, by the photos whose parts are most like its slots.
+    """Draw the contents of a memory, as the parts of photos that are most similar to its slots.
 
-    Each row is a part of the face. Its text says how many slots reading spreads over (the perplexity of their shares;
-    as many as there are means that it picks none) and how alike they are (the mean cosine of a slot and its nearest).
-    Its columns are the slots that these photos use most, from the left: a cell shows that part of the photo nearest to
-    the slot, and the bar under it the slot's share of the reading, next to that of the most used one.
+    Each row is a region of the face. Its text gives the number of slots that are read (the perplexity of the mean
+    address; if it equals the number of slots, all are read alike) and their similarity (the mean cosine between a slot
+    and the most similar other one). The columns are the slots that these photos read most, from left to right. A cell
+    shows the region of the photo most similar to the slot. The bar below it is the slot's weight, relative to that of
+    the most read slot.
 
     Args:
-        photos: files or images of whole faces; each is cropped to a square of the model's size.
-        slots: columns.
+        photos: files or images of whole faces. Each is cropped to a square and resized to the model's size.
+        slots: number of columns.
 
     Raises:
         ValueError: no photos, no columns, or the model has no memory.
     """
     if not photos or slots < 1:
-        raise ValueError(f"there must be photos and at least one column, got {len(photos)} and {slots}")
+        raise ValueError(f"need at least one photo and one column, got {len(photos)} and {slots}")
     memory = _memory_of(model)
     size, device = model.config.image_size, memory.memory.device
 
@@ -178,7 +179,7 @@ def memory_picture(model: MDRNets, photos: Sequence[Photo], slots: int = 10) -> 
 
 
 def _box_around(inside: Tensor, size: int) -> tuple[int, int, int, int]:
-    """A square of an image `size` wide around the positions (h, w) that are inside, with some margin."""
+    """A square box in an image with side `size`, around the True positions of (h, w), with a margin."""
     stride = 4
     rows, columns = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
     if not len(rows):

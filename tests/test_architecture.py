@@ -17,7 +17,7 @@ LAYERS = (
     ("losses",),
     ("models",),
     ("baselines",),
-    ("systems",),
+    ("registry",),
     ("inference",),
     ("inspection", "evaluation", "training"),
     ("info", "cli"),

@@ -1,7 +1,6 @@
 """The baselines: properties that all share, and the special parts of each."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -13,17 +12,15 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as expected_kl
 
 import showface as package
-from showface import MDRNets
+from showface import MDRNets, registry
 from showface.baselines import NETWORKS, Baseline, BaselineConfig
 from showface.baselines.base import count_strides
-from showface.baselines.classical import CLASSICAL, classical_system
 from showface.baselines.ctsdg import edge_map, known_structure
 from showface.baselines.deepfillv2 import ContextualAttention
 from showface.baselines.pconv import PartialConv2d
 from showface.baselines.pic import Gaussian, kl_divergence
 from showface.losses import LossWeights, weighted_sum
 from showface.nn import channels_last
-from showface.systems import SYSTEMS, find_system
 from showface.training import load_config
 
 from support.networks import TINY, wake
@@ -120,7 +117,7 @@ class TestEveryNetwork:
         assert not loaded.training
         image, hole = photo()
         with torch.no_grad():
-            assert torch.equal(loaded(image, hole).image, network(image, hole).image)
+            assert torch.equal(loaded(image, hole).image, channels_last(network)(image, hole).image)
 
     def test_restores_photos(self, network):
         face = np.random.default_rng(0).integers(0, 256, (45, 70, 3), dtype=np.uint8)
@@ -143,13 +140,13 @@ class TestEveryNetwork:
 
 class TestNames:
     def test_systems(self):
-        assert list(SYSTEMS) == ["mdrnets", "pconv", "deepfillv2", "ctsdg", "pic", "unet"]
-        assert all(network.system == name for name, network in SYSTEMS.items())
+        assert list(registry.NETWORKS) == ["mdrnets", "pconv", "deepfillv2", "ctsdg", "pic", "unet"]
+        assert all(network.system == name for name, network in registry.NETWORKS.items())
 
     def test_unknown_names_are_told_the_known_ones(self):
         message = "unknown system 'ict': choose one of mdrnets, pconv, deepfillv2, ctsdg, pic, unet"
         with pytest.raises(ValueError, match=message):
-            find_system("ict")
+            registry.find_network("ict")
         with pytest.raises(ValueError, match=message):
             load_config(overrides=["system=ict"])
 
@@ -344,28 +341,6 @@ class TestPIC:
         _, second = network.training_losses(other, hole, no_labels(image), LossWeights())
         assert first["kl"] != second["kl"]
         assert first["known"] == second["known"]
-
-
-class TestClassical:
-    @pytest.mark.parametrize("name", CLASSICAL)
-    def test_fills_a_gradient(self, name):
-        pytest.importorskip("cv2")
-        row = np.linspace(0, 255, 32).astype(np.uint8)
-        image = np.broadcast_to(row[None, :, None], (32, 32, 3)).copy()
-        hole = np.zeros((32, 32), dtype=bool)
-        hole[12:18, 12:18] = True
-        spoilt = np.where(hole[..., None], 0, image).astype(np.uint8)
-        result = classical_system(name)(spoilt, hole)
-        assert result.dtype == np.uint8
-        assert np.array_equal(result[~hole], image[~hole])
-        assert np.abs(result[hole].astype(int) - image[hole]).max() < 40
-
-    def test_errors(self, monkeypatch):
-        with pytest.raises(ValueError, match="must be one of telea, navier-stokes, got 'patchmatch'"):
-            classical_system("patchmatch")
-        monkeypatch.setitem(sys.modules, "cv2", None)
-        with pytest.raises(ModuleNotFoundError, match=r"telea needs OpenCV: install 'showface\[evaluate\]'"):
-            classical_system("telea")
 
 
 def no_labels(image: torch.Tensor) -> torch.Tensor:

@@ -45,6 +45,20 @@ def test_their_names_stand_for_their_folders(tmp_path, monkeypatch) -> None:
         showface.load_model(Path("psnr"))
 
 
+def test_the_device_is_chosen(device) -> None:
+    model = showface.load_model("psnr", device=device)
+    weight = model.coarse.to_image.conv.weight
+    assert weight.device.type == device
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert next(showface.load_model("psnr").parameters()).device.type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there(name) -> None:
+    with pytest.raises(ValueError, match=f"device {name} can't be used: "):
+        showface.load_model("psnr", device=name)
+
+
 def test_training_starts_from_them(tmp_path) -> None:
     pytest.importorskip("accelerate")
     from showface.training import Trainer, load_config

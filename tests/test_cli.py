@@ -99,7 +99,7 @@ class TestInpaint:
         Image.new("L", (50, 50)).save(mask)
         code, _, err = showface("inpaint", photo, mask, "-o", "result.png", "--model", folder)
         assert code == 0
-        assert err.splitlines() == ["note: the mask is empty: nothing to fill, the photo is returned as it is"]
+        assert err.splitlines() == ["note: the mask is empty: nothing to fill, the photo is returned unchanged"]
         assert np.array_equal(np.asarray(Image.open("result.png")), np.asarray(Image.open(photo)))
 
     def test_failures(self, showface, folder, photo, mask):
@@ -110,13 +110,13 @@ class TestInpaint:
 
         assert_fails(run(image="nowhere.png"), "nowhere.png")
         assert_fails(run(image=folder / "config.json"), "cannot read image")
-        assert_fails(run(out="result.xyz"), "can't tell an image format from 'result.xyz'")
+        assert_fails(run(out="result.xyz"), "unknown image format 'result.xyz'")
         assert_fails(run(out="missing/result.png"), "there is no folder missing")
         assert_fails(run(model="nowhere"), "no config.json in nowhere")
         assert_fails(run(size=3), "size must be at least 16 pixels, got 3")
         assert_fails(run(mask_polarity="blue"), "got 'blue'")
-        assert_fails(run(device="nonsense"), "--device nonsense can't be used")
-        assert_fails(run(device="cuda:99"), "--device cuda:99 can't be used")
+        assert_fails(run(device="nonsense"), "device nonsense can't be used")
+        assert_fails(run(device="cuda:99"), "device cuda:99 can't be used")
 
     def test_a_failing_run_leaves_the_old_result(self, showface, folder, photo, mask, monkeypatch):
         Path("result.png").write_bytes(b"old")
@@ -140,7 +140,7 @@ class TestDemo:
         assert Image.open("showface-demo.png").size == (4 * 256 + 3 * 8, 256)
 
     def test_failure(self, showface, folder):
-        assert_fails(showface("demo", "--model", folder, "--out", "sheet"), "can't tell an image format from 'sheet'")
+        assert_fails(showface("demo", "--model", folder, "--out", "sheet"), "unknown image format 'sheet'")
 
 
 class TestTrain:
@@ -206,7 +206,7 @@ class TestEvaluate:
             (["--lpips-weights", "nowhere.pth"], "there is no file nowhere.pth"),
             (["--fid-weights", "nowhere.pth"], "there is no file nowhere.pth"),
             (["--masks", "nowhere"], "nowhere"),
-            (["--device", "nonsense"], "--device nonsense can't be used"),
+            (["--device", "nonsense"], "device nonsense can't be used"),
         ],
     )
     def test_failures(self, showface, faces, options, message):
@@ -217,7 +217,7 @@ class TestMemory:
     def test_writes_a_picture(self, showface, folder, faces):
         code, out, _ = showface("memory", faces, "--model", folder, "--slots", 3, "--limit", 2)
         assert code == 0
-        assert "by 1 of 3 photos" in out or "by 2 of 3 photos" in out
+        assert "with 1 of 3 photos" in out or "with 2 of 3 photos" in out
         with Image.open("showface-memory.png") as picture:
             assert picture.width > 3 * 72
 
@@ -226,7 +226,7 @@ class TestMemory:
         (tmp_path / "empty").mkdir()
         assert_fails(showface("memory", tmp_path / "empty", "--model", folder), "no images (")
         MDRNets(MDRNetsConfig(use_refinement=False)).save_pretrained(tmp_path / "coarse")
-        assert_fails(showface("memory", faces, "--model", tmp_path / "coarse"), "no memory to look into")
+        assert_fails(showface("memory", faces, "--model", tmp_path / "coarse"), "no memory to inspect")
 
 
 def test_info(showface):

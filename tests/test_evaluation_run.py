@@ -97,7 +97,7 @@ def test_gradient_in_the_hole() -> None:
         ev.hole_gradient_percent(stripes, hole[:, 1:])
 
 
-def test_sharpness_is_what_results_have_of_the_gradient(images: Path, tmp_path: Path) -> None:
+def test_sharpness_is_the_gradient_as_a_percentage_of_the_targets(images: Path, tmp_path: Path) -> None:
     masks = ev.generate_masks(tmp_path, SIZE, ev.BINS, 2, 0)
     paths = sorted(images.glob("*.png"))
     systems = {
@@ -112,8 +112,14 @@ def test_sharpness_is_what_results_have_of_the_gradient(images: Path, tmp_path: 
     assert "-" in ev.table(rows)[1][0]
 
 
+def test_labels_must_have_the_shape_of_their_image(images: Path, tmp_path: Path) -> None:
+    Image.new("L", (40, 20)).save(tmp_path / "faces_parsing" / "1.png")
+    with pytest.raises(ValueError, match="40x20 labels do not have the shape"):
+        ev.run_evaluation({"fill": mean_fill}, [images], tmp_path / "out", size=SIZE)
+
+
 def test_two_folders_of_one_name(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must differ: faces, faces"):
+    with pytest.raises(ValueError, match="different names, got faces, faces"):
         ev.run_evaluation({"fill": mean_fill}, [images, images], tmp_path / "out", size=SIZE)
 
 

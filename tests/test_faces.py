@@ -1,4 +1,4 @@
-"""The training set, and the order in which it is gone through."""
+"""The training set, and the order of its samples."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from showface.data import (
     REGIONS,
+    Augmentation,
     EpochSampler,
     FaceFolder,
     UnreadableImageError,
@@ -41,7 +42,7 @@ def faces(tmp_path: Path) -> Path:
 
 
 def test_items(faces: Path) -> None:
-    dataset = FaceFolder(faces, size=32, flip=False)
+    dataset = FaceFolder(faces, Augmentation(32, flip=False))
     assert len(dataset) == 7
     assert dataset.labelled == 4
     assert dataset.unreadable == dataset.too_small == 0
@@ -63,13 +64,13 @@ def test_items(faces: Path) -> None:
 
 
 def test_labels_are_found_from_the_folder_itself_and_below(faces: Path, tmp_path: Path) -> None:
-    assert FaceFolder(faces / "a", size=16).labelled == 4
-    assert FaceFolder([faces / "b", faces / "a"], size=16).labelled == 4
+    assert FaceFolder(faces / "a", Augmentation(16)).labelled == 4
+    assert FaceFolder([faces / "b", faces / "a"], Augmentation(16)).labelled == 4
     nested = tmp_path / "nested"
     save(noise(), nested / "x" / "deep" / "1.jpg")
     save(Image.new("L", (32, 40), 3), nested / "x_parsing" / "deep" / "1.png")
     for root in (nested, nested / "x", nested / "x" / "deep"):
-        dataset = FaceFolder(root, size=16)
+        dataset = FaceFolder(root, Augmentation(16))
         assert len(dataset) == 1
         # Labels are looked for from the folder given downwards, not above it.
         assert dataset.labelled == (0 if root.name == "deep" else 1)
@@ -78,7 +79,7 @@ def test_labels_are_found_from_the_folder_itself_and_below(faces: Path, tmp_path
 
 
 def test_overlapping_folders_give_each_face_once(faces: Path) -> None:
-    dataset = FaceFolder([faces / "b", faces], size=16)
+    dataset = FaceFolder([faces / "b", faces], Augmentation(16))
     assert len(dataset) == len(set(dataset.paths)) == 7
     assert dataset.labelled == 4
 
@@ -86,13 +87,13 @@ def test_overlapping_folders_give_each_face_once(faces: Path) -> None:
 def test_given_label_folders(faces: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels"
     shutil.move(faces / "a_parsing", labels)
-    assert FaceFolder(faces, size=16).labelled == 0
-    assert FaceFolder(faces / "a", size=16, parsing=labels).labelled == 4
+    assert FaceFolder(faces, Augmentation(16)).labelled == 0
+    assert FaceFolder(faces / "a", Augmentation(16), parsing=labels).labelled == 4
     # The same names in another folder are other faces.
-    assert FaceFolder([faces / "b", faces / "a"], size=16, parsing=[None, labels]).labelled == 4
+    assert FaceFolder([faces / "b", faces / "a"], Augmentation(16), parsing=[None, labels]).labelled == 4
     inside = faces / "labels" / "a"
     shutil.copytree(labels, inside)
-    dataset = FaceFolder(faces, size=16, parsing=faces / "labels")
+    dataset = FaceFolder(faces, Augmentation(16), parsing=faces / "labels")
     assert (len(dataset), dataset.labelled) == (7, 4)
     with pytest.raises(ValueError, match="one entry per folder"):
         FaceFolder([faces / "b", faces / "a"], parsing=labels)
@@ -108,7 +109,7 @@ def test_flipping_swaps_left_and_right(tmp_path: Path) -> None:
     values[0] = 255
     save(Image.fromarray(values).convert("RGB"), tmp_path / "x" / "1.png")
     save(Image.fromarray(values), tmp_path / "x_parsing" / "1.png")
-    dataset = FaceFolder(tmp_path / "x", size=20)
+    dataset = FaceFolder(tmp_path / "x", Augmentation(20))
     plain = [*range(19), -1]
     mirrored = [{**swapped, **{b: a for a, b in swapped.items()}}.get(value, value) for value in plain][::-1]
     seen = set()
@@ -130,7 +131,7 @@ def test_labels_follow_the_crop_at_any_scale(tmp_path: Path) -> None:
     for factor in (1, 2):
         label = Image.fromarray(values[::factor, ::factor])
         save(label, tmp_path / "x_parsing" / "1.png")
-        dataset = FaceFolder(tmp_path / "x", size=64, crop_scale=(0.6, 1.0), flip=False)
+        dataset = FaceFolder(tmp_path / "x", Augmentation(64, crop=(0.6, 1.0), flip=False))
         for epoch in range(6):
             item = dataset[epoch]
             expected = ((item["image"][0] + 1) * 12.75).round().long()
@@ -139,7 +140,7 @@ def test_labels_follow_the_crop_at_any_scale(tmp_path: Path) -> None:
 
 
 def test_crops_and_colours_vary(faces: Path) -> None:
-    dataset = FaceFolder(faces / "b", size=32, crop_scale=(0.5, 1.0), flip=False, colour=0.3)
+    dataset = FaceFolder(faces / "b", Augmentation(32, crop=(0.5, 1.0), flip=False, colour=0.3))
     images = [dataset[3 * epoch]["image"] for epoch in range(8)]
     means = [image.mean(dim=(1, 2)) for image in images]
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(images, 2))
@@ -151,11 +152,11 @@ def test_items_depend_on_seed_epoch_and_index_only(faces: Path) -> None:
     def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
         return all(torch.equal(a[name], b[name]) for name in a)
 
-    dataset = FaceFolder(faces, size=32, seed=5)
+    dataset = FaceFolder(faces, Augmentation(32), seed=5)
     later = dataset[2 + 7 * 3]
-    assert same(later, FaceFolder(faces, size=32, seed=5)[2 + 7 * 3])
+    assert same(later, FaceFolder(faces, Augmentation(32), seed=5)[2 + 7 * 3])
     assert not same(later, dataset[2])
-    assert not same(later, FaceFolder(faces, size=32, seed=6)[2 + 7 * 3])
+    assert not same(later, FaceFolder(faces, Augmentation(32), seed=6)[2 + 7 * 3])
     dataset.set_epoch(3)
     assert same(later, dataset[2])
     with pytest.raises(IndexError):
@@ -168,7 +169,7 @@ def test_workers_give_the_same_stream(faces: Path) -> None:
     (faces / "b" / "1.png").write_bytes((faces / "b" / "1.png").read_bytes()[:300])
 
     def batches(workers: int) -> tuple[list[torch.Tensor], int]:
-        dataset = FaceFolder(faces, size=16, seed=1)
+        dataset = FaceFolder(faces, Augmentation(16), seed=1)
         sampler = EpochSampler(len(dataset), seed=1, start=3, stop=23)
         loader = DataLoader(dataset, batch_size=4, sampler=sampler, num_workers=workers)
         return [torch.cat([batch["image"], batch["hole"]], 1) for batch in loader], dataset.unreadable
@@ -183,7 +184,7 @@ def test_workers_give_the_same_stream(faces: Path) -> None:
 
 
 def test_small_images_are_left_out(faces: Path) -> None:
-    dataset = FaceFolder(faces, size=16, min_side=40)
+    dataset = FaceFolder(faces, Augmentation(16), min_side=40)
     assert (len(dataset), dataset.too_small) == (3, 4)
     with pytest.raises(ValueError, match="shorter side"):
         FaceFolder(faces, min_side=41)
@@ -193,7 +194,7 @@ def test_unreadable_headers_are_left_out_with_a_warning(faces: Path) -> None:
     (faces / "b" / "0.png").write_bytes(b"not an image")
     (faces / "b" / "9.jpg").touch()
     with pytest.warns(UserWarning, match=r"2 unreadable.*0\.png"):
-        dataset = FaceFolder(faces, size=16)
+        dataset = FaceFolder(faces, Augmentation(16))
     assert (len(dataset), dataset.unreadable) == (6, 2)
     for path in find_images(faces / "b"):
         path.write_bytes(b"")
@@ -204,7 +205,7 @@ def test_unreadable_headers_are_left_out_with_a_warning(faces: Path) -> None:
 def test_files_that_fail_while_reading_are_replaced_and_reported_once(faces: Path) -> None:
     path = faces / "a" / "2.png"
     path.write_bytes(path.read_bytes()[:500])
-    dataset = FaceFolder(faces, size=32, flip=False)
+    dataset = FaceFolder(faces, Augmentation(32, flip=False))
     assert dataset.unreadable == 0
     with pytest.warns(UserWarning, match=r"2\.png") as caught:
         items = [dataset[2], dataset[2]]
@@ -217,7 +218,7 @@ def test_files_that_fail_while_reading_are_replaced_and_reported_once(faces: Pat
 
 
 def test_when_nothing_can_be_read(faces: Path) -> None:
-    dataset = FaceFolder(faces / "b", size=32)
+    dataset = FaceFolder(faces / "b", Augmentation(32))
     for path in dataset.paths:
         path.unlink()
     with warnings.catch_warnings():
@@ -233,7 +234,7 @@ def test_unusable_labels_are_reported_once_and_left_out(faces: Path, fault: str)
         path.write_bytes(path.read_bytes()[:100])
     else:
         save(noise(32, 32) if fault == "colour" else Image.new("L", (32, 20)), path)
-    dataset = FaceFolder(faces, size=32)
+    dataset = FaceFolder(faces, Augmentation(32))
     with pytest.warns(UserWarning, match=r"1\.png") as caught:
         items = [dataset[1], dataset[1]]
     assert len(caught) == 1
@@ -241,19 +242,20 @@ def test_unusable_labels_are_reported_once_and_left_out(faces: Path, fault: str)
     assert (dataset[0]["parsing"] >= 0).all()
 
 
-def test_face_folder_refuses_bad_options(faces: Path) -> None:
+def test_bad_options_are_refused(faces: Path) -> None:
     bad: list[dict[str, Any]] = [
         {"size": 0},
-        {"seed": -1},
-        {"crop_scale": (0.0, 1.0)},
-        {"crop_scale": (0.5, 1.5)},
+        {"crop": (0.0, 1.0)},
+        {"crop": (0.5, 1.5)},
         {"colour": 1.0},
         {"ratio": (0.5, 0.2)},
         {"kind": "stars"},
     ]
     for options in bad:
         with pytest.raises(ValueError, match=next(iter(options))):
-            FaceFolder(faces, **options)
+            Augmentation(**options)
+    with pytest.raises(ValueError, match="seed"):
+        FaceFolder(faces, seed=-1)
     with pytest.raises(FileNotFoundError):
         FaceFolder(faces / "nowhere")
 

@@ -47,7 +47,7 @@ def test_any_size_keeps_known_pixels(model, size):
         assert image.size == size
         assert np.array_equal(pixels(image)[~hole], pixels(photo)[~hole])
     assert np.array_equal(result.hole, hole)
-    assert result.coverage == hole.mean()
+    assert result.hole_ratio == hole.mean()
     assert (pixels(result.image)[hole] != pixels(photo)[hole]).any()
     assert np.array_equal(pixels(showface.inpaint(photo, as_mask(hole), model=model)), pixels(result.image))
 
@@ -109,7 +109,7 @@ def test_a_mask_of_another_size_is_resized(model, kind):
     with pytest.warns(UserWarning, match=r"10x20 \(height x width\), not 33x40: resized"):
         result = restore(noise(40, 33), as_mask(mask) if kind == "image" else mask, model=model)
     assert result.hole.shape == (33, 40)
-    assert result.coverage == pytest.approx(mask.mean(), abs=0.05)
+    assert result.hole_ratio == pytest.approx(mask.mean(), abs=0.05)
 
 
 def test_an_empty_mask_gives_the_photo(model):
@@ -122,7 +122,7 @@ def test_an_empty_mask_gives_the_photo(model):
 
 def test_a_full_mask_gives_a_picture(model):
     result = restore(noise(40, 33), np.ones((33, 40), dtype=bool), model=model)
-    assert result.coverage == 1
+    assert result.hole_ratio == 1
     assert result.image.size == (40, 33)
     assert (pixels(result.masked) == 255).all()
 
@@ -165,7 +165,7 @@ def test_errors(model, tmp_path):
 
 def test_the_bundled_model_is_loaded_once(model, monkeypatch):
     calls = []
-    monkeypatch.setattr(showface.MDRNets, "from_pretrained", lambda: calls.append(1) or model)
+    monkeypatch.setattr("showface.inference.load_model", lambda: calls.append(1) or model)
     default_model.cache_clear()
     try:
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""Looking into a memory."""
+"""Inspecting a memory."""
 
 import pytest
 import torch

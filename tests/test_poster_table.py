@@ -1,4 +1,4 @@
-"""The table of `experiments/poster_table.py`, from results whose means are known."""
+"""The tables of `experiments/poster_table.py`, from results with known means."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ BINS = ("1-20%", "20-40%", "40-60%")
 
 
 def write_results(path: Path, psnr: dict[str, tuple[float, float]], image_set: str = "celebahq") -> Path:
-    """Results with the PSNR of two images in each bin; L1 % is 100 less that, SSIM a hundredth."""
+    """Write results with the PSNR of two images in each bin. L1 % is 100 minus it, and SSIM a hundredth of it."""
     rows, scores = [], []
     for system, of_images in psnr.items():
         mean = sum(of_images) / 2
@@ -54,7 +54,7 @@ def test_runs_with_several_seeds(tmp_path):
 @pytest.mark.parametrize("other", [{"mdrnets": (20, 20)}, {"mdrnets": (20, 20), "pic": (20, 20)}])
 def test_refuses_runs_of_other_systems(tmp_path, other):
     first = write_results(tmp_path / "a.json", {"mdrnets": (22, 31), "unet": (20, 30)})
-    with pytest.raises(ValueError, match="not of the same systems"):
+    with pytest.raises(ValueError, match="differ in systems"):
         poster_table.read([first, write_results(tmp_path / "b.json", other)])
 
 
@@ -62,5 +62,5 @@ def test_refuses_runs_on_other_pairs(tmp_path):
     first = write_results(tmp_path / "a.json", {"mdrnets": (22, 31)})
     second = write_results(tmp_path / "b.json", {"mdrnets": (22, 31)})
     second.write_text(second.read_text().replace("a.png", "c.png"))
-    with pytest.raises(ValueError, match="not of the same pairs"):
+    with pytest.raises(ValueError, match="differ in their pairs"):
         poster_table.read([first, second])

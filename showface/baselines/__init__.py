@@ -1,7 +1,6 @@
-"""The systems that MDRNets are compared with, trained by the same trainer on the same images and holes.
+"""The networks that MDRNets are compared with, trained by the same trainer on the same images and holes.
 
-`NETWORKS` holds the trained ones by name, each in a file of its own, written from its paper's description;
-`classical` holds OpenCV's, which learn nothing.
+`NETWORKS` holds them by name. Each has its own file, written from the description in its paper.
 """
 
 from showface.baselines.base import Baseline, BaselineConfig

@@ -1,6 +1,6 @@
 """Images, masks and the training set."""
 
-from showface.data.augmentation import REGIONS, FaceAugmentation
+from showface.data.augmentation import Augmentation
 from showface.data.faces import FaceDataset, FaceSource, LostFacesError
 from showface.data.folders import FaceFolder, find_labels
 from showface.data.images import (
@@ -14,13 +14,15 @@ from showface.data.images import (
     tensor_to_image,
 )
 from showface.data.masks import random_hole
+from showface.data.regions import NO_LABEL, REGIONS, read_labels
 from showface.data.sampler import EpochSampler
 from showface.data.shards import FaceShards, write_shards
 
 __all__ = [
+    "NO_LABEL",
     "REGIONS",
+    "Augmentation",
     "EpochSampler",
-    "FaceAugmentation",
     "FaceDataset",
     "FaceFolder",
     "FaceShards",
@@ -33,6 +35,7 @@ __all__ = [
     "mask_to_tensor",
     "random_hole",
     "read_image",
+    "read_labels",
     "read_mask",
     "resize_and_crop",
     "tensor_to_image",

@@ -1,4 +1,4 @@
-"""The training set: faces from any source with random holes and, where there are any, region labels."""
+"""The training set: faces from any source, with random holes and optional region labels."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from showface.data.augmentation import FaceAugmentation, read_labels
+from showface.data.augmentation import Augmentation
 from showface.data.images import DECODE_ERRORS, UnreadableImageError, read_image, source_name
+from showface.data.regions import read_labels
 
 
 class FaceSource(Protocol):
-    """Where a `FaceDataset` takes its faces from. It is pickled, and used in several processes at once."""
+    """A source of image and label files. It must be picklable, since several processes use it at once."""
 
     @property
     def labelled(self) -> int:
@@ -26,22 +27,22 @@ class FaceSource(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What a message calls the face."""
+        """The face's name in messages."""
 
     def open_image(self, index: int) -> Path | BinaryIO:
-        """An image file; what is open has its name as `name`.
+        """The path of the image, or an open file whose `name` is set.
 
         Raises:
-            LostFacesError: the face is gone, and others with it.
-            OSError: the face is gone.
+            LostFacesError: this face and others can't be read any more.
+            OSError: this face can't be read any more.
         """
 
     def open_labels(self, index: int) -> Path | BinaryIO | None:
-        """A file for `read_labels`, or None; raises like `open_image`."""
+        """The same for the label image; None for a face without labels. Raises as `open_image`."""
 
 
 class LostFacesError(OSError):
-    """Part of a source is gone: the faces `first .. first + count - 1`."""
+    """Part of a source can't be read any more: the faces `first .. first + count - 1`."""
 
     def __init__(self, message: str, first: int, count: int) -> None:
         super().__init__(message)
@@ -49,28 +50,25 @@ class LostFacesError(OSError):
 
 
 class FaceDataset(Dataset[dict[str, torch.Tensor]]):
-    """Faces from a source, each item with a fresh random hole.
+    """Faces from a source, each sample with a new random hole.
 
-    An item is a dict of
+    A sample is a dict of
         `image`: float32 `(3, size, size)` in [-1, 1];
         `hole`: float32 `(1, size, size)` of 0 and 1, 1 = corrupted;
         `parsing`: int64 `(size, size)`, 0..18 in the order of `REGIONS`, -1 where there is no label.
 
-    Item `i >= len(dataset)` is item `i % len` of a later epoch. It depends on the seed, the epoch and the
-    index only, so it is the same in any worker and after a restart. A face that turns out broken is reported
-    once and its place is taken by the next good one; where part of the source is gone, each of its faces is
-    replaced by another one of those behind it.
+    Sample `i >= len(dataset)` is sample `i % len` of a later epoch. It depends only on the seed, the epoch and the
+    index, so it is the same in any worker and after a restart. A broken face is reported once and replaced by the next
+    good one. If part of the source is lost, each lost face is replaced by a different face that follows that part.
     """
 
-    def __init__(
-        self, source: FaceSource, augmentation: FaceAugmentation, seed: int = 0, *, unreadable: int = 0
-    ) -> None:
+    def __init__(self, source: FaceSource, augmentation: Augmentation, seed: int = 0, *, unreadable: int = 0) -> None:
         """
         Args:
             source: at least one face.
-            augmentation: makes the items.
-            seed: any integer from 0 upwards.
-            unreadable: number of faces that were left out of the source because they can't be read.
+            augmentation: makes a sample from a face.
+            seed: an integer >= 0.
+            unreadable: number of unreadable faces already left out of the source.
 
         Raises:
             ValueError: an empty source or a negative seed.
@@ -79,14 +77,14 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
             raise ValueError(f"need at least one face and seed >= 0; got {len(source)} faces, seed {seed}")
         self.source, self.augmentation, self.seed, self.epoch = source, augmentation, seed, 0
         self._left_out = unreadable
-        # In shared memory, so that what a worker process finds broken is known to all. `_skip` is 0 for a good
-        # face, otherwise the way to the one that may take its place.
+        # In shared memory, so that all worker processes know which faces are broken. `_skip` is 0 for a good face,
+        # otherwise the distance to the face that replaces it.
         self._skip = _shared(len(source), torch.int32)
         self._bad_labels = _shared(len(source), torch.bool)
 
     @property
     def unreadable(self) -> int:
-        """Number of faces found unreadable so far, at the start or while reading, in any worker."""
+        """Number of faces found unreadable so far, at the start or later, by any worker."""
         return self._left_out + int(self._skip.count_nonzero())
 
     @property
@@ -95,7 +93,7 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
         return self.source.labelled
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch that items `0 .. len - 1` belong to; not needed with `EpochSampler`.
+        """Set the epoch of samples `0 .. len - 1`. Not needed with `EpochSampler`.
 
         Raises:
             ValueError: a negative epoch.
@@ -108,7 +106,7 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
         return len(self.source)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        # Without this a plain loop would never end, since no index is too large.
+        # No index is too large, so Python's default iteration would never end.
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
@@ -120,18 +118,18 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
         return self.augmentation(image, self._read_labels(index, image.size), rng)
 
     def _read_from(self, index: int) -> tuple[Image.Image, int]:
-        """The first readable image from `index` on, around the end, and its index."""
+        """The first readable image from `index` on, wrapping around at the end, and its index."""
         while True:
             if not self._skip[index]:
                 try:
                     return read_image(self.source.open_image(index)), index
                 except LostFacesError as error:
-                    # Were it the next good face for all of them, that one would be seen far too often.
+                    # Each lost face gets its own replacement: a single one would be seen far too often.
                     self._skip[error.first : error.first + error.count] = error.count
-                    warnings.warn(f"{error}; other images take the place of its {error.count}", stacklevel=3)
+                    warnings.warn(f"{error}; other images replace its {error.count}", stacklevel=3)
                 except OSError as error:
                     self._skip[index] = 1
-                    warnings.warn(f"{error}; another image takes its place", stacklevel=3)
+                    warnings.warn(f"{error}; another image replaces it", stacklevel=3)
             if self._skip.all():
                 names = [self.source.name(index) for index in range(len(self))]
                 raise UnreadableImageError(f"all {len(self)} images are unreadable: {_some(names)}")
@@ -140,7 +138,7 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
     def _read_labels(self, index: int, image_size: tuple[int, int]) -> Image.Image | None:
         if self._bad_labels[index]:
             return None
-        name = f"those of {self.source.name(index)}"
+        name = f"the labels of {self.source.name(index)}"
         try:
             file = self.source.open_labels(index)
             if file is None:
@@ -154,7 +152,7 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
 
 
 class Selection(NamedTuple):
-    """The faces that `select_faces` keeps, and how many it left out."""
+    """The faces kept by `select_faces`, and how many it left out."""
 
     indices: list[int]
     unreadable: int
@@ -162,12 +160,14 @@ class Selection(NamedTuple):
 
 
 def select_faces(names: Sequence[str], sides: Iterable[int | None], min_side: int) -> Selection:
-    """Leaves out, with a warning in the name of the caller's caller, what is unreadable, and what is too small.
+    """Leave out unreadable and small faces, and warn about unreadable ones.
+
+    The warning points to the caller's caller.
 
     Args:
-        names: of the faces, for messages.
-        sides: the shorter side of each in pixels; None for an unreadable one.
-        min_side: the smallest side that is kept.
+        names: the faces' names, for messages.
+        sides: the shorter side of each face in pixels; None for an unreadable one.
+        min_side: the smallest side to keep.
 
     Raises:
         ValueError: `min_side` is negative, or no image is left.
@@ -193,7 +193,7 @@ def select_faces(names: Sequence[str], sides: Iterable[int | None], min_side: in
 
 
 def shorter_side(file: Path | BinaryIO) -> int | None:
-    """From the header alone; None where there is no readable one."""
+    """The shorter side of an image in pixels, read from its header; None if the header is unreadable."""
     try:
         with Image.open(file) as image:
             return min(int(image.width), int(image.height))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from showface.data.augmentation import FaceAugmentation
+from showface.data.augmentation import Augmentation
 from showface.data.faces import FaceDataset, select_faces, shorter_side
 from showface.data.images import find_images
 
@@ -17,56 +17,51 @@ LabelFolders = Path | str | Sequence[Path | str | None]
 
 
 class FaceFolder(FaceDataset):
-    """Faces from folders, each item with a fresh random hole; what an item is: see `FaceDataset`.
+    """Faces from folders, each sample with a new random hole. `FaceDataset` describes the samples.
+
+        dataset = FaceFolder("faces", Augmentation(size=128))
 
     Attributes:
         paths: the image files, in order.
-        labels: for each image its label file, or None.
+        labels: the label file of each image, or None.
         too_small: number of images left out because of `min_side`.
     """
 
     def __init__(
         self,
         folders: Folders,
-        size: int = 256,
+        augmentation: Augmentation | None = None,
         *,
         parsing: LabelFolders | None = None,
         min_side: int = 0,
-        flip: bool = True,
-        colour: float = 0.0,
-        crop_scale: tuple[float, float] = (1.0, 1.0),
-        ratio: tuple[float, float] = (0.01, 0.6),
-        kind: str = "both",
         seed: int = 0,
     ) -> None:
-        """Looks the files up and reads every image's header.
+        """List the files and read the header of every image.
 
         Args:
             folders: one or more folders, searched recursively.
-            size: side of the items in pixels.
-            parsing: label folders, one per entry of `folders` (None for a folder without labels): PNGs of
-                values 0..18 under the image's relative name; other values mean no label. By default
-                `<folder>_parsing` beside a given folder, or beside one below it, is taken for that folder's
-                labels. Label folders are never searched for faces.
-            min_side: images whose shorter side is below this are left out.
-            flip, colour, crop_scale, ratio, kind: see `FaceAugmentation`.
-            seed: any integer from 0 upwards.
+            augmentation: makes a sample from a face; None takes the defaults of `Augmentation`.
+            parsing: label folders, one per entry of `folders` (None for a folder without labels). Each holds PNGs of
+                values 0..18 under the images' relative names; other values mean no label. By default, the labels of a
+                folder, or of a folder below it, are in `<folder>_parsing` beside it. Label folders are never searched
+                for faces.
+            min_side: images with a shorter side below this are left out.
+            seed: an integer >= 0.
 
         Raises:
             FileNotFoundError, NotADirectoryError: a folder does not exist.
             ValueError: an option out of range, a folder without images, or no image left.
             UnreadableImageError: every image is unreadable.
         """
-        augmentation = FaceAugmentation(size, flip, colour, crop_scale, ratio, kind)
         pairs = find_faces(folders, parsing)
         kept = select_faces([str(path) for path, _ in pairs], (shorter_side(path) for path, _ in pairs), min_side)
         source = _FolderSource([pairs[index] for index in kept.indices])
-        super().__init__(source, augmentation, seed, unreadable=kept.unreadable)
+        super().__init__(source, augmentation or Augmentation(), seed, unreadable=kept.unreadable)
         self.paths, self.labels, self.too_small = source.paths, source.labels, kept.too_small
 
 
 class _FolderSource:
-    """Files as a `FaceSource`."""
+    """A `FaceSource` of files."""
 
     def __init__(self, pairs: Sequence[tuple[Path, Path | None]]) -> None:
         self.paths = [path for path, _ in pairs]
@@ -87,7 +82,7 @@ class _FolderSource:
 
 
 def find_faces(folders: Folders, parsing: LabelFolders | None = None) -> list[tuple[Path, Path | None]]:
-    """Every face with its label file or None, each face once, in the order of the folders; see `FaceFolder`."""
+    """List each face once, with its label file or None, in the order of the folders. Arguments as for `FaceFolder`."""
     listed = [folders] if isinstance(folders, str | os.PathLike) else folders
     roots = [Path(folder) for folder in listed]
     if not roots:
@@ -101,7 +96,7 @@ def find_faces(folders: Folders, parsing: LabelFolders | None = None) -> list[tu
     pairs: dict[Path, Path | None] = {}
     for root, labels in zip(roots, given, strict=True):
         named = {path.relative_to(labels).as_posix(): path for path in find_images(labels)} if labels else {}
-        # Which folder's labels belong to a folder of images is looked up once per folder, not once per image.
+        # The label folder is looked up once per folder of images, not once per image.
         siblings: dict[Path, tuple[Path, Path] | None] = {}
         excluded: dict[Path, bool] = {}
         faces = 0
@@ -127,14 +122,14 @@ def find_faces(folders: Folders, parsing: LabelFolders | None = None) -> list[tu
 
 
 def find_labels(images: Sequence[Path]) -> dict[Path, Path]:
-    """The PNG of regions of each image that has one: `<folder>_parsing/<name>.png` beside the image's folder."""
+    """Find the label image of each image that has one: `<folder>_parsing/<name>.png` beside the image's folder."""
     siblings = {folder: _sibling_labels(folder, folder) for folder in {path.parent for path in images}}
     labels = {path: _label_beside(path, siblings[path.parent]) for path in images}
     return {path: label for path, label in labels.items() if label is not None}
 
 
 def _label_beside(path: Path, sibling: tuple[Path, Path] | None) -> Path | None:
-    """The label file of an image, in what `_sibling_labels` found for its folder."""
+    """The label file of an image, or None; `sibling` is from `_sibling_labels` for the image's folder."""
     if sibling is None:
         return None
     label = sibling[1] / path.relative_to(sibling[0]).with_suffix(".png")
@@ -142,7 +137,7 @@ def _label_beside(path: Path, sibling: tuple[Path, Path] | None) -> Path | None:
 
 
 def _upwards(folder: Path, root: Path) -> Iterator[Path]:
-    """The folder and those above it, up to and with the root."""
+    """The folder and its parents, up to and including the root."""
     yield folder
     while folder != root:
         folder = folder.parent
@@ -160,7 +155,7 @@ def _is_label_folder(folder: Path, root: Path, given: Sequence[Path | None]) -> 
 
 
 def _sibling_labels(folder: Path, root: Path) -> tuple[Path, Path] | None:
-    """The nearest folder above (or this one) that has labels beside it, and the folder of these."""
+    """The nearest folder, from this one upwards, with a label folder beside it; and that label folder."""
     for above in _upwards(folder, root):
         path = Path(os.path.abspath(above))
         labels = path.with_name(path.name + PARSING_SUFFIX)

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 POLARITIES = ("white", "black")
 
-# What Pillow raises on broken files: PNG chunks give SyntaxError, odd headers ValueError, and so on.
+# The errors that Pillow raises for broken files: SyntaxError for PNG chunks, ValueError for bad headers, and so on.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
 
 Source = str | os.PathLike[str] | BinaryIO | Image.Image
@@ -27,15 +27,15 @@ class UnreadableImageError(OSError):
 
 
 def find_images(*folders: Path | str) -> list[Path]:
-    """Image files under the folders, recursively, sorted, each once.
+    """List the image files in the folders and below, sorted, each once.
 
-    Extensions jpg, jpeg, png, webp, bmp, tif and tiff count, in any case; names that start with a dot do not,
-    and links to folders are not followed.
+    Image files end in jpg, jpeg, png, webp, bmp, tif or tiff, in upper or lower case. Names that start with a dot are
+    skipped, and links to folders are not followed.
 
     Raises:
         FileNotFoundError: a folder does not exist.
         NotADirectoryError: a path is not a folder.
-        ValueError: no folder is given, or one of them holds no image.
+        ValueError: no folder is given, or a folder holds no image.
     """
     if not folders:
         raise ValueError("find_images needs at least one folder")
@@ -61,10 +61,10 @@ def _walk_images(folder: Path) -> Iterable[Path]:
 
 
 def read_image(source: Source) -> Image.Image:
-    """An image as upright 8-bit RGB.
+    """Read an image as upright 8-bit RGB.
 
-    The EXIF orientation is applied; greyscale, palette, CMYK and 16-bit images are converted (16-bit values
-    are scaled, not clipped), and anything transparent is composited on white.
+    The EXIF orientation is applied. Greyscale, palette, CMYK and 16-bit images are converted (16-bit values are scaled,
+    not clipped), and transparent images are composited on white.
 
     Args:
         source: a path, a file open for reading bytes, or a PIL image of any mode.
@@ -74,7 +74,7 @@ def read_image(source: Source) -> Image.Image:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        UnreadableImageError: the file is no image, or is broken or truncated.
+        UnreadableImageError: the file is not an image, or is broken or truncated.
     """
     return _flatten(_load(source), background=255)
 
@@ -82,23 +82,23 @@ def read_image(source: Source) -> Image.Image:
 def read_mask(
     source: Source, size: tuple[int, int] | None = None, polarity: str = "white", threshold: float = 0.5
 ) -> NDArray[np.bool_]:
-    """A hole mask as booleans, True where the image is to be filled in.
+    """Read a mask as booleans, True = hole.
 
-    Soft edges are cut at the threshold. Transparent parts of a mask count as known whatever the polarity. An
-    8-bit mask whose largest value is 1 is taken as 0 and 1, with a warning.
+    Soft edges are cut at the threshold. Transparent parts of a mask are known, for either polarity. An 8-bit mask whose
+    largest value is 1 is read as 0 and 1, with a warning.
 
     Args:
         source: a path, a file open for reading bytes, or a PIL image of any mode.
-        size: `(height, width)` wanted, e.g. the image's; a mask of another size is resized with nearest
-            neighbours, with a warning. None keeps the mask's own size.
+        size: the wanted `(height, width)`, usually the image's. A mask of another size is resized to the nearest pixel,
+            with a warning. None keeps the mask's own size.
         polarity: the colour of the holes, "white" or "black".
-        threshold: in (0, 1); a pixel is a hole when its closeness to the holes' colour is at least this.
+        threshold: in (0, 1); a pixel belongs to the hole if its similarity to the holes' colour is at least this.
 
     Returns:
         bool array `(H, W)`.
 
     Raises:
-        ValueError: unknown polarity, or a threshold or size out of range.
+        ValueError: an unknown polarity, or a threshold or size out of range.
         FileNotFoundError, UnreadableImageError: as for `read_image`.
     """
     if polarity not in POLARITIES:
@@ -125,12 +125,14 @@ def read_mask(
 
 
 def source_name(source: str | os.PathLike[str] | BinaryIO) -> str:
-    """What a message calls an image file: its path, or the name that an open one has."""
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "of no name"))
+    """The name of an image file in messages: its path, or the `name` of an open file."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return str(getattr(source, "name", "without a name"))
 
 
 def _load(source: Source) -> Image.Image:
-    """The decoded, upright image in its own mode."""
+    """The decoded, upright image, in its original mode."""
     if isinstance(source, Image.Image):
         return ImageOps.exif_transpose(source)
     try:
@@ -144,11 +146,11 @@ def _load(source: Source) -> Image.Image:
 
 
 def _flatten(image: Image.Image, background: int) -> Image.Image:
-    """Any mode to 8-bit RGB, transparency composited on a grey level."""
+    """Convert any mode to 8-bit RGB, with transparent parts composited on a grey level."""
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_to_8_bits(image)).convert("RGB")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        # Pillow converts premultiplied alpha only to the plain mode of the same bands.
+        # Pillow converts premultiplied alpha only to the plain mode with the same bands.
         direct = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
         rgba = (image.convert(direct) if direct else image).convert("RGBA")
         below = Image.new("RGBA", rgba.size, (background, background, background, 255))
@@ -157,7 +159,7 @@ def _flatten(image: Image.Image, background: int) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
-    """Integer or float greyscale to 8 bits; `convert` would clip at 255 instead of scaling."""
+    """Scale integer or float greyscale to 8 bits. (Pillow's `convert` would clip at 255.)"""
     values = np.asarray(image).astype(np.float64)
     values = np.nan_to_num(values, nan=0.0)
     peak = float(values.max(initial=0.0))
@@ -166,22 +168,22 @@ def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
     elif image.mode.startswith("I;16"):
         full = 65535.0
     else:
-        # 32-bit integers carry 8-bit or 16-bit data; only the values tell which.
+        # 32-bit integers may hold 8-bit or 16-bit data; only the values tell.
         full = 255.0 if peak <= 255.0 else 65535.0
     return np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
 
 
 def image_to_tensor(image: Image.Image) -> torch.Tensor:
-    """A PIL image (of any mode, taken through `read_image`) as float32 `(3, H, W)` in [-1, 1]."""
+    """Convert a PIL image to float32 `(3, H, W)` in [-1, 1]. Modes other than RGB go through `read_image`."""
     rgb = np.array(image if image.mode == "RGB" else read_image(image))
     planes = torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
     return planes.to(torch.float32) / 127.5 - 1.0
 
 
 def tensor_to_image(tensor: torch.Tensor) -> Image.Image:
-    """A float tensor `(3, H, W)` or `(1, 3, H, W)` in [-1, 1] as an RGB image, clipped and rounded to 8 bits.
+    """Convert a float tensor `(3, H, W)` or `(1, 3, H, W)` in [-1, 1] to an RGB image, clipped and rounded to 8 bits.
 
-    Undoes `image_to_tensor` exactly.
+    This inverts `image_to_tensor` exactly.
 
     Raises:
         ValueError: another shape, or values that are not finite.
@@ -198,10 +200,10 @@ def tensor_to_image(tensor: torch.Tensor) -> Image.Image:
 
 
 def mask_to_tensor(hole: NDArray[np.bool_]) -> torch.Tensor:
-    """A bool mask `(H, W)`, True = hole, as float32 `(1, H, W)` of 0 and 1.
+    """Convert a bool mask `(H, W)`, True = hole, to float32 `(1, H, W)` of 0 and 1.
 
     Raises:
-        ValueError: the array is not two-dimensional booleans.
+        ValueError: another dtype or number of dimensions.
     """
     if hole.ndim != 2 or hole.dtype != np.bool_:
         raise ValueError(f"expected a bool array (H, W), got {hole.dtype} of shape {hole.shape}")
@@ -211,7 +213,9 @@ def mask_to_tensor(hole: NDArray[np.bool_]) -> torch.Tensor:
 def square_crop(
     width: int, height: int, scale: float = 1.0, rng: np.random.Generator | None = None
 ) -> tuple[int, int, int, int]:
-    """A square `(left, top, right, bottom)` whose side is `scale` of the shorter side; random, or the centre.
+    """A square box `(left, top, right, bottom)` with a side of `scale` times the image's shorter side.
+
+    It is placed at random, or in the centre if `rng` is None.
 
     Raises:
         ValueError: `scale` is not in (0, 1].
@@ -229,15 +233,15 @@ def square_crop(
 def resize_and_crop(
     image: Image.Image, size: int, *, scale: float = 1.0, rng: np.random.Generator | None = None
 ) -> Image.Image:
-    """A square crop of the image, antialiased (Lanczos), as a `size` x `size` image.
+    """Crop the image to a square and resize it to `size` x `size` (Lanczos, antialiased).
 
-    With `scale` 1 this is resizing the shorter side to `size` and cropping the longer one.
+    With `scale` 1 this resizes the shorter side to `size` and crops the longer one.
 
     Args:
         image: an RGB image.
-        size: the side wanted, in pixels.
+        size: the wanted side in pixels.
         scale: the crop's side as a fraction of the shorter side, in (0, 1].
-        rng: places the crop at random; without it the centre is taken.
+        rng: places the crop at random; None takes the centre.
 
     Raises:
         ValueError: `scale` or `size` out of range.
@@ -246,7 +250,7 @@ def resize_and_crop(
 
 
 def resize_box(image: Image.Image, box: tuple[int, int, int, int], size: int) -> Image.Image:
-    """The part of an RGB image in `box` (left, top, right, bottom), resized to `size` x `size` with Lanczos.
+    """Resize the part of an RGB image in `box` (left, top, right, bottom) to `size` x `size` with Lanczos.
 
     Raises:
         ValueError: `size` is below 1, or the box leaves the image.

@@ -12,12 +12,12 @@ from PIL import Image, ImageDraw
 
 KINDS = ("strokes", "blocks", "both")
 
-# Shapes tried before the rest of the wanted area is filled in one go; few but nearly full holes get there.
+# Shapes to try before the remaining area is filled at once. Only holes that are nearly full need this.
 MAX_SHAPES = 60
 
 
 class _Shape(NamedTuple):
-    """A painted shape: `order` (H, W) uint8 is 0 outside and n on the n-th dab, at `knots[n - 1]` (x, y)."""
+    """A painted shape. `order` (H, W) uint8 is 0 outside, and n on the n-th dab, which is at `knots[n - 1]` (x, y)."""
 
     order: NDArray[np.uint8]
     knots: NDArray[np.float64]
@@ -32,19 +32,19 @@ def random_hole(
     ratio: tuple[float, float] = (0.01, 0.6),
     kind: str = "both",
 ) -> NDArray[np.bool_]:
-    """A random free-form hole whose share of the image is drawn uniformly from `ratio`.
+    """Draw a random free-form hole, with a hole ratio drawn uniformly from `ratio`.
 
     The same state of `rng` gives the same hole.
 
     Args:
         height, width: the image's size in pixels.
         rng: the source of randomness.
-        ratio: lowest and highest share of corrupted pixels, `0 <= low <= high <= 1`. The bounds hold exactly,
-            or within one pixel where no whole number of pixels lies between them.
+        ratio: lowest and highest fraction of corrupted pixels, `0 <= low <= high <= 1`. The bounds hold exactly, or
+            within one pixel if no whole number of pixels lies between them.
         kind: "strokes" (free strokes, dabs and scribbles), "blocks" (rectangles) or "both".
 
     Returns:
-        bool array `(height, width)`, True = hole; with at least one True unless `high` is 0.
+        bool array `(height, width)`, True = hole. At least one pixel is True unless `high` is 0.
 
     Raises:
         ValueError: a bad size, ratio or kind.
@@ -63,7 +63,7 @@ def random_hole(
     share = wanted / hole.size
     margin = _frame_margin(height, width, share, rng)
     painters, weights = _painters(kind, rng)
-    # One grain for all shapes of a hole, so that holes differ in character among themselves.
+    # All shapes of a hole share one grain, so that some holes are fine and others coarse.
     grain = float(rng.uniform(0.6, 1.4)) * (0.4 + 0.3 * share + 1.2 * share * share)
     count = 0
     for _ in range(MAX_SHAPES):
@@ -88,14 +88,14 @@ def _wanted_pixels(pixels: int, low: float, high: float, rng: np.random.Generato
     draw = float(rng.uniform(low, high)) if high > low else low
     if high == 0.0:
         return 0
-    # The small slack keeps e.g. 0.3 * 10 = 3.0000000000000004 from being rounded up to 4.
+    # Without the slack, 0.3 * 10 = 3.0000000000000004 would be rounded up to 4.
     least = max(1, math.ceil(low * pixels - 1e-9))
     most = max(least, math.floor(high * pixels + 1e-9))
     return min(max(round(draw * pixels), least), most)
 
 
 def _frame_margin(height: int, width: int, share: float, rng: np.random.Generator) -> int:
-    """Width of a border that stays known: some holes keep away from the image's edge, if they fit inside."""
+    """Width of a border to keep known: a quarter of the holes below one half stay away from the image's edge."""
     draw = rng.random()
     return int(0.1 * min(height, width)) if draw < 0.25 and share < 0.5 else 0
 
@@ -108,7 +108,7 @@ def _clear_frame(mask: NDArray[np.bool_], margin: int) -> None:
 
 
 def _first_painted(new: NDArray[np.bool_], shape: _Shape, count: int) -> NDArray[np.bool_]:
-    """The `count` pixels of `new` that the brush reached first: a stroke cut short, a block made smaller."""
+    """The first `count` pixels of `new` that the brush painted. This shortens a stroke, or shrinks a block."""
     if count <= 0:
         return np.zeros_like(new)
     flat = np.flatnonzero(new)
@@ -131,11 +131,11 @@ Painter = Callable[[int, int, np.random.Generator, float], _Shape]
 
 
 def _painters(kind: str, rng: np.random.Generator) -> tuple[list[Painter], NDArray[np.float64]]:
-    """The shapes one hole is made of, and the cumulative chances of each."""
+    """The kinds of shapes for one hole, and their cumulative probabilities."""
     if kind == "blocks":
         return [_block], np.ones(1)
     painters: list[Painter] = [_stroke, _dabs, _scribble]
-    # A sparse draw: most holes are dominated by one or two sorts of shapes.
+    # Small alphas: one or two kinds of shapes dominate most holes.
     alphas = [1.2, 0.5, 0.6]
     if kind == "both":
         painters.append(_block)
@@ -146,7 +146,7 @@ def _painters(kind: str, rng: np.random.Generator) -> tuple[list[Painter], NDArr
 
 
 def _stroke(height: int, width: int, rng: np.random.Generator, grain: float) -> _Shape:
-    """A stroke: straight or bent, steady or shaky, its width drifting along the way."""
+    """A stroke: straight or bent, steady or shaky, with a varying width."""
     side = min(height, width)
     steps = int(rng.integers(3, 12))
     step = side * rng.uniform(0.05, 0.14)
@@ -165,7 +165,7 @@ def _stroke(height: int, width: int, rng: np.random.Generator, grain: float) -> 
 
 
 def _dabs(height: int, width: int, rng: np.random.Generator, grain: float) -> _Shape:
-    """A scatter of small separate dabs, round or drawn out, along a line."""
+    """Small separate dabs, round or elongated, scattered along a line."""
     side = min(height, width)
     number = int(rng.integers(3, 11))
     angle = rng.uniform(0, 2 * math.pi)
@@ -173,7 +173,7 @@ def _dabs(height: int, width: int, rng: np.random.Generator, grain: float) -> _S
     reach = np.linspace(0.0, side * rng.uniform(0.1, 0.6), number)[:, None]
     starts = np.array((rng.uniform(0, width), rng.uniform(0, height))) + reach * line
     starts += rng.normal(0.0, side * rng.uniform(0.02, 0.12), (number, 2))
-    # Half of the scatters have a common direction, as rain has; the others go any way.
+    # In half of the scatters all dabs point the same way, like rain; in the others each has its own direction.
     across = rng.normal(0.0, 0.3) if rng.random() < 0.5 else rng.normal(0.0, 1.0, number)
     directions = angle + np.broadcast_to(across, number)
     lengths = side * rng.uniform(0.0, 0.07, number)
@@ -185,7 +185,7 @@ def _dabs(height: int, width: int, rng: np.random.Generator, grain: float) -> _S
 
 
 def _scribble(height: int, width: int, rng: np.random.Generator, grain: float) -> _Shape:
-    """A brush going to and fro about a point: a ragged patch, often with gaps."""
+    """A brush moving back and forth around a point: a ragged patch, often with gaps."""
     side = min(height, width)
     number = int(rng.integers(5, 15))
     spread = side * rng.uniform(0.05, 0.13) * (0.5 + grain)
@@ -210,20 +210,20 @@ def _block(height: int, width: int, rng: np.random.Generator, grain: float) -> _
 def _paint(
     height: int, width: int, knots: NDArray[np.float64], radii: NDArray[np.float64], joins: NDArray[np.bool_]
 ) -> _Shape:
-    """Discs at the knots, and lines between a knot and the next where `joins` says so."""
+    """Draw discs at the knots, and a line from a knot to the next where `joins` is True."""
     canvas = Image.new("L", (width, height))
     draw = ImageDraw.Draw(canvas)
     points: list[list[float]] = knots.tolist()
     sizes: list[float] = np.maximum(radii, 0.5).tolist()
     joined: list[bool] = [*joins.tolist(), False]
-    # Painted last to first, so that where dabs overlap the earlier one's number is the one that stays.
+    # Painted last to first, so that overlapping dabs keep the number of the earlier one.
     for index in range(len(points) - 1, -1, -1):
         (x, y), radius = points[index], sizes[index]
         if joined[index]:
             line = max(1, round(radius + sizes[index + 1]))
             draw.line([x, y, *points[index + 1]], fill=index + 1, width=line)
             if line <= 3:
-                # The gap at the bends of so thin a line is below a pixel: the disc would be time for nothing.
+                # At the bends of such a thin line the gap is below one pixel, so no disc is needed.
                 continue
         draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=index + 1)
     return _Shape(np.asarray(canvas), knots, square=False)

@@ -7,23 +7,23 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-# Keeps the shuffling's random stream apart from the items': seeds (a, b) and (a, b, 0) give the same stream.
+# Separates the shuffling's random stream from the samples': without it, seeds (a, b) and (a, b, 0) are the same.
 _SHUFFLE_KEY = 1
 
 
 class EpochSampler(Sampler[int]):
-    """The endless shuffled stream of indices for a `FaceDataset`, from any sample onwards, or a process's part of it.
+    """An endless shuffled stream of indices for a `FaceDataset`, or one process's part of it.
 
-    Sample `n` of the stream is `epoch * length + shuffled index` with `epoch = n // length`; each epoch holds
-    every index once, in an order of its own. A run that stopped after `n` samples goes on with `start=n`.
+    Sample `n` of the stream is `epoch * length + shuffled index` with `epoch = n // length`. Each epoch holds every
+    index once, in a new order. A run that stopped after `n` samples continues with `start=n`.
 
-    Several processes train on the stream together: of each `batch` samples of it, process `rank` of `world` gets the
-    `rank`-th of `world` equal parts, `batch // world` samples in a row. `start` and `stop` count samples of the whole
-    stream, so the batches of a run stay the same when it goes on with another number of processes.
+    Several processes can share the stream. Each batch of `batch` samples is split into `world` equal parts of
+    consecutive samples, and process `rank` gets the part of that number. `start` and `stop` count samples of the whole
+    stream, so a run keeps its batches when it continues with another number of processes.
 
     Raises:
-        ValueError: `length` below 1, a negative seed or start, `stop` below `start`, a `batch` that `world` doesn't
-            divide, a `start` or `stop` within a batch, or a `rank` that isn't in 0..world - 1.
+        ValueError: `length` below 1, a negative seed or start, `stop` below `start`, `world` that doesn't divide
+            `batch`, `start` or `stop` within a batch, or `rank` outside 0..world - 1.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class EpochSampler(Sampler[int]):
     ) -> None:
         """
         Args:
-            length: number of items of the dataset.
-            seed: any integer from 0 upwards.
-            start: the first sample of the stream that is given.
-            stop: the sample to stop before; None never stops.
-            batch: samples of all processes together in one step.
-            rank, world: which process this is, of how many.
+            length: number of faces in the dataset.
+            seed: an integer >= 0.
+            start: the first sample of the stream.
+            stop: the end of the stream, exclusive; None for no end.
+            batch: samples per step, over all processes.
+            rank, world: index of this process, and number of processes.
         """
         if length < 1 or seed < 0 or start < 0 or (stop is not None and stop < start):
             raise ValueError(
@@ -70,7 +70,7 @@ class EpochSampler(Sampler[int]):
             sample += last - first
 
     def __len__(self) -> int:
-        """Number of samples of this process from `start` to `stop`; an endless stream has none (TypeError)."""
+        """Number of this process's samples from `start` to `stop`. Raises TypeError for an endless stream."""
         if self.stop is None:
             raise TypeError("an endless EpochSampler has no length")
         return (self.stop - self.start) // self.world

@@ -1,4 +1,4 @@
-"""The training set from shards: tar files of images and region labels, local or remote."""
+"""The training set from shards: local or remote tar files of images and region labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-from showface.data.augmentation import FaceAugmentation
+from showface.data.augmentation import Augmentation
 from showface.data.faces import FaceDataset, LostFacesError, select_faces, shorter_side
 from showface.data.folders import Folders, LabelFolders, find_faces
 from showface.data.images import IMAGE_SUFFIXES
@@ -23,21 +23,24 @@ from showface.files import write_atomically
 
 LABEL_EXTENSION = "parsing.png"
 
-# Remote shards are listed side by side: what takes the time there is waiting.
+# Remote shards are listed in parallel, since listing them is mostly waiting.
 _LISTING_THREADS = 8
 
 
 class FaceShards(FaceDataset):
-    """Faces from shards, each item with a fresh random hole; what an item is: see `FaceDataset`.
+    """Faces from shards, each sample with a new random hole. `FaceDataset` describes the samples.
 
-    A shard is a tar file after the convention of WebDataset: members of the same path up to the first dot of the file
-    name belong together. `key.jpg` (or another of `IMAGE_SUFFIXES`; the first counts) is an image, `key.parsing.png`
-    beside it its region labels, values 0..18 in the order of `REGIONS`; other members are ignored, as are hidden ones.
+        dataset = FaceShards("shards/faces-*.tar", Augmentation(size=128))
 
-    The shards' contents are listed once, then an item is read by its range of bytes. So all faces are shuffled, not
-    those of a few shards, and order and restarts are exact, whatever the number of workers and processes.
+    A shard is a tar file that follows the convention of WebDataset: members with the same path up to the first dot of
+    the file name belong together. `key.jpg` (or another of `IMAGE_SUFFIXES`; the first one counts) is an image, and
+    `key.parsing.png` holds its region labels, values 0..18 in the order of `REGIONS`. Other members and hidden ones are
+    ignored.
 
-    A shard that can't be read any more is reported once, and others' faces take the place of its own.
+    The members of all shards are listed once; each image is then read by its range of bytes. So the faces of all shards
+    are shuffled together, and order and restarts are exact for any number of workers and processes.
+
+    A shard that can't be read any more is reported once, and its faces are replaced by others.
 
     Attributes:
         shards: paths and URLs of the shards, in order.
@@ -47,74 +50,67 @@ class FaceShards(FaceDataset):
     def __init__(
         self,
         urls: Urls,
-        size: int = 256,
+        augmentation: Augmentation | None = None,
         *,
         min_side: int = 0,
-        flip: bool = True,
-        colour: float = 0.0,
-        crop_scale: tuple[float, float] = (1.0, 1.0),
-        ratio: tuple[float, float] = (0.01, 0.6),
-        kind: str = "both",
         seed: int = 0,
     ) -> None:
-        """Lists the members of all shards, reading tar headers only and, with a `min_side`, the images' headers.
+        """List the members of all shards. This reads the tar headers and, if `min_side` is set, the image headers.
 
         Args:
-            urls: one or more shards, each a path, a local glob pattern or a URL that fsspec opens; in all of them
-                `{000..012}` stands for the numbers of a range and `{a,b}` for alternatives. A shard counts once.
-            size: side of the items in pixels.
-            min_side: if above 0, images whose shorter side is below this, or can't be read, are left out.
-            flip, colour, crop_scale, ratio, kind: see `FaceAugmentation`.
-            seed: any integer from 0 upwards.
+            urls: one or more shards, each a path, a local glob pattern or a URL that fsspec can open. In all of them
+                `{000..012}` stands for a range of numbers and `{a,b}` for alternatives. A repeated shard counts once.
+            augmentation: makes a sample from a face; None takes the defaults of `Augmentation`.
+            min_side: if above 0, unreadable images and images with a shorter side below this are left out.
+            seed: an integer >= 0.
 
         Raises:
             FileNotFoundError: a shard does not exist, or nothing matches a pattern.
             OSError: a shard can't be opened.
-            ValueError: an option out of range, no shard is named, a shard is no plain tar file or holds no images, or
-                no image is left.
+            ValueError: an option out of range, no shard given, a shard that is not an uncompressed tar file or holds no
+                images, or no image left.
             UnreadableImageError: with a `min_side`, every image is unreadable.
             ModuleNotFoundError: a URL is given, and fsspec is not installed.
         """
-        augmentation = FaceAugmentation(size, flip, colour, crop_scale, ratio, kind)
         self.shards = expand_urls(urls)
         with ThreadPoolExecutor(_LISTING_THREADS) as threads:
             listed = list(threads.map(partial(_list_shard, read_sides=min_side > 0), self.shards))
         for url, (faces, is_cut) in zip(self.shards, listed, strict=True):
             if is_cut:
-                warnings.warn(f"shard {url} is cut off or broken after its image {len(faces)}", stacklevel=2)
+                warnings.warn(f"shard {url} is cut off or broken after image {len(faces)}", stacklevel=2)
         found = [(shard, face) for shard, (faces, _) in enumerate(listed) for face in faces]
         names = [f"{self.shards[shard]}:{face.image.name}" for shard, face in found]
         kept = select_faces(names, (face.side for _, face in found), min_side)
         source = _ShardSource(self.shards, [found[index] for index in kept.indices])
-        super().__init__(source, augmentation, seed, unreadable=kept.unreadable)
+        super().__init__(source, augmentation or Augmentation(), seed, unreadable=kept.unreadable)
         self.too_small = kept.too_small
 
 
 def write_shards(
     folders: Folders, out: Path | str, count_per_shard: int = 1000, *, parsing: LabelFolders | None = None
 ) -> list[Path]:
-    """Packs the faces and labels of folders into shards that `FaceShards` reads.
+    """Pack the faces and labels of folders into shards for `FaceShards`.
 
-    The files are packed as they are, in the order that `FaceFolder` has them in, so that both datasets give the same
-    items. The same files always give the same shards.
+    Files are packed unchanged, in the order of `FaceFolder`, so both datasets give the same samples. The same files
+    always give the same shards.
 
     Args:
         folders, parsing: as for `FaceFolder`.
-        out: the folder for `faces-000000.tar` and so on, made if needed; each is whole or not there.
-        count_per_shard: faces a shard; the last one may have fewer.
+        out: the folder for `faces-000000.tar` and so on, created if needed. Each file is written atomically.
+        count_per_shard: faces per shard; the last shard may have fewer.
 
     Returns:
         The shards, in order.
 
     Raises:
-        FileExistsError: `out` holds such shards already.
+        FileExistsError: `out` already holds such shards.
         FileNotFoundError, NotADirectoryError: a folder does not exist.
         ValueError: a folder without images, or `count_per_shard` is below 1.
     """
     if count_per_shard < 1:
         raise ValueError(f"count_per_shard must be at least 1, got {count_per_shard}")
     out = Path(out)
-    # Those of an earlier, longer run would stay among the new ones.
+    # Shards of an earlier, longer run would stay among the new ones.
     if any(out.glob("faces-*.tar")):
         raise FileExistsError(f"{out} holds shards already: delete them, or choose another folder")
     faces = find_faces(folders, parsing)
@@ -130,7 +126,7 @@ def write_shards(
 def _write_shard(faces: Sequence[tuple[Path, Path | None]], first: int, path: Path) -> None:
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for number, (image, labels) in enumerate(faces, first):
-            # The number keeps files of one name apart. A dot would end the key.
+            # The number tells files of the same name apart. A dot would end the key.
             key = f"{number:08d}-{image.stem.replace('.', '_')}"
             _add_member(tar, key + image.suffix.lower(), image)
             if labels is not None:
@@ -139,13 +135,13 @@ def _write_shard(faces: Sequence[tuple[Path, Path | None]], first: int, path: Pa
 
 def _add_member(tar: tarfile.TarFile, name: str, path: Path) -> None:
     data = path.read_bytes()
-    member = tarfile.TarInfo(name)  # dated 1970, of no owner
+    member = tarfile.TarInfo(name)  # dated 1970, without an owner, so that the same files give the same tar
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
 
 
 class _Member(NamedTuple):
-    """A file in a shard, and where its bytes lie."""
+    """A file in a shard, and the position of its bytes."""
 
     name: str
     offset: int
@@ -153,7 +149,7 @@ class _Member(NamedTuple):
 
 
 class _Face(NamedTuple):
-    """An image in a shard, with its shorter side where that was asked for (None: unreadable), and its labels."""
+    """An image in a shard, its shorter side (0 if not read, None if unreadable), and its labels."""
 
     image: _Member
     side: int | None
@@ -161,13 +157,13 @@ class _Face(NamedTuple):
 
 
 class _ShardSource:
-    """Members of shards as a `FaceSource`. It keeps nothing open that could not be pickled or forked."""
+    """A `FaceSource` of shard members. It keeps no files open, so it can be pickled and forked."""
 
     def __init__(self, shards: Sequence[str], faces: Sequence[tuple[int, _Face]]) -> None:
         self.shards = shards
         self.names = [face.image.name for _, face in faces]
         self.shard_of = np.array([shard for shard, _ in faces], dtype=np.int64)
-        # Offset and size of images and of labels; nothing in a tar file has offset 0.
+        # Offset and size of each image and of its labels. Offset 0 means no labels: a tar file starts with a header.
         ranges = [face.image[1:] + (face.labels[1:] if face.labels else (0, 0)) for _, face in faces]
         self.ranges = np.array(ranges, dtype=np.int64)
         self.labelled = int(np.count_nonzero(self.ranges[:, 2]))
@@ -202,11 +198,11 @@ class _NamedBytes(io.BytesIO):
         self.name = name
 
     def __repr__(self) -> str:
-        return repr(self.name)  # for Pillow, which names an open file so
+        return repr(self.name)  # Pillow puts this into its error messages
 
 
 def _list_shard(url: str, read_sides: bool) -> tuple[list[_Face], bool]:
-    """The faces of a shard in the order of its images, and whether it ends too early."""
+    """The faces of a shard, in the order of its images, and whether the shard is cut off."""
     try:
         with open_url(url) as file:
             faces, is_cut = _list_faces(file, read_sides)
@@ -215,9 +211,9 @@ def _list_shard(url: str, read_sides: bool) -> tuple[list[_Face], bool]:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"shard does not exist: {url}") from error
     except tarfile.ReadError as error:
-        hint = "from a compressed one single images can't be read: unpack it"
-        raise ValueError(f"shard {url} is no plain tar file ({error}); {hint}") from error
-    except Exception as error:  # each of fsspec's file systems has its own
+        hint = "single images can't be read from a compressed file: decompress it first"
+        raise ValueError(f"shard {url} is not an uncompressed tar file ({error}); {hint}") from error
+    except Exception as error:  # fsspec's file systems raise errors of many types
         raise OSError(f"cannot read shard {url}: {error}") from error
     if not faces:
         end = ", which is cut off or broken" if is_cut else ""
@@ -247,7 +243,7 @@ def _list_faces(file: BinaryIO, read_sides: bool) -> tuple[list[_Face], bool]:
                     images[key] = member, side
         except tarfile.ReadError:
             is_cut = True
-        # Where a header can't be read tarfile just stops, but a block of zeros ends a whole file.
+        # tarfile stops silently at a bad header. A complete file ends with a block of zeros.
         file.seek(tar.offset)
         is_cut = is_cut or file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE)
     return [_Face(image, side, labels.get(key)) for key, (image, side) in images.items()], is_cut

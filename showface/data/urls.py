@@ -1,4 +1,4 @@
-"""Files named by paths, patterns and URLs, and ranges of their bytes."""
+"""Files given by paths, patterns and URLs, and reading parts of them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import Any, BinaryIO, cast
 Urls = Path | str | Sequence[Path | str]
 
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
-# A read that fails is tried again after so many seconds: networks and their file systems have hiccups.
+# Seconds to wait before a failed read is tried again: errors of a network are often temporary.
 _PAUSES = (1.0, 5.0)
 
 
 def expand_urls(urls: Urls) -> list[str]:
-    """The files that paths, URLs and patterns name, in their order, each once.
+    """List the files given by paths, URLs and patterns, in order, each once.
 
     Args:
-        urls: one or more; `{000..012}` stands for the numbers of a range, as wide as its first one, `{a,b}` for
-            alternatives, and `*`, `?`, `[...]` and `**` match local files, which are sorted.
+        urls: one or more. `{000..012}` stands for a range of numbers, padded to the width of the first, and `{a,b}` for
+            alternatives. `*`, `?`, `[...]` and `**` match local files, which are sorted.
 
     Raises:
-        FileNotFoundError: nothing matches a pattern of local files.
-        ValueError: nothing is named.
+        FileNotFoundError: no local file matches a pattern.
+        ValueError: no path or URL is given.
     """
     listed = [urls] if isinstance(urls, str | os.PathLike) else urls
     found: dict[str, None] = {}
@@ -44,11 +44,11 @@ def expand_urls(urls: Urls) -> list[str]:
 
 
 def open_url(url: str) -> BinaryIO:
-    """A local file or one that fsspec opens, to read bytes at any place.
+    """Open a local file, or a URL with fsspec, for reading bytes at any position.
 
     Raises:
-        ModuleNotFoundError: a URL, and fsspec is not installed.
-        OSError: a local file can't be opened. fsspec's file systems have errors of their own.
+        ModuleNotFoundError: a URL is given, and fsspec is not installed.
+        OSError: a local file can't be opened. fsspec's file systems may raise other errors.
     """
     if not _is_remote(url):
         return open(url, "rb")
@@ -57,11 +57,11 @@ def open_url(url: str) -> BinaryIO:
 
 
 def read_range(url: str, offset: int, size: int) -> bytes:
-    """`size` bytes of a file from `offset` on; nothing is left open. A failing read is tried again after a while.
+    """Read `size` bytes of a file, starting at `offset`, and close it. A failed read is tried again twice.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        OSError: the bytes can't be read, or are not all there.
+        OSError: the bytes can't be read, or some are missing.
     """
     pauses = iter(_PAUSES)
     while True:
@@ -72,7 +72,7 @@ def read_range(url: str, offset: int, size: int) -> bytes:
             raise OSError(f"{len(data)} bytes at {offset} instead of {size}")
         except FileNotFoundError:
             raise
-        except Exception as error:  # each of fsspec's file systems has its own
+        except Exception as error:  # fsspec's file systems raise errors of many types
             pause = next(pauses, None)
             if pause is None:
                 raise OSError(f"cannot read {url}: {error or type(error).__name__}") from error
@@ -93,7 +93,7 @@ def _is_remote(url: str) -> bool:
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-    """fsspec's file system for a URL, of which fsspec keeps one per process, and the path in it."""
+    """fsspec's file system for a URL, and the path in it. fsspec caches the file system per process."""
     try:
         from fsspec.core import url_to_fs
     except ModuleNotFoundError as error:

@@ -1,4 +1,8 @@
-"""Scoring of inpainting systems: image metrics, the protocol that pairs images with holes, and reports."""
+"""Evaluation of inpainting systems: image metrics, the pairing of images with holes, and reports.
+
+A *system* is anything that is compared, such as "mdrnets" or "telea": its name labels the rows of the tables. Its
+`Inpainter` is the function that fills the hole of one image.
+"""
 
 from showface.evaluation.metrics import (
     PSNR_CEILING,
@@ -14,15 +18,14 @@ from showface.evaluation.perceptual import LPIPS, FrechetDistances
 from showface.evaluation.protocol import (
     BINS,
     FINE_BINS,
+    Inpainter,
     Pair,
     Score,
-    System,
     bin_label,
     complete,
     evaluate,
     plan,
     read_hole,
-    read_labels,
     read_target,
 )
 from showface.evaluation.report import (
@@ -50,11 +53,11 @@ __all__ = [
     "PSNR_CEILING",
     "Evaluation",
     "FrechetDistances",
+    "Inpainter",
     "Pair",
     "RegionRow",
     "Row",
     "Score",
-    "System",
     "bin_label",
     "choose_cases",
     "classical_system",
@@ -70,7 +73,6 @@ __all__ = [
     "plan",
     "psnr",
     "read_hole",
-    "read_labels",
     "read_target",
     "region_l1_percent",
     "region_table",

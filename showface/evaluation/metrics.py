@@ -1,8 +1,7 @@
-"""Image quality of one result against its target, on 8-bit colour images.
+"""Image metrics of a result against its target, for 8-bit colour images.
 
-Every function takes `uint8` arrays of shape `(H, W, 3)` and returns a Python float. Other shapes or dtypes
-raise `ValueError`: a float image in [0, 1] scored as if it were 8-bit gives a number that looks right
-and isn't.
+All images are `uint8` arrays of shape `(H, W, 3)`. Other shapes or dtypes raise `ValueError`: a float image in [0, 1],
+scored as 8 bits, would give a plausible but wrong number.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ __all__ = [
 ]
 
 PSNR_CEILING = 100.0
-"""The most that `psnr` returns, in dB; identical images have it, so that a mean over images stays finite."""
+"""The largest value of `psnr`, in dB. Identical images get it, so that means over images stay finite."""
 
 _WINDOW = 11
 _SIGMA = 1.5
 
 
 def l1_percent(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> float:
-    """Mean absolute difference over the whole image, in percent of the full range.
+    """Mean absolute difference over the whole image, as a percentage of the full range.
 
     Args:
         result: `(H, W, 3)` uint8.
@@ -50,7 +49,7 @@ def l1_percent(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> 
 
 
 def hole_l1_percent(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]) -> float:
-    """Mean absolute difference over the hole alone, in percent of the full range.
+    """Mean absolute difference over the hole only, as a percentage of the full range.
 
     Args:
         result: `(H, W, 3)` uint8.
@@ -58,10 +57,10 @@ def hole_l1_percent(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]
         hole: `(H, W)` bool, True = corrupted.
 
     Returns:
-        A value in [0, 100]; 0 where the hole was filled exactly.
+        A value in [0, 100]; 0 if the hole was filled exactly.
 
     Raises:
-        ValueError: a shape or dtype other than the above, or a hole without a pixel.
+        ValueError: a shape or dtype other than the above, or an empty hole.
     """
     _check(result, target)
     _check_hole(result, hole)
@@ -71,11 +70,11 @@ def hole_l1_percent(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]
 
 
 def seam_l1_percent(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]) -> float:
-    """Mean absolute difference over the hole's pixels that touch a known one, in percent of the full range.
+    """Mean absolute difference over the hole's pixels beside a known one, as a percentage of the full range.
 
-    The known side of the seam is exact, so this is how far the step across it is from the target's.
+    Known pixels are exact, so this measures how visible the edge of the hole is.
 
-    Args, raises: as `hole_l1_percent`; a hole without known pixels beside it has no seam, which gives 0.
+    Args and errors: as `hole_l1_percent`. A hole without known pixels beside it has no seam and gives 0.
     """
     known = np.pad(~hole, 1, constant_values=False)
     touches = known[:-2, 1:-1] | known[2:, 1:-1] | known[1:-1, :-2] | known[1:-1, 2:]
@@ -86,17 +85,17 @@ def seam_l1_percent(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]
 
 
 def hole_gradient_percent(image: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]) -> float:
-    """Mean absolute difference between neighbours that both lie in the hole, in percent of the full range.
+    """Mean absolute difference between neighbouring pixels in the hole, as a percentage of the full range.
 
-    What a result has of the target's tells how sharp it is: a blurred fill has little. Noise has much, so this says
-    nothing about whether the detail is right.
+    The result's value divided by the target's measures sharpness: a blurred fill has a small gradient. It does not say
+    whether the detail is right, since noise has a large gradient.
 
     Args:
         image: `(H, W, 3)` uint8.
         hole: `(H, W)` bool, True = corrupted.
 
     Returns:
-        A value in [0, 100]; 0 for a hole without two neighbours.
+        A value in [0, 100]; 0 for a hole without neighbouring pixels.
 
     Raises:
         ValueError: a shape or dtype other than the above.
@@ -116,14 +115,14 @@ def region_l1_percent(
     hole: npt.NDArray[np.bool_],
     labels: npt.NDArray[np.integer],
 ) -> dict[int, tuple[float, int]]:
-    """Mean absolute difference over the hole's pixels of each region, in percent, and how many pixels these are.
+    """Mean absolute difference over the hole's pixels in each region, as a percentage of the full range.
 
     Args:
         result, target, hole: as `hole_l1_percent`.
-        labels: `(H, W)` region of each pixel; negative where unknown.
+        labels: `(H, W)`, the region of each pixel; negative where unknown.
 
     Returns:
-        For each region with a pixel in the hole: (percent, pixels).
+        A pair for each region with pixels in the hole: the percentage, and the number of these pixels.
 
     Raises:
         ValueError: a shape or dtype other than the above.
@@ -142,8 +141,8 @@ def region_l1_percent(
 def psnr(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> float:
     """Peak signal-to-noise ratio of one image in dB, for a data range of 255.
 
-    The squared error is averaged over all pixels and channels. Identical images, whose ratio is infinite, get
-    `PSNR_CEILING`; no result gets more than that.
+    The squared error is averaged over all pixels and channels. The result is at most `PSNR_CEILING`, which identical
+    images get.
 
     Args:
         result: `(H, W, 3)` uint8.
@@ -165,8 +164,8 @@ def psnr(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> float:
 def ssim(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> float:
     """Structural similarity with an 11x11 Gaussian window of sigma 1.5, for a data range of 255.
 
-    Each colour channel is scored by itself, over the window's valid positions, and all are averaged.
-    Variances are those of the population (no sample correction).
+    Each colour channel is scored separately, over the valid positions of the window, and the scores are averaged.
+    Variances are population variances (without sample correction).
 
     Args:
         result: `(H, W, 3)` uint8, `H` and `W` at least 11.
@@ -181,7 +180,7 @@ def ssim(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> float:
     _check(result, target)
     if min(result.shape[:2]) < _WINDOW:
         raise ValueError(f"SSIM needs images of at least {_WINDOW}x{_WINDOW}, got {result.shape[:2]}")
-    # float64, since the variances below are differences of large and nearly equal numbers.
+    # float64, because the variances below are differences of large, nearly equal numbers.
     x = torch.from_numpy(result.astype(np.float64)).permute(2, 0, 1)
     y = torch.from_numpy(target.astype(np.float64)).permute(2, 0, 1)
     mean_x, mean_y, square_x, square_y, product = _blur(torch.stack((x, y, x * x, y * y, x * y)))
@@ -193,7 +192,7 @@ def ssim(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> float:
 
 
 def _blur(maps: torch.Tensor) -> torch.Tensor:
-    """Gaussian blur of `(A, B, H, W)` over the valid area, one axis after the other."""
+    """Separable Gaussian blur of `(A, B, H, W)`, over the valid area."""
     offset = torch.arange(_WINDOW, dtype=maps.dtype) - _WINDOW // 2
     kernel = torch.exp(-(offset**2) / (2 * _SIGMA**2))
     kernel /= kernel.sum()

@@ -1,6 +1,6 @@
-"""Perceptual measures, by networks whose weights the user has on disk: LPIPS and the Fréchet inception distance.
+"""Perceptual metrics: LPIPS and the Fréchet inception distance.
 
-Nothing here downloads: the weights are a path, and a path that leads nowhere is an error that says where to get them.
+They need network weights on disk. Nothing is downloaded: if a file is missing, the error says where to get it.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ _INCEPTION = (
 
 
 class LPIPS:
-    """Learned perceptual image patch similarity (Zhang et al., 2018), version 0.1 on AlexNet; lower is more alike.
+    """Learned perceptual image patch similarity (Zhang et al., 2018), version 0.1 on AlexNet; lower is better.
 
         lpips = LPIPS("alexnet-owt-7be5be79.pth")
         distance = lpips(result, target)        # (H, W, 3) uint8 each
 
     Args:
-        weights: torchvision's AlexNet, as a file of its state dict. How much each of its channels counts comes with
-            torchmetrics.
+        weights: file with the state dict of torchvision's AlexNet. The weights of its channels come with torchmetrics.
 
     Raises:
         FileNotFoundError: no such file; the message says where to get it.
@@ -44,7 +43,7 @@ class LPIPS:
         ValueError: the file holds other weights.
     """
 
-    # Kernel, stride, padding and output channels of AlexNet's convolutions, and their places in torchvision's model.
+    # Index in torchvision's model, input and output channels, kernel, stride and padding of AlexNet's convolutions.
     _LAYERS = (
         (0, 3, 64, 11, 4, 2),
         (3, 64, 192, 5, 1, 2),
@@ -70,7 +69,7 @@ class LPIPS:
 
     @torch.no_grad()
     def __call__(self, result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> float:
-        """The distance of two images (H, W, 3) uint8, each at least 63 pixels wide and high."""
+        """The distance between two images (H, W, 3) uint8, each at least 63 pixels wide and high."""
         distance = torch.zeros(())
         layers = zip(self._features(result), self._features(target), self._importance, strict=True)
         for x, y, importance in layers:
@@ -91,11 +90,13 @@ class LPIPS:
 
 
 class FrechetDistances:
-    """Fréchet inception distances (Heusel et al., 2017) of composites to targets, by torchmetrics; lower is better.
+    """Fréchet inception distances (Heusel et al., 2017) between composites and targets; lower is better.
+
+    They are computed with torchmetrics.
 
     Args:
-        weights: torch-fidelity's Inception-v3, as a file; or a module (B, 3, H, W) uint8 -> (B, F) in its place, whose
-            distances must then go by another name than FID.
+        weights: file with torch-fidelity's Inception-v3; or another feature extractor, a module (B, 3, H, W) uint8 ->
+            (B, F). The distances of another extractor must not be called FID.
 
     Raises:
         FileNotFoundError: no such file; the message says where to get it.
@@ -116,7 +117,7 @@ class FrechetDistances:
         self._metrics: dict[Key, Any] = {}
 
     def add(self, key: Key, composite: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> None:
-        """Count a pair (H, W, 3) uint8 for `key`: system, image set and bin."""
+        """Add a composite and its target, (H, W, 3) uint8 each, under a key of system, image set and bin."""
         if key not in self._metrics:
             from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -126,7 +127,7 @@ class FrechetDistances:
             self._metrics[key].update(torch.from_numpy(image).permute(2, 0, 1)[None], real=real)
 
     def distance(self, *keys: Key) -> float | None:
-        """The distance over all images of these keys; None below two of them."""
+        """The distance over all images under these keys; None for fewer than two images."""
         metrics = [self._metrics[key] for key in keys if key in self._metrics]
         if sum(int(metric.fake_features_num_samples) for metric in metrics) < 2:
             return None

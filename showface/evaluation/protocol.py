@@ -1,9 +1,8 @@
-"""The evaluation protocol: which image gets which hole, and how systems are run and scored on them.
+"""The evaluation protocol: which image gets which hole, and how systems are run and scored.
 
-`plan` pairs images with masks, `evaluate` scores systems on the pairs. The same files, size and seed give the
-same pairs on every machine, so that two systems are always compared on the same holes. Each system sees an
-image whose hole has been blanked, and only the *composite* is scored: known pixels come from the input,
-whatever the system returned.
+`plan` pairs images with masks, and `evaluate` scores systems on the pairs. The same files, size and seed give the same
+pairs on every machine, so all systems are compared on the same holes. A system gets an image with a blanked hole, and
+only the *composite* is scored: known pixels are always taken from the input.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from showface.data import REGIONS, read_image, read_mask, resize_and_crop
+from showface.data import read_image, read_labels, read_mask, resize_and_crop
+from showface.data.regions import region_indices
 from showface.evaluation.metrics import (
     hole_gradient_percent,
     hole_l1_percent,
@@ -33,34 +33,38 @@ from showface.evaluation.perceptual import LPIPS, FrechetDistances
 __all__ = [
     "BINS",
     "FINE_BINS",
+    "Inpainter",
     "Pair",
     "Score",
-    "System",
     "bin_label",
     "complete",
     "evaluate",
     "plan",
     "read_hole",
-    "read_labels",
     "read_target",
 ]
 
 Bin: TypeAlias = tuple[float, float]
-System: TypeAlias = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], npt.NDArray[np.uint8]]
-"""Takes an image `(H, W, 3)` uint8 and a hole `(H, W)` bool (True = corrupted), returns `(H, W, 3)` uint8."""
+Inpainter: TypeAlias = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], npt.NDArray[np.uint8]]
+"""Fills the hole of an image: `(H, W, 3)` uint8 and `(H, W)` bool (True = corrupted) -> `(H, W, 3)` uint8."""
 
 BINS: tuple[Bin, ...] = ((0.01, 0.20), (0.20, 0.40), (0.40, 0.60))
-"""Hole ratios: above the first number, up to and with the second."""
+"""Ranges of hole ratios: above the first number, up to and including the second."""
 FINE_BINS: tuple[Bin, ...] = ((0.01, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6))
+"""The same range in six bins."""
 
 _BLANK = 127
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and the hole it is scored with; `mask_sha256` is of the hole as used, not of its file.
+    """An image and the mask that it is scored with.
 
-    `labels` is a PNG of the image's regions, for errors by region, or None.
+    Attributes:
+        image_set: name of the image's set, in the results.
+        mask_sha256: hash of the hole as it is used, not of the mask file.
+        ratio: hole ratio.
+        labels: label image with the photo's regions, for errors by region; or None.
     """
 
     image_set: str
@@ -73,7 +77,7 @@ class Pair:
     labels: Path | None = None
 
     def record(self) -> dict[str, str | int | float]:
-        """What a manifest says of the pair: names without folders, so that machines agree on it."""
+        """The pair's line in a manifest. It has file names without folders, so it is the same on every machine."""
         return {
             "image_set": self.image_set,
             "image": self.image.name,
@@ -87,11 +91,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Score:
-    """One system's result on one pair.
+    """The score of one system on one pair.
 
-    `hole_gradient_percent` is the result's, `target_gradient_percent` the target's in the same hole. `altered_known`
-    counts known pixels that the system had changed. `lpips` is None where it was not asked for. `regions` holds the
-    hole's L1 in percent and its pixels by region, where these are known.
+    Attributes:
+        hole_gradient_percent, target_gradient_percent: `hole_gradient_percent` of the result and of the target.
+        altered_known: number of known pixels that the system changed.
+        lpips: None if not measured.
+        regions: for each region in the hole, the L1 error as a percentage and the number of pixels; empty if the
+            regions are unknown.
     """
 
     system: str
@@ -118,32 +125,26 @@ def bin_label(bounds: Bin) -> str:
 
 
 def read_target(path: str | Path, size: int) -> npt.NDArray[np.uint8]:
-    """Read an image as `(size, size, 3)` uint8: as `showface.data.read_image`, cropped to a square and resized."""
-    image = read_image(path)
+    """Read an image as `showface.data.read_image`, crop it to a square and resize it: `(size, size, 3)` uint8."""
+    return _square(read_image(path), size)
+
+
+def _square(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
     if image.size != (size, size):
         image = resize_and_crop(image, size)
     return np.array(image, dtype=np.uint8)
 
 
 def read_hole(path: str | Path, size: int) -> npt.NDArray[np.bool_]:
-    """Read a mask as `(size, size)` bool, True = hole = white: as `showface.data.read_mask`, cropped to a square and
-    resized to the nearest pixel.
+    """Read a mask as `showface.data.read_mask`, crop it to a square and resize it to the nearest pixel.
+
+    Returns `(size, size)` bool, True = hole = white.
     """
     hole = read_mask(path)
     if hole.shape == (size, size):
         return hole
     mask = ImageOps.fit(Image.fromarray(hole.astype(np.uint8)), (size, size), Image.Resampling.NEAREST)
     return np.asarray(mask) > 0
-
-
-def read_labels(path: str | Path, size: int) -> npt.NDArray[np.int64]:
-    """Read a PNG of regions as `(size, size)` int64, -1 where unknown, cropped to a square and resized to the nearest
-    pixel.
-    """
-    with Image.open(path) as labels:
-        fitted = ImageOps.fit(labels, (size, size), Image.Resampling.NEAREST)
-    regions = np.array(fitted, dtype=np.int64)
-    return np.where(regions < len(REGIONS), regions, -1)
 
 
 def plan(
@@ -158,18 +159,18 @@ def plan(
 ) -> list[Pair]:
     """Give each image one mask in each bin.
 
-    The masks of a bin are shuffled by the seed and dealt out in turn, so all of them are used before any is
-    used twice, and the first images get the same masks however many follow. The hole ratio is measured on the
-    mask as it will be used; a mask that falls in no bin is left out.
+    The masks of a bin are shuffled with the seed and assigned in turn. So all masks are used before one is used twice,
+    and an image keeps its masks when more images follow it. The hole ratio is measured on the resized mask. Masks
+    outside all bins are left out.
 
     Args:
-        images: image files, of which number i gets the bin's i-th mask.
+        images: image files. In each bin, image i gets mask i.
         masks: mask files, white = hole; their order doesn't matter.
-        size: side of the square at which images are scored, in pixels.
-        bins: hole ratios, each above its first number and up to its second.
-        seed: another seed deals the masks out in another order.
-        image_set: the images' name in the results; by default that of the first one's folder.
-        labels: by image, the PNG of its regions (0-18, as `showface.data.REGIONS`), for errors by region.
+        size: side in pixels of the square images that are scored.
+        bins: ranges of hole ratios, each above its first number, up to and including its second.
+        seed: seed of the order of masks.
+        image_set: name of the images in the results; by default the name of the first one's folder.
+        labels: for each image, its label image (0-18, as `showface.data.REGIONS`), for errors by region.
 
     Returns:
         `len(images) * len(bins)` pairs, bin after bin.
@@ -186,7 +187,7 @@ def plan(
             raise ValueError(f"a bin must satisfy 0 <= low < high <= 1, got ({low}, {high})")
     name = image_set if image_set is not None else Path(images[0]).resolve().parent.name
 
-    # An order by hash rather than a random generator's: generators may change between library versions.
+    # Sort by hash, since random generators may change between library versions.
     def order(mask: Path) -> tuple[bytes, Path]:
         return hashlib.sha256(f"{seed}/{mask.name}".encode()).digest(), mask
 
@@ -209,22 +210,22 @@ def plan(
     return pairs
 
 
-def complete(system: System, pair: Pair) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], int]:
-    """Run a system on a pair.
+def complete(inpainter: Inpainter, pair: Pair) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], int]:
+    """Run an inpainter on a pair.
 
     Returns:
-        The target and the composite, both `(size, size, 3)` uint8, and the number of known pixels that the
-        system had changed; in the composite they are as in the target.
+        The target and the composite, both `(size, size, 3)` uint8, and the number of known pixels that the inpainter
+        changed. In the composite, known pixels are taken from the target.
 
     Raises:
-        ValueError: the mask is no longer the one that was planned, or the result has another shape or dtype.
+        ValueError: the mask file has changed since `plan`, or the result has another shape or dtype.
     """
-    target, hole = _load(pair)
-    return target, *_run(system, pair, target, hole)
+    target, hole, _ = _load(pair)
+    return target, *_run(inpainter, pair, target, hole)
 
 
 def evaluate(
-    systems: Mapping[str, System],
+    systems: Mapping[str, Inpainter],
     pairs: Sequence[Pair],
     *,
     lpips: LPIPS | None = None,
@@ -234,27 +235,27 @@ def evaluate(
     """Score every system on every pair.
 
     Args:
-        systems: callables by name, see `System`. What they get is theirs to change.
+        systems: the inpainter of each system, by name. Inpainters may modify their arguments.
         pairs: from `plan`.
-        lpips: measures each composite's perceptual distance too.
-        frechet: collects the composites and targets, by system, image set and bin.
-        progress: called after each pair with the number done and the number of all.
+        lpips: also measures the perceptual distance of each composite.
+        frechet: collects composites and targets by system, image set and bin.
+        progress: called after each pair with the number of finished pairs and the total.
 
     Returns:
-        `len(pairs) * len(systems)` scores, pair after pair.
+        `len(pairs) * len(systems)` scores, pair by pair.
 
     Raises:
-        ValueError: no systems, a mask that isn't the planned one, or a result of another shape or dtype.
+        ValueError: no systems, a mask file that has changed since `plan`, labels that don't fit their image, or a
+            result of another shape or dtype.
     """
     if not systems:
         raise ValueError("there are no systems to evaluate")
     scores = []
     for done, pair in enumerate(pairs, start=1):
-        target, hole = _load(pair)
-        labels = read_labels(pair.labels, pair.size) if pair.labels else None
-        for name, system in systems.items():
+        target, hole, labels = _load(pair)
+        for name, inpainter in systems.items():
             try:
-                composite, altered = _run(system, pair, target, hole)
+                composite, altered = _run(inpainter, pair, target, hole)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
             if frechet is not None:
@@ -284,21 +285,26 @@ def evaluate(
     return scores
 
 
-def _load(pair: Pair) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+def _load(pair: Pair) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], npt.NDArray[np.int64] | None]:
+    """The target (size, size, 3), the hole (size, size), and the region indices (size, size) or None."""
     hole = read_hole(pair.mask, pair.size)
     if _hash(hole) != pair.mask_sha256:
         raise ValueError(f"{pair.mask.name} isn't the mask that was planned: its hash differs")
-    return read_target(pair.image, pair.size), hole
+    image, regions = read_image(pair.image), None
+    if pair.labels is not None:
+        labels = read_labels(pair.labels, image.size)
+        regions = region_indices(np.asarray(ImageOps.fit(labels, (pair.size, pair.size), Image.Resampling.NEAREST)))
+    return _square(image, pair.size), hole, regions
 
 
 def _run(
-    system: System, pair: Pair, target: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]
+    inpainter: Inpainter, pair: Pair, target: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.uint8], int]:
     known = ~hole
-    # Blanked, so that no system can look at what it is to restore.
+    # The hole is blanked, so that no system can see the pixels that it must restore.
     blanked = target.copy()
     blanked[hole] = _BLANK
-    result = np.asarray(system(blanked, hole.copy()))
+    result = np.asarray(inpainter(blanked, hole.copy()))
     if result.shape != target.shape or result.dtype != np.uint8:
         raise ValueError(
             f"the result for {pair.image.name} must be uint8 of shape {target.shape}, got {result.dtype} {result.shape}"

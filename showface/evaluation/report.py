@@ -1,7 +1,4 @@
-"""Means over scores, and how they are written: CSV, JSON, and a table in markdown.
-
-Files are written under a temporary name and then renamed, so a broken run never leaves half a file behind.
-"""
+"""Means over scores, written as CSV, JSON and markdown tables. All files are written atomically."""
 
 from __future__ import annotations
 
@@ -32,16 +29,19 @@ __all__ = [
 ]
 
 ALL_SETS = "all"
-"""The set's name in a `Row` that takes the mean over every image set."""
+"""The name of the image set in a `Row` with the means over all image sets."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Means over the `images` images of a set (or of `ALL_SETS`) in a bin.
+    """The means of a system over the images of a set (or of `ALL_SETS`) in a bin.
 
-    `sharpness_percent` is what the results have of the targets' gradient in the holes; None where these are flat.
-    `altered_images` counts those of which the system changed known pixels before the harness put them back. `lpips` and
-    `fid` are None where they were not measured.
+    Attributes:
+        images: number of images.
+        sharpness_percent: the results' mean gradient in the holes as a percentage of the targets'; None if the targets
+            are flat.
+        altered_images: number of images in which the system changed known pixels. (They are restored before scoring.)
+        lpips, fid: None if not measured.
     """
 
     system: str
@@ -62,7 +62,7 @@ class Row:
 
 @dataclass(frozen=True)
 class RegionRow:
-    """The hole's L1 in percent by region of the face, over all bins: each pixel of `pixels` counts alike."""
+    """The mean L1 error in holes within one region of the face, over `pixels` pixels of all bins, as a percentage."""
 
     system: str
     region: str
@@ -74,9 +74,9 @@ Record: TypeAlias = Row | RegionRow | Score | Pair
 
 
 def summarise(scores: Sequence[Score], frechet: FrechetDistances | None = None) -> list[Row]:
-    """Means per system, image set and bin, in the order of the scores; with several sets, those over all too.
+    """Means per system, image set and bin, in the order of the scores; and over all sets if there are several.
 
-    Each mean is over images, PSNR included: the squared error isn't pooled. `frechet` is what `evaluate` filled.
+    All metrics are averaged over images, PSNR too: squared errors are not pooled. `frechet` was filled by `evaluate`.
     """
     groups: dict[tuple[str, str, str], list[Score]] = {}
     sets = list(dict.fromkeys(score.image_set for score in scores))
@@ -111,7 +111,7 @@ def summarise(scores: Sequence[Score], frechet: FrechetDistances | None = None) 
 
 
 def summarise_regions(scores: Sequence[Score]) -> list[RegionRow]:
-    """The error by region, over the scores of images whose regions are known; none if there are no such images."""
+    """The error of each system by region, over all images with known regions."""
     sums: dict[tuple[str, int], tuple[float, int]] = {}
     for score in scores:
         for region, (percent, pixels) in score.regions.items():
@@ -124,7 +124,7 @@ def summarise_regions(scores: Sequence[Score]) -> list[RegionRow]:
 
 
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the rows, with a column only for what was measured."""
+    """Header and cells of a table of the rows. Metrics that were not measured have no column."""
     header = ["set", "hole", "system", "images", "L1 %", "hole L1 %", "seam L1 %", "PSNR dB", "SSIM", "sharp %"]
     extra = [name for name in ("lpips", "fid") if any(getattr(row, name) is not None for row in rows)]
     cells = []
@@ -150,7 +150,7 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def region_table(rows: Sequence[RegionRow]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells: a line for each region, a column for each system."""
+    """Header and cells of a table with a row per region and a column per system."""
     systems = list(dict.fromkeys(row.system for row in rows))
     by_region: dict[str, dict[str, RegionRow]] = {}
     for row in rows:
@@ -163,7 +163,7 @@ def region_table(rows: Sequence[RegionRow]) -> tuple[list[str], list[list[str]]]
 
 
 def markdown_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """A table in markdown, ending in a newline; columns of numbers are set to the right."""
+    """A markdown table, ending in a newline. Columns of numbers are aligned right."""
     numbers = [all(_is_number(row[i]) for row in cells) for i in range(len(header))]
     lines = [header, ["--:" if number else "---" for number in numbers], *cells]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
@@ -174,10 +174,10 @@ def _is_number(cell: str) -> bool:
 
 
 def write_csv(records: Sequence[Record], path: str | Path) -> None:
-    """Write rows, scores or pairs (the manifest), one a line under a header.
+    """Write rows, scores or pairs (the manifest) below a header, one per line.
 
     Raises:
-        ValueError: no records, hence no header.
+        ValueError: no records.
     """
     if not records:
         raise ValueError("there is nothing to write")
@@ -201,11 +201,11 @@ def write_json(
     """Write one JSON object with the keys `settings`, `rows`, `regions`, `scores` and `manifest` (the pairs).
 
     Args:
-        path: the file; its folder is made if it isn't there.
+        path: the file; its folder is created if needed.
         rows, regions: from `summarise` and `summarise_regions`.
         scores: from `evaluate`.
         pairs: from `plan`.
-        settings: whatever else is needed to run it again, such as the seed.
+        settings: anything else that is needed to repeat the evaluation, such as the seed.
     """
     content = {
         "settings": dict(settings or {}),

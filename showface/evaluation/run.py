@@ -1,4 +1,4 @@
-"""A whole evaluation: pairs, scores, tables, manifest and contact sheet, in one folder."""
+"""A complete evaluation: pairs, scores, tables, manifest and contact sheet, written into a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from showface.data import find_images, find_labels, random_hole
 from showface.evaluation.perceptual import LPIPS, FrechetDistances
-from showface.evaluation.protocol import BINS, FINE_BINS, Bin, Pair, Score, System, evaluate, plan
+from showface.evaluation.protocol import BINS, FINE_BINS, Bin, Inpainter, Pair, Score, evaluate, plan
 from showface.evaluation.report import (
     RegionRow,
     Row,
@@ -32,7 +32,7 @@ __all__ = ["Evaluation", "generate_masks", "run_evaluation"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `run_evaluation` measured: means, means by region, and every single score and pair."""
+    """The result of `run_evaluation`: means, means by region, and all scores and pairs."""
 
     rows: list[Row]
     regions: list[RegionRow]
@@ -41,13 +41,13 @@ class Evaluation:
 
 
 def generate_masks(folder: Path, size: int, bins: Sequence[Bin], count: int, seed: int) -> list[Path]:
-    """Write `count` free-form masks for each bin into a folder, as PNGs, white = hole. A seed always gives the same."""
+    """Write `count` free-form masks per bin into a folder, as PNGs, white = hole. They depend only on the arguments."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, (low, high) in enumerate(bins):
         for i in range(count):
             rng = np.random.default_rng([seed, number, i])
-            # A bin is open below, and the hole's ratio is exact to a pixel only.
+            # A bin excludes its lower bound, and the hole ratio is only exact to one pixel.
             hole = random_hole(size, size, rng, ratio=(low + 2 / size**2, high - 2 / size**2))
             path = folder / f"{low:g}-{high:g}-{i:04d}.png"
             write_atomically(path, Image.fromarray(hole).save)
@@ -56,7 +56,7 @@ def generate_masks(folder: Path, size: int, bins: Sequence[Bin], count: int, see
 
 
 def run_evaluation(
-    systems: Mapping[str, System],
+    systems: Mapping[str, Inpainter],
     images: Sequence[str | Path],
     out: str | Path,
     masks: str | Path | None = None,
@@ -70,35 +70,36 @@ def run_evaluation(
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Score systems side by side on the same pairs, and write all of it into a folder.
+    """Score systems on the same pairs, and write everything into a folder.
 
         def mine(image, hole): ...      # (H, W, 3) uint8, (H, W) bool -> (H, W, 3) uint8
         run_evaluation({"mine": mine, "showface": model_system()}, ["faces"], "results", "masks")
 
-    The folder gets `table.md`, `rows.csv`, `scores.csv`, `manifest.csv`, `results.json` and `contact-sheet.png` (cases
-    of the last system; it shows the images, whose licence holds for it too). A second run gives the same numbers.
+    The files are `table.md`, `rows.csv`, `scores.csv`, `manifest.csv`, `results.json` and `contact-sheet.png`. The
+    contact sheet shows typical and worst cases of the last system; the licence of the images applies to it too. A
+    second run gives the same numbers.
 
     Args:
-        systems: by name, see `System`.
-        images: folders of faces, each a set of its own in the tables. Regions (0-18, PNG) are taken from a folder
-            `<name>_parsing` beside one.
-        out: the folder, made if needed.
-        masks: folder of masks, white = hole; without it as many are generated as there are images.
-        size: side of the square at which images are scored, in pixels.
-        limit: only the first so many images of each folder.
-        seed: deals out the masks, and generates them.
-        fine: six bins in place of three.
-        lpips, frechet: perceptual measures, see `LPIPS` and `FrechetDistances`.
-        settings: more to write into `results.json`.
-        progress: called after each pair with the number done and the number of all.
+        systems: the inpainter of each system, by name.
+        images: folders of faces; each is an image set in the tables. Label images (0-18, PNG) are read from the folder
+            `<name>_parsing` beside a folder, if it exists.
+        out: the folder, created if needed.
+        masks: folder of masks, white = hole; by default one mask per image and bin is generated.
+        size: side in pixels of the square images that are scored.
+        limit: use only the first `limit` images of each folder.
+        seed: seed of the generated masks and of their order.
+        fine: use six bins instead of three.
+        lpips, frechet: perceptual metrics, see `LPIPS` and `FrechetDistances`.
+        settings: additional settings to write into `results.json`.
+        progress: called after each pair with the number of finished pairs and the total.
 
     Raises:
-        ValueError: no systems or images, two folders of one name, or a bin without a mask.
+        ValueError: no systems or images, two folders with the same name, or a bin without a mask.
     """
     out, folders = Path(out), [Path(folder) for folder in images]
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
-        raise ValueError(f"results go by the names of the folders of images, which must differ: {', '.join(names)}")
+        raise ValueError(f"the folders of images must have different names, got {', '.join(names)}")
     bins = FINE_BINS if fine else BINS
     found = {name: find_images(folder)[:limit] for name, folder in zip(names, folders, strict=True)}
     if masks is None:

@@ -1,4 +1,4 @@
-"""A contact sheet: inputs, results and targets of typical and of the worst cases."""
+"""A contact sheet: inputs, results and targets of typical cases and of the worst ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from PIL import Image, ImageDraw
 
 from showface.evaluation.metrics import psnr
-from showface.evaluation.protocol import Pair, Score, System, complete, read_hole
+from showface.evaluation.protocol import Inpainter, Pair, Score, complete, read_hole
 
 __all__ = ["choose_cases", "contact_sheet"]
 
@@ -17,8 +17,11 @@ _MARGIN, _CAPTION = 4, 16
 def choose_cases(
     pairs: Sequence[Pair], scores: Sequence[Score], system: str, typical: int = 2, worst: int = 2
 ) -> list[tuple[str, Pair]]:
-    """In each bin the cases around a system's median PSNR, then those of its lowest; each "typical" or "worst"."""
-    mine = [score for score in scores if score.system == system]  # in the pairs' order
+    """Choose the cases to show of each bin: those around a system's median PSNR, then those with the lowest.
+
+    Returns pairs with their kind, "typical" or "worst".
+    """
+    mine = [score for score in scores if score.system == system]  # in the order of the pairs
     chosen: list[tuple[str, Pair]] = []
     for label in dict.fromkeys(score.bin for score in mine):
         ranked = sorted((score.psnr, i) for i, score in enumerate(mine) if score.bin == label)
@@ -29,14 +32,14 @@ def choose_cases(
     return chosen
 
 
-def contact_sheet(cases: Sequence[tuple[str, Pair]], systems: Mapping[str, System], size: int) -> Image.Image:
-    """One line a case: the input with its hole white, each system's composite with its PSNR, the target."""
+def contact_sheet(cases: Sequence[tuple[str, Pair]], systems: Mapping[str, Inpainter], size: int) -> Image.Image:
+    """A row per case: the input with a white hole, the composite and PSNR of each system, and the target."""
     cell = max(size, 128)
     step, line = cell + _MARGIN, cell + _MARGIN + _CAPTION
     sheet = Image.new("RGB", (step * (len(systems) + 2) + _MARGIN, line * len(cases) + _MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (kind, pair) in enumerate(cases):
-        runs = {name: complete(system, pair) for name, system in systems.items()}
+        runs = {name: complete(inpainter, pair) for name, inpainter in systems.items()}
         target = next(iter(runs.values()))[0]
         shown = target.copy()
         shown[read_hole(pair.mask, pair.size)] = 255

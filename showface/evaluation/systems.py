@@ -1,37 +1,60 @@
-"""Systems to score: saved models, and OpenCV's inpainting."""
+"""Ready-made inpainters to evaluate: saved models, and OpenCV's classical methods."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from showface.baselines.classical import CLASSICAL, classical_system
-from showface.evaluation.protocol import System
-
-if TYPE_CHECKING:
-    from showface.models import InpaintingNetwork
+from showface.evaluation.protocol import Inpainter
+from showface.inference import inpaint
+from showface.models import InpaintingNetwork
+from showface.registry import load_model
 
 __all__ = ["CLASSICAL", "classical_system", "model_system"]
 
+CLASSICAL = ("telea", "navier-stokes")
 
-def model_system(model: InpaintingNetwork | str | Path = "default") -> System:
-    """A network, or the saved model of any system, by its folder or a bundled one's name.
+
+def model_system(model: InpaintingNetwork | str | Path = "default") -> Inpainter:
+    """The inpainter of a network, or of a saved model given by its folder or bundled name.
 
     Raises:
         FileNotFoundError, ValueError: as `showface.load_model`.
     """
-    from showface.inference import inpaint
-    from showface.models import InpaintingNetwork
-    from showface.nn import channels_last
-    from showface.systems import load_model
-
-    network = model if isinstance(model, InpaintingNetwork) else channels_last(load_model(model))
+    network = model if isinstance(model, InpaintingNetwork) else load_model(model)
 
     def run(image: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
         return np.array(inpaint(Image.fromarray(image), hole, model=network), dtype=np.uint8)
+
+    return run
+
+
+def classical_system(name: str, radius: float = 3) -> Inpainter:
+    """The inpainter of a classical method in OpenCV, which needs no training.
+
+    Source: "telea" is Telea 2004: it fills from the hole's edge inwards, each pixel with a weighted mean of known ones.
+    "navier-stokes" is Bertalmio et al. 2001: it continues edges into the hole as fluid dynamics would.
+
+    Args:
+        name: one of `CLASSICAL`.
+        radius: of the neighbourhood that a pixel is filled from, in pixels.
+
+    Raises:
+        ValueError: another name.
+        ModuleNotFoundError: OpenCV is not installed.
+    """
+    if name not in CLASSICAL:
+        raise ValueError(f"baseline must be one of {', '.join(CLASSICAL)}, got {name!r}")
+    try:
+        import cv2
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"the baseline {name} needs OpenCV: install 'showface[evaluate]'") from error
+    method = {"telea": cv2.INPAINT_TELEA, "navier-stokes": cv2.INPAINT_NS}[name]
+
+    def run(image: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+        return np.asarray(cv2.inpaint(image, hole.astype(np.uint8) * 255, radius, method), dtype=np.uint8)
 
     return run

@@ -11,9 +11,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from showface.baselines import NETWORKS, BaselineConfig
+from showface.data import Augmentation
 from showface.losses import LossWeights
 from showface.models import InpaintingNetwork, MDRNets, MDRNetsConfig
-from showface.systems import find_system
+from showface.registry import find_network
 
 # Old names of settings, which files and overrides may still use.
 RENAMED = {"rate": "lr", "average": "ema_decay", "adversary": "gan"}
@@ -22,18 +23,15 @@ RENAMED_IN_GAN = {"rate": "lr_scale"}
 
 @dataclass
 class DataConfig:
-    """The training images.
+    """The training images. `showface.data` describes folders, shards and `Augmentation`.
 
     Attributes:
-        folders: searched recursively; labels lie in `<folder>_parsing` beside a folder.
-        shards: tar files or URLs of them, in place of folders: see `showface.data.FaceShards`.
+        folders: folders of images, searched recursively. The labels of a folder are in `<folder>_parsing` beside it.
+        shards: paths or URLs of tar files, instead of folders.
         size: side of the training images in pixels, a multiple of 16.
-        min_side: images whose shorter side is below this are left out.
-        crop: range of the random crop's side as a fraction of the shorter side.
-        colour: strength of random brightness, contrast and saturation, in [0, 1).
-        ratio: range of the holes' share of the image.
-        kind: "strokes", "blocks" or "both".
-        workers: processes that load images; 0 loads in the main one.
+        min_side: images with a shorter side below this are left out.
+        crop, colour, ratio, kind: see `Augmentation`.
+        workers: processes that load images; 0 loads them in the main process.
     """
 
     folders: list[str] = field(default_factory=list)
@@ -45,6 +43,10 @@ class DataConfig:
     ratio: tuple[float, float] = (0.01, 0.6)
     kind: str = "both"
     workers: int = 1
+
+    def augmentation(self) -> Augmentation:
+        """The augmentation with these settings. Raises ValueError for a setting out of range."""
+        return Augmentation(self.size, colour=self.colour, crop=self.crop, ratio=self.ratio, kind=self.kind)
 
 
 @dataclass
@@ -122,7 +124,7 @@ class TrainingConfig:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        find_system(self.system)
+        find_network(self.system)
         for name in ("steps", "batch", "accumulate", "log_every", "sample_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -315,22 +315,15 @@ def _accelerator(device: str) -> Accelerator:
 
 
 def _dataset(config: TrainingConfig) -> FaceFolder | FaceShards:
-    """The training images. Raises ValueError if none are named, or folders and shards both are."""
+    """The training images. Raises ValueError unless the configuration names either folders or shards."""
     data = config.data
     if bool(data.folders) == bool(data.shards):
         given = "folders and shards" if data.folders else "no training images"
         raise ValueError(f"{given}: name folders with --data or data.folders, or else shards with data.shards")
-    make, places = (FaceFolder, data.folders) if data.folders else (FaceShards, data.shards)
-    return make(
-        places,
-        data.size,
-        min_side=data.min_side,
-        crop_scale=data.crop,
-        colour=data.colour,
-        ratio=data.ratio,
-        kind=data.kind,
-        seed=config.seed,
-    )
+    augmentation = data.augmentation()
+    if data.folders:
+        return FaceFolder(data.folders, augmentation, min_side=data.min_side, seed=config.seed)
+    return FaceShards(data.shards, augmentation, min_side=data.min_side, seed=config.seed)
 
 
 def _start_from(model: InpaintingNetwork, folder: str) -> None:
