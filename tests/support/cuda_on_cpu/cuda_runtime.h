@@ -1,8 +1,8 @@
-// A CUDA emulator for g++: the parts of CUDA C++ and its runtime that the kernels of csrc/cuda use. It replaces the toolkit's
-// header of the same name. docs/cuda-on-cpu.md lists what it models.
+// A CUDA emulator for g++: the parts of CUDA C++ and its runtime that the kernels of csrc/cuda use. It replaces the
+// toolkit's header of the same name. docs/cuda-on-cpu.md lists what it models.
 //
-// Blocks run one after another. The threads of a block are fibers. A fiber runs until it must wait at a barrier or in a warp
-// collective. Then the next one runs, in the order of their indices or in a random order.
+// Blocks run one after another. The threads of a block are fibers. A fiber runs until it must wait at a barrier or in a
+// warp collective. Then the next one runs, in the order of their indices or in a random order.
 #pragma once
 
 #include <torch/headeronly/macros/Macros.h>
@@ -191,7 +191,8 @@ inline void thread_main() {
 #endif
   try {
     block.kernel();
-    if (!self().asked.empty() || !self().groups.empty()) throw KernelError("a thread ended without waiting for its asynchronous copies");
+    if (!self().asked.empty() || !self().groups.empty())
+      throw KernelError("a thread ended without waiting for its asynchronous copies");
   } catch (...) {
     if (!block.error) block.error = std::current_exception();
   }
@@ -246,8 +247,8 @@ inline void run_block() {
   if (block.error) std::rethrow_exception(block.error);
 }
 
-// Exchange values between the lanes of `mask`. Returns 32 values, empty for lanes outside the mask. They stay valid until the
-// lane's second exchange after this one.
+// Exchange values between the lanes of `mask`. Returns 32 values, empty for lanes outside the mask. They stay valid
+// until the lane's second exchange after this one.
 inline const std::vector<char>* exchange(const char* where, unsigned mask, const void* value, size_t bytes) {
   const size_t lane = block.current % 32;
   if (!(mask >> lane & 1)) throw KernelError(std::string(where) + ": the calling lane is not in its mask");
