@@ -1,4 +1,4 @@
-// showface._C: importing it loads the native operators; what it says for itself is how it was built.
+// The Python module showface._C. Importing it registers the native operators. build_info() says how it was built.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -53,6 +53,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info,
         "How this extension was built.\n\n"
         "Keys: compiler, torch_headers (the torch it was compiled against), instruction_sets (compiled),\n"
-        "instruction_sets_here (those this processor runs; the last is used), cuda (bool), cuda_version (str or\n"
+        "instruction_sets_here (those that this processor supports; the last is used), cuda (bool), cuda_version (str "
+        "or\n"
         "None), cuda_archs (str, such as 'sm_80 sm_90 compute_90'; compute_* is PTX).");
 }

@@ -1,1 +1,1 @@
-"""The Triton kernels, one module for each operator's file in `showface.ops`. Importing this imports no Triton."""
+"""The Triton kernels, with one module per operator of `showface.ops`. This file itself does not import Triton."""

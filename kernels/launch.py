@@ -1,4 +1,4 @@
-"""Launches of the attention kernels: sizes, buffers and the order of the steps."""
+"""Launches of the attention kernels: grid sizes, buffers and the order of launches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,35 +13,35 @@ from showface.kernels import tiles
 from showface.kernels.attention import (
     attention_bwd_key_kernel,
     attention_bwd_query_kernel,
+    attention_combine_kernel,
     attention_fwd_kernel,
-    attention_merge_kernel,
 )
 from showface.kernels.tokens import group_blocks, tiles_of
 
 
 class Groups(NamedTuple):
-    """Which queries ask which keys."""
+    """Which queries attend to which keys."""
 
-    order: Tensor  # (B, N), see `tokens.sort_tokens`; the groups themselves where there is no offset
+    order: Tensor  # (B, N), see `tokens.sort_tokens`; without offset, (N,) the group of each token
     offset: Tensor | None  # (B, count + 2)
-    count: int  # groups of each image
-    listed: bool  # the keys of an image are its tokens of no group; else they are the rows of a matrix for each group
-    key_rows: int  # of a matrix of keys
+    count: int  # number of groups per image
+    listed_keys: bool  # keys are the tokens of no group; else each group has a matrix of keys
+    key_rows: int  # rows of a matrix of keys, or with listed_keys the number of tokens
 
 
 class Numbers(NamedTuple):
-    """What the kernels compute with."""
+    """Temperature, dtypes and precision of a call."""
 
     temperature: Tensor | None
     scale: float
-    kind: str
-    options: dict[str, Any]
-    wide: torch.dtype  # of sums
+    kind: str  # see `tiles.kind_of`
+    options: dict[str, Any]  # compile-time constants of the kernels
+    wide: torch.dtype  # dtype of the accumulators
 
 
 @contextmanager
 def on_device_of(x: Tensor) -> Iterator[None]:
-    """Triton launches on the current device."""
+    """Make the device of x current, since Triton launches on the current device."""
     if x.is_cuda:
         with torch.cuda.device(x.device):
             yield
@@ -50,16 +50,16 @@ def on_device_of(x: Tensor) -> Iterator[None]:
 
 
 def numbers(x: Tensor, temperature: Tensor | None, scale: float) -> Numbers:
-    """How tensors like x are computed with."""
+    """Temperature, dtypes and precision for tensors with the dtype of x."""
     double = x.dtype == torch.float64
     if double:
-        # A Python number reaches a kernel as float32; a tensor keeps all of it.
+        # Triton passes Python floats as float32; a tensor keeps float64.
         factor = torch.full((), scale, dtype=torch.float64, device=x.device)
         temperature, scale = factor if temperature is None else factor * temperature, 1.0
-    # What products are made of. The interpreter, which runs on CPU tensors, multiplies bfloat16 wrongly.
+    # dtype of the operands of products. Triton's interpreter (CPU tensors) multiplies bfloat16 wrongly.
     operands = {torch.float16: tl.float16, torch.float32: tl.float32, torch.float64: tl.float64}
     operand = operands.get(x.dtype, tl.bfloat16 if x.is_cuda else tl.float32)
-    # Without tf32, three products of tf32 each make up one of float32: as exact to a bit or two, and on tensor cores.
+    # Without tf32, each float32 product is computed as three tf32 products on tensor cores, exact to a bit or two.
     tf32 = x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
     options = {
         "ACCUMULATE": tl.float64 if double else tl.float32,
@@ -80,7 +80,7 @@ def _constants(kernel: str, n: Numbers, query: Tensor, values: int, groups: Grou
 
 
 def _splits(programs: int, steps: int, device: torch.device) -> int:
-    """Shares of the keys, or of the queries, so that a small problem still fills a GPU."""
+    """Number of splits of the keys (or queries), so that a small problem still fills a GPU."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
     return max(1, min(processors // programs, steps // 4, 16))
 
@@ -88,20 +88,20 @@ def _splits(programs: int, steps: int, device: torch.device) -> int:
 def attend(
     query: Tensor, key: Tensor, value: Tensor | None, groups: Groups, n: Numbers
 ) -> tuple[Tensor | None, Tensor]:
-    """out (B, N, V) in the dtype of value, and log_sum (B, N); without a value only that. Tensors are contiguous."""
+    """out (B, N, V) in the dtype of value, and lse (B, N). Without value, out is None. Tensors must be contiguous."""
     batch, tokens, channels = query.shape
     values = 0 if value is None else value.shape[2]
     out = None if value is None else value.new_empty((batch, tokens, values))
-    log_sum = query.new_empty((batch, tokens), dtype=n.wide)
+    lse = query.new_empty((batch, tokens), dtype=n.wide)
     sizes = _constants("forward", n, query, values, groups)
     parts = max(1, triton.cdiv(values, sizes["BLOCK_P"]))
     programs = tiles_of(tokens, groups.count, sizes["BLOCK_M"])
     key_tiles = triton.cdiv(groups.key_rows, sizes["BLOCK_N"])
     splits = _splits(triton.cdiv(tokens, sizes["BLOCK_M"]) * batch * parts, key_tiles, query.device)
-    share, share_log_sum = out, log_sum
+    partial, partial_lse = out, lse
     if splits > 1:
-        share = None if out is None else query.new_empty((splits, *out.shape), dtype=n.wide)
-        share_log_sum = log_sum.new_empty((splits, *log_sum.shape))
+        partial = None if out is None else query.new_empty((splits, *out.shape), dtype=n.wide)
+        partial_lse = lse.new_empty((splits, *lse.shape))
     attention_fwd_kernel[(programs, batch, splits * parts)](
         query,
         key,
@@ -109,8 +109,8 @@ def attend(
         groups.order,
         groups.offset,
         n.temperature,
-        share,
-        share_log_sum,
+        partial,
+        partial_lse,
         n.scale,
         tokens,
         groups.count,
@@ -120,7 +120,7 @@ def attend(
         splits,
         parts,
         HIGH_TEMPERATURE=2.0 if query.dtype == torch.float16 else 40.0,
-        LISTED=groups.listed,
+        LISTED_KEYS=groups.listed_keys,
         **group_blocks(groups.count),
         **sizes,
     )
@@ -128,10 +128,8 @@ def attend(
         rows = batch * tokens
         grid = triton.cdiv(rows, 16), max(1, triton.cdiv(values, 128))
         block = min(128, tiles.round_up(values))
-        attention_merge_kernel[grid](
-            share, share_log_sum, out, log_sum, rows, values, splits, BLOCK_M=16, BLOCK_P=block
-        )
-    return out, log_sum
+        attention_combine_kernel[grid](partial, partial_lse, out, lse, rows, values, splits, BLOCK_M=16, BLOCK_P=block)
+    return out, lse
 
 
 def attend_backward(
@@ -141,38 +139,38 @@ def attend_backward(
     value: Tensor | None,
     groups: Groups,
     out: Tensor,
-    log_sum: Tensor,
+    lse: Tensor,
     n: Numbers,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """The gradients of query, key, value and the temperature. Without a value the keys are the values."""
+    """The gradients of query, key, value and the temperature. Without value, the keys are the values."""
     batch, tokens, channels = query.shape
     values = grad.shape[2]
     sizes = _constants("backward_query", n, query, values, groups)
     programs = tiles_of(tokens, groups.count, sizes["BLOCK_M"])
-    grad_query, along = torch.empty_like(query), torch.empty_like(log_sum)
-    grad_temperature = log_sum.new_empty((batch, programs))
+    grad_query, delta = torch.empty_like(query), torch.empty_like(lse)
+    grad_temperature = lse.new_empty((batch, programs))
     data = (grad, query, key, key if value is None else value, groups.order, groups.offset)
     shape = (n.scale, tokens, groups.count, groups.key_rows, channels, values)
     attention_bwd_query_kernel[(programs, batch, max(1, triton.cdiv(channels, sizes["BLOCK_P"])))](
         *data,
         out,
-        log_sum,
+        lse,
         n.temperature,
         grad_query,
-        along,
+        delta,
         grad_temperature,
         *shape,
-        LISTED=groups.listed,
+        LISTED_KEYS=groups.listed_keys,
         BLOCK_G=group_blocks(groups.count)["BLOCK_G"],
         **sizes,
     )
-    gradients = _over_queries("backward_key", grad, query, key, data[3], groups, log_sum, along, n, value is None)
+    gradients = _over_queries("backward_key", grad, query, key, data[3], groups, lse, delta, n, value is None)
     return grad_query, *gradients[:2], grad_temperature.sum()
 
 
-def accumulate(query: Tensor, key: Tensor, groups: Groups, log_sum: Tensor, n: Numbers) -> tuple[Tensor, Tensor]:
-    """For each key, the sum of a[i,j] over the queries, and that of a[i,j] * query[i]; in wide numbers."""
-    _, total, mass = _over_queries("accumulate", query, query, key, None, groups, log_sum, None, n, False)
+def accumulate(query: Tensor, key: Tensor, groups: Groups, lse: Tensor, n: Numbers) -> tuple[Tensor, Tensor]:
+    """For each key j, the sums over the queries i of a[i,j] and of a[i,j] * query[i], in the dtype `n.wide`."""
+    _, total, mass = _over_queries("accumulate", query, query, key, None, groups, lse, None, n, False)
     return mass, total
 
 
@@ -183,27 +181,27 @@ def _over_queries(
     key: Tensor,
     value: Tensor | None,
     groups: Groups,
-    log_sum: Tensor,
-    along: Tensor | None,
+    lse: Tensor,
+    delta: Tensor | None,
     n: Numbers,
-    tied: bool,  # the keys are the values
+    tied: bool,  # keys and values are one tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """What sums over queries: the gradients of the keys (with `along`) and of the values, and without it the mass."""
+    """Sums over queries: with `delta` the gradients of keys and values; without it the sums of `accumulate`."""
     batch, tokens, channels = query.shape
     values = grad.shape[2]
     sizes = _constants(kernel, n, query, values, groups)
-    parts = max(1, triton.cdiv(values if along is None else max(channels, values), sizes["BLOCK_P"]))
+    parts = max(1, triton.cdiv(values if delta is None else max(channels, values), sizes["BLOCK_P"]))
     tiles_here, blocks = triton.cdiv(groups.key_rows, sizes["BLOCK_N"]), batch * groups.count
     steps = triton.cdiv(triton.cdiv(tokens, groups.count), sizes["BLOCK_M"])
     splits = _splits(tiles_here * blocks * parts, steps, query.device)
 
     def buffer(wanted: bool, *shape: int) -> Tensor | None:
-        dtype = n.wide if splits > 1 or along is None else key.dtype
+        dtype = n.wide if splits > 1 or delta is None else key.dtype
         return key.new_empty((splits, *shape), dtype=dtype) if wanted else None
 
-    grad_key = buffer(along is not None, *key.shape)
+    grad_key = buffer(delta is not None, *key.shape)
     grad_value = buffer(not tied, *key.shape[:2], values)
-    mass = buffer(along is None, *key.shape[:2])
+    mass = buffer(delta is None, *key.shape[:2])
     attention_bwd_key_kernel[(tiles_here, blocks, splits * parts)](
         grad,
         query,
@@ -211,8 +209,8 @@ def _over_queries(
         value,
         groups.order,
         groups.offset,
-        log_sum,
-        along,
+        lse,
+        delta,
         n.temperature,
         grad_key,
         grad_value,
@@ -225,11 +223,11 @@ def _over_queries(
         values,
         splits,
         parts,
-        LISTED=groups.listed,
-        # Sums that are kept in float32 are made of it.
-        VALUE_OPERAND=n.options["ACCUMULATE" if along is None else "OPERAND"],
+        LISTED_KEYS=groups.listed_keys,
+        # float32 sums use float32 operands.
+        VALUE_OPERAND=n.options["ACCUMULATE" if delta is None else "OPERAND"],
         **sizes,
     )
-    dtypes = (key.dtype, key.dtype, n.wide) if along is not None else (n.wide,) * 3
+    dtypes = (key.dtype, key.dtype, n.wide) if delta is not None else (n.wide,) * 3
     results = zip((grad_key, grad_value, mass), dtypes, strict=True)
     return tuple(x if x is None else x[0] if splits == 1 else x.sum(0).to(dtype) for x, dtype in results)

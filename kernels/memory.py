@@ -1,4 +1,4 @@
-"""The memory in Triton: attention of each token to the slots of its region's block, their sums, and the blend."""
+"""The memory in Triton: attention of tokens to the slots of their region's block, the sums for a write, the blend."""
 
 import math
 
@@ -12,7 +12,7 @@ from showface.kernels.rows import load_rows, store_rows
 from showface.kernels.tiles import round_up
 from showface.kernels.tokens import sort_tokens
 
-# Up to so many tokens, each program of the forward finds its own among them, which saves the launch that sorts them.
+# Up to this number of tokens, each forward program finds its tokens itself, which saves the launch of the sort.
 FEW_TOKENS = 1024
 
 
@@ -21,7 +21,7 @@ def memory_blend_kernel(
     memory_ptr,  # (rows, C)
     mass_ptr,  # (rows,)
     total_ptr,  # (rows, C)
-    log_keep_ptr,  # () or None
+    log_keep_ptr,  # () float64, used instead of log_keep; or None
     out_ptr,  # (rows, C)
     log_keep,  # log(1 - rate)
     rows,
@@ -37,7 +37,7 @@ def memory_blend_kernel(
     mass = tl.load(mass_ptr + first + row, mask=exists, other=0.0).to(ACCUMULATE)
     if log_keep_ptr is not None:
         log_keep = tl.load(log_keep_ptr)
-    # 1 - exp(power), without cancellation where little is written: by its series.
+    # gain = 1 - exp(power). For small powers a series avoids cancellation.
     power = mass * log_keep
     small = tl.maximum(power, -1.0)
     series = tl.full((BLOCK_M,), 1.0, ACCUMULATE)
@@ -54,7 +54,7 @@ def memory_blend_kernel(
 
 
 def _groups(memory: Tensor, region: Tensor, sort: bool = True) -> launch.Groups:
-    """The tokens of each region are a group, and the slots of its block the keys."""
+    """The tokens of each region are a group, the slots of the region's block its keys."""
     blocks, slots, _ = memory.shape
     order, offset = sort_tokens(region[None], blocks) if sort else (region.contiguous(), None)
     return launch.Groups(order, offset, blocks, False, slots)
@@ -63,19 +63,19 @@ def _groups(memory: Tensor, region: Tensor, sort: bool = True) -> launch.Groups:
 def memory_attend(
     latent: Tensor, memory: Tensor, value: Tensor | None, region: Tensor, temperature: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Answer each token: out[t] = sum over s of a[t,s] * value[region[t],s], see `showface.ops.definitions`.
+    """Read the memory: out[t] = sum over s of a[t,s] * value[region[t],s], see `showface.ops.definitions`.
 
     Args:
         latent: (T, C), float16, bfloat16, float32 or float64.
         memory: (K, S, C).
-        value: (K, S, V), or None: the slots themselves.
-        region: (T,) int64; a token with a region outside 0..K-1 gets zeros.
-        temperature: a 0-d tensor of any floating-point dtype, or None for 1.
-        scale: a factor on the temperature.
+        value: (K, S, V), or None if the slots are the values.
+        region: (T,) int64; tokens with a region outside 0..K-1 get zeros.
+        temperature: () of any floating-point dtype, or None for 1.
+        scale: a factor of the temperature.
 
     Returns:
-        out (T, V), and log_sum (T,), float32 (float64 for float64): the logarithm to base 2 of the sum under each
-        token's softmax. Sums are accumulated in the dtype of log_sum.
+        out (T, V), and lse (T,), float32 (float64 for float64): the log-sum-exp (base 2) of each token's scores. Sums
+        are accumulated in the dtype of lse.
     """
     value = memory if value is None else value
     with launch.on_device_of(latent):
@@ -83,8 +83,8 @@ def memory_attend(
         if len(latent) == 0:
             return latent.new_empty((0, value.shape[2])), latent.new_empty((0,), dtype=n.wide)
         groups = _groups(memory, region, sort=len(latent) > FEW_TOKENS)
-        out, log_sum = launch.attend(latent[None].contiguous(), memory.contiguous(), value.contiguous(), groups, n)
-    return out[0], log_sum[0]
+        out, lse = launch.attend(latent[None].contiguous(), memory.contiguous(), value.contiguous(), groups, n)
+    return out[0], lse[0]
 
 
 def memory_attend_backward(
@@ -94,19 +94,19 @@ def memory_attend_backward(
     value: Tensor | None,
     region: Tensor,
     out: Tensor,
-    log_sum: Tensor,
+    lse: Tensor,
     temperature: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of latent, memory, value, each in its dtype, and of `scale * temperature`, in that of log_sum.
+    """The gradients of latent, memory and value, each in its dtype, and of `scale * temperature`, in the dtype of lse.
 
-    Args are those of the forward, its results, and the gradient of `out`. Without a value, that of the memory is the
-    whole one, and that of the value has no elements.
+    The arguments are the gradient of `out`, and the arguments and results of the forward. Without value, the gradient
+    of memory includes that of the values, and the gradient of value has no elements.
     """
     nothing = memory.new_empty((0,))
     if len(latent) == 0:
         to_value = nothing if value is None else torch.zeros_like(value)
-        return torch.empty_like(latent), torch.zeros_like(memory), to_value, log_sum.new_zeros(())
+        return torch.empty_like(latent), torch.zeros_like(memory), to_value, lse.new_zeros(())
     with launch.on_device_of(latent):
         n = launch.numbers(latent, temperature, scale)
         grad_latent, grad_memory, grad_value, grad_tau = launch.attend_backward(
@@ -116,7 +116,7 @@ def memory_attend_backward(
             None if value is None else value.contiguous(),
             _groups(memory, region),
             out[None].contiguous(),
-            log_sum[None].contiguous(),
+            lse[None].contiguous(),
             n,
         )
     return grad_latent[0], grad_memory, nothing if grad_value is None else grad_value, grad_tau
@@ -127,7 +127,7 @@ def memory_accumulate(
 ) -> tuple[Tensor, Tensor]:
     """rho (K, S) and total (K, S, C): the sums of a[t,s] and of a[t,s] * latent[t] over the tokens of each region.
 
-    Args as `memory_attend`. Both are in float32 (float64 for float64), and exactly 0 for a block without tokens.
+    Arguments as in `memory_attend`. Both are float32 (float64 for float64), and exactly 0 for a region without tokens.
     """
     with launch.on_device_of(latent):
         n = launch.numbers(latent, temperature, scale)
@@ -135,12 +135,12 @@ def memory_accumulate(
             return memory.new_zeros(memory.shape[:2], dtype=n.wide), memory.new_zeros(memory.shape, dtype=n.wide)
         groups = _groups(memory, region)
         query, key = latent[None].contiguous(), memory.contiguous()
-        _, log_sum = launch.attend(query, key, None, groups, n)
-        return launch.accumulate(query, key, groups, log_sum, n)
+        _, lse = launch.attend(query, key, None, groups, n)
+        return launch.accumulate(query, key, groups, lse, n)
 
 
 def memory_blend(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Tensor:
-    """memory + g * (total / rho - memory) with g = 1 - (1 - rate) ** rho, and bit for bit the memory where rho is 0.
+    """memory + g * (total / rho - memory) with g = 1 - (1 - rate) ** rho. Where rho is 0, the bits do not change.
 
     Args:
         memory: (K, S, C).
@@ -158,7 +158,7 @@ def memory_blend(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Ten
             memory.contiguous(),
             rho.contiguous(),
             total.contiguous(),
-            # A Python number reaches a kernel as float32; a tensor keeps all of it.
+            # Triton passes Python floats as float32; a tensor keeps float64.
             torch.full((), log_keep, dtype=torch.float64, device=memory.device) if double else None,
             out,
             log_keep,

@@ -1,4 +1,4 @@
-"""Rows of matrices, for the kernels that work on lists of them. Rows too wide for registers go through in pieces."""
+"""Device functions that load, store and multiply listed rows of matrices. Wide rows are processed in pieces."""
 
 import triton
 import triton.language as tl
@@ -8,9 +8,9 @@ MIN_NORM = tl.constexpr(1e-6)
 
 @triton.jit
 def load_rows(ptr, index, valid, width, first, BLOCK: tl.constexpr):
-    """Columns first, first + 1, ... of rows of a (rows, width) matrix, zeros where not valid: (rows, BLOCK).
+    """Load (rows, BLOCK): the columns from `first` on of the rows `index` of a matrix; zeros where not valid.
 
-    Offsets are 32 bits, since those of 64 would fill the registers: a matrix has less than 2**31 elements.
+    Offsets have 32 bits, so a matrix must have less than 2**31 elements. Offsets of 64 bits would fill the registers.
     """
     c = first + tl.arange(0, BLOCK)
     at = ptr + index[:, None] * width + c[None, :]
@@ -26,7 +26,7 @@ def store_rows(ptr, index, valid, width, first, rows, BLOCK: tl.constexpr):
 
 @triton.jit
 def inverse_length(square):
-    """One over the length of vectors, from the sums of their squares. Nothing is closer to zero than MIN_NORM."""
+    """1 / norm, from the squared norms. Norms are clamped to MIN_NORM."""
     return 1 / tl.maximum(tl.sqrt(square), MIN_NORM)
 
 
@@ -43,8 +43,8 @@ def row_dots(a_ptr, b_ptr, index, valid, width, ACCUMULATE: tl.constexpr, BLOCK:
 
 @triton.jit
 def pair_dots(
-    a,  # with WHOLE the rows of the first matrix,
-    b,  # and those of the second
+    a,  # the rows of the first matrix; used with WHOLE only
+    b,  # the rows of the second matrix; used with WHOLE only
     a_ptr,
     a_index,
     a_valid,
@@ -59,7 +59,7 @@ def pair_dots(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """<a[i], b[j]> for rows i of one matrix and j of another, and with SQUARE, |b[j]|²."""
+    """All dot products <a[i], b[j]> of rows of two matrices, and with SQUARE the squared norms of the rows of b."""
     square = tl.zeros((b_index.shape[0],), ACCUMULATE)
     if WHOLE:
         dots = tl.dot(a.to(OPERAND), tl.trans(b.to(OPERAND)), input_precision=PRECISION, out_dtype=ACCUMULATE)
@@ -79,11 +79,11 @@ def pair_dots(
 
 
 @triton.jit
-def unit_gradient(rows, inverse, grad, along):
-    """The gradient of rows from that of the rows at unit length; `along` is the product of the two latter."""
-    # Rows shorter than MIN_NORM are scaled by a constant: nothing is projected out.
-    along = tl.where(inverse < 1 / MIN_NORM, along, 0.0) * inverse
-    return (grad - rows * along[:, None]) * inverse[:, None]
+def unit_gradient(rows, inverse, grad, projection):
+    """The gradient of rows, from `grad`, that of the unit rows. projection: (rows,), <grad, unit rows>."""
+    # Rows shorter than MIN_NORM are divided by the constant MIN_NORM, so nothing is projected out.
+    projection = tl.where(inverse < 1 / MIN_NORM, projection, 0.0) * inverse
+    return (grad - rows * projection[:, None]) * inverse[:, None]
 
 
 @triton.jit

@@ -1,7 +1,7 @@
-"""Tile sizes of the attention kernels, by kernel, kind of numbers and width of rows.
+"""Tile sizes of the attention kernels, by kernel, kind of operands and width of rows.
 
-They are looked up, not tuned at run time: a search would run kernels in the user's process (which a CUDA graph capture
-forbids), and could end with other tiles, so with sums in another order and other last bits, from one run to the next.
+They are looked up in tables, not tuned at run time. A search would run kernels in the user's process, which a CUDA
+graph capture forbids. It could also choose different tiles in different runs, and so change the last bits of sums.
 """
 
 from functools import cache
@@ -14,19 +14,19 @@ from showface.kernels.tuned import TUNED
 
 
 class Tile(NamedTuple):
-    """What a program works on at a time."""
+    """Sizes of the tile that a program works on."""
 
     queries: int
     keys: int
-    piece: int  # columns of rows that are read at a time; rows up to this width are read whole
-    part: int  # columns of the result that one program computes, where rows are wider than a piece
+    piece: int  # columns read at a time; rows up to this width are read whole
+    part: int  # columns of the result per program, if rows are wider than a piece
     warps: int
-    stages: int  # pieces that are on their way from memory at a time
+    stages: int  # stages of Triton's software pipeline
 
 
-# As large as the registers from sm_80 to sm_100 hold, with shared memory that sm_86, sm_89 and sm_120 have too (99 KB).
-# By width: the power of 2 that the wider one of keys and values is rounded up to. Rows of widths that are no multiples
-# of 16 can't be read 16 bytes at a time, which takes more registers: whatever their width, theirs is ODD.
+# The largest tiles that fit the registers of sm_80 to sm_100 and the shared memory of sm_86, sm_89, sm_120 (99 KB).
+# The inner keys are width classes: the larger of the two widths (keys, values), rounded up to a power of 2. Rows whose
+# width is not a multiple of 16 cannot be read 16 bytes at a time and need more registers; their class is ODD.
 ODD = 0
 DEFAULT: dict[tuple[str, str], dict[int, Tile]] = {
     ("forward", "fp32"): {
@@ -88,30 +88,30 @@ DEFAULT: dict[tuple[str, str], dict[int, Tile]] = {
         512: Tile(32, 64, 64, 128, 8, 2),
     },
 }
-# The interpreter, on a CPU, takes about as long for a large tile as for a small one.
+# In the interpreter (on a CPU), a large tile takes about as long as a small one.
 INTERPRETED = Tile(64, 64, 128, 256, 4, 1)
 KERNELS = ("forward", "backward_query", "backward_key", "accumulate")
 KINDS = ("fp32", "tf32", "half")
-# Groups of fewer queries than this, on average, get tiles of 16.
+# If groups have fewer queries than this on average, tiles have 16 queries.
 SMALL_GROUP = 32
 
 
 def kind_of(dtype: torch.dtype, tf32: bool) -> str:
-    """What products are made of: float32 takes more registers than tf32, and that more than half precision."""
+    """The kind of operands of products. fp32 needs more registers than tf32, and tf32 more than half precision."""
     if dtype.itemsize == 2:
         return "half"
     return "tf32" if tf32 else "fp32"
 
 
 def width_class(channels: int, values: int) -> int:
-    """What of the tables rows of such keys and values belong to."""
+    """Width class of rows with so many channels and values, used to look up tiles."""
     if channels % 16 or values % 16:
         return ODD
     return min(512, round_up(max(channels, values)))
 
 
 def look_up(kernel: str, kind: str, width: int, chip: int = 0) -> Tile:
-    """The tile for a class of widths, on a chip of this compute capability (as 90 for 9.0; 0 for any)."""
+    """The tile for a width class. chip: the compute capability, such as 90 for 9.0; 0: use the defaults."""
     measured = TUNED.get(chip, {}).get((kernel, kind, width))
     if measured:
         return Tile(*measured)
@@ -120,7 +120,7 @@ def look_up(kernel: str, kind: str, width: int, chip: int = 0) -> Tile:
 
 
 def constants(tile: Tile, kernel: str, channels: int, values: int, small_groups: bool = False) -> dict[str, Any]:
-    """What the kernel is compiled for."""
+    """The compile-time constants of a kernel for this tile."""
     wider = max(channels, values)
     whole = (channels if kernel == "forward" else wider) <= tile.piece
     piece, part = tile.piece, tile.part
@@ -141,7 +141,7 @@ def constants(tile: Tile, kernel: str, channels: int, values: int, small_groups:
 
 
 def round_up(width: int) -> int:
-    """The next power of 2, from 16 on, which tensor cores need."""
+    """The next power of 2, at least 16, which tensor cores require."""
     return max(16, triton.next_power_of_2(width))
 
 

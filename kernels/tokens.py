@@ -1,6 +1,6 @@
-"""Tokens sorted by group, on the device and without waiting for it, and the tiles that kernels take of the lists.
+"""Sort the tokens of each image by group on the device, without a synchronisation, and find tiles in the sorted list.
 
-A group is a region of the face, or the corrupted tokens of an image. Tokens of no group come after all others.
+A group is a region of the face, or the corrupted tokens of an image. Tokens of no group come last.
 """
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor
 
 @triton.jit
 def load_groups(group_ptr, i, tokens, groups, HOLE: tl.constexpr):
-    """The groups of tokens i: `groups` for those of no group, -1 past the last token.
+    """The groups of tokens i: `groups` for tokens of no group, -1 past the last token.
 
-    A hole is one group, of the tokens that are corrupted.
+    With HOLE the corrupted tokens are group 0.
     """
     group = tl.load(group_ptr + i, mask=i < tokens, other=0).to(tl.int32)
     if HOLE:
@@ -25,7 +25,7 @@ def load_groups(group_ptr, i, tokens, groups, HOLE: tl.constexpr):
 @triton.jit
 def count_tokens_kernel(
     group_ptr,  # (B, N)
-    count_ptr,  # (B, spans, BLOCK_G) int32: how many tokens of a span are in each group
+    count_ptr,  # (B, spans, BLOCK_G) int32: number of tokens per group in each span
     tokens,
     groups,
     HOLE: tl.constexpr,
@@ -47,9 +47,9 @@ def count_tokens_kernel(
 @triton.jit
 def place_tokens_kernel(
     group_ptr,  # (B, N)
-    count_ptr,  # (B, spans, BLOCK_G), or None where a single span counts for itself
-    order_ptr,  # (B, N) int32: the tokens of an image, sorted
-    offset_ptr,  # (B, groups + 2) int32: where each group starts in that list, and where the last one ends
+    count_ptr,  # (B, spans, BLOCK_G), or None if there is one span, which then counts itself
+    order_ptr,  # (B, N) int32: the tokens of each image, sorted by group
+    offset_ptr,  # (B, groups + 2) int32: start of each group, start of the tokens of no group, end
     tokens,
     groups,
     HOLE: tl.constexpr,
@@ -82,7 +82,7 @@ def place_tokens_kernel(
         offset_ptr += batch * (groups + 2)
         tl.store(offset_ptr + g, start, mask=g <= groups)
         tl.store(offset_ptr + groups + 1, tokens)
-    after = start + before  # where the next token of each group goes
+    after = start + before  # position of the next token of each group
     for first in range(span * SPAN, tl.minimum((span + 1) * SPAN, tokens), BLOCK_T):
         i = first + tl.arange(0, BLOCK_T)
         group = load_groups(group_ptr, i, tokens, groups, HOLE)
@@ -94,21 +94,21 @@ def place_tokens_kernel(
 
 
 def group_blocks(groups: int) -> dict[str, int]:
-    """How many tokens are looked at at a time, each for all of so many groups."""
+    """Block sizes of the sort: tokens per step, and groups padded to a power of 2."""
     block_g = triton.next_power_of_2(groups + 1)
     return {"BLOCK_T": max(16, min(1024, 4096 // block_g)), "BLOCK_G": block_g}
 
 
 def sort_tokens(group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Sort the tokens of each image by group, those of a group in their order; the same from run to run.
+    """Sort the tokens of each image by group. The sort is stable and deterministic.
 
     Args:
-        group: (B, N) int64, -1 = of no group; or bool: the tokens that are True are one group.
-        groups: how many there are.
+        group: (B, N) int64, -1 = no group; or bool, True = group 0.
+        groups: the number of groups.
 
     Returns:
-        order (B, N) int32: tokens by group, then those of no group; and offset (B, groups + 2) int32: group g has
-        places offset[g] to offset[g + 1], no group those from offset[groups].
+        order (B, N) int32: the tokens by group, tokens of no group last; and offset (B, groups + 2) int32: the tokens
+        of group g are order[offset[g]:offset[g + 1]], those of no group order[offset[groups]:].
     """
     batch, tokens = group.shape
     order = torch.empty((batch, tokens), dtype=torch.int32, device=group.device)
@@ -125,15 +125,15 @@ def sort_tokens(group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
 
 def tiles_of(tokens: int, groups: int, rows: int) -> int:
-    """At most how many tiles `query_tile` finds, whatever the sizes of the groups."""
+    """Upper bound on the number of tiles, for any sizes of the groups."""
     return triton.cdiv(tokens, rows) + groups
 
 
 @triton.jit
 def choose_tile(count, tile, g, BLOCK_M: tl.constexpr):
-    """Of groups g of `count` tokens, the one that a tile belongs to, and the tile's number within it.
+    """The group of tile number `tile`, and the tile's number within the group. Group g has count[g] tokens.
 
-    Past the last tile there is no such group.
+    Past the last tile, the group is larger than any in g.
     """
     tiles = tl.cdiv(count, BLOCK_M)
     after = tl.cumsum(tiles, axis=0)
@@ -143,7 +143,7 @@ def choose_tile(count, tile, g, BLOCK_M: tl.constexpr):
 
 @triton.jit
 def query_tile(order_ptr, offset_ptr, tokens, groups, tile, BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr):
-    """A tile of the tokens of an image, all of one group: that group, the tokens, and which of them exist."""
+    """A tile of tokens of one group: returns the group, the tokens, and a mask of those that exist."""
     g = tl.arange(0, BLOCK_G)
     begin = tl.load(offset_ptr + g, mask=g <= groups, other=tokens)
     end = tl.load(offset_ptr + g + 1, mask=g <= groups, other=tokens)
@@ -157,7 +157,7 @@ def query_tile(order_ptr, offset_ptr, tokens, groups, tile, BLOCK_G: tl.constexp
 def find_query_tile(
     group_ptr, tokens, groups, tile, BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr
 ):
-    """As `query_tile`, without a sorted list: the program goes through all tokens twice."""
+    """As `query_tile`, but from the unsorted groups of the tokens, in two passes over all tokens."""
     g = tl.arange(0, BLOCK_G)
     count = tl.zeros((BLOCK_G,), tl.int32)
     for first in range(0, tokens, BLOCK_T):
@@ -179,10 +179,10 @@ def find_query_tile(
 
 
 @triton.jit
-def list_keys(order_ptr, listed, keys, first, LISTED: tl.constexpr, BLOCK: tl.constexpr):
-    """Keys first, first + 1, ... of a group: their rows, and which exist."""
+def list_keys(order_ptr, corrupted, keys, first, LISTED_KEYS: tl.constexpr, BLOCK: tl.constexpr):
+    """Keys first, first + 1, ... of a group: returns their rows, and a mask of those that exist."""
     j = first + tl.arange(0, BLOCK)
     valid = j < keys
-    if LISTED:
-        return tl.load(order_ptr + listed + j, mask=valid, other=0), valid
+    if LISTED_KEYS:
+        return tl.load(order_ptr + corrupted + j, mask=valid, other=0), valid
     return j, valid

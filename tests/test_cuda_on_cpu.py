@@ -1,4 +1,4 @@
-"""CUDA sources compiled for the CPU: that the model of the chip is right, and that it catches what is wrong."""
+"""The CUDA emulator: its results are right, and it detects errors in kernels."""
 
 import ctypes
 import os
@@ -22,7 +22,7 @@ def library() -> ctypes.CDLL:
 
 
 def run(library, name, values, size=None, *, threads=None, n=None, shared_bytes=0, order=0):
-    """A probe's output, float32 of `size`, which starts as NaN."""
+    """Run a probe. Returns its float32 output with `size` elements, which starts as NaN."""
     values = values.float().contiguous()
     out = torch.full((size or values.numel(),), torch.nan)
     library.cuda_on_cpu_order(ctypes.c_uint64(order))
@@ -77,7 +77,7 @@ def test_asynchronous_copies(library):
 @pytest.mark.parametrize("transposed", [True, False])
 @pytest.mark.parametrize(("kind", "depth"), [("float16", 16), ("bfloat16", 16), ("tf32", 8)])
 def test_products_of_fragments(library, kind, depth, transposed):
-    # Small integers: exact in every type, so the result must be too.
+    # Small integers are exact in every type, so the result must be exact too.
     a = torch.randint(-8, 9, (16, depth)).float()
     b = torch.randint(-8, 9, (16, depth) if transposed else (depth, 16)).float()
     values = torch.cat([a.flatten(), b.flatten()])
@@ -92,12 +92,12 @@ def test_launches_that_no_chip_takes(library):
 
 
 def sanitized(*arguments) -> subprocess.CompletedProcess:
-    """Run sanitized.py with the sanitizer's library in front."""
+    """Run sanitized.py with the sanitizer's library preloaded."""
     runtime = subprocess.check_output(["g++", "-print-file-name=libasan.so"], text=True).strip()
     environment = {
         **os.environ,
         "LD_PRELOAD": runtime,
-        # Python itself leaks; an error must end the process.
+        # Python itself leaks memory, so leaks are not reported. Other errors must end the process.
         "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1",
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "PYTHONPATH": str(build.ROOT),
@@ -137,9 +137,9 @@ def test_kernels_are_clean():
     assert done.stdout == "clean\n", done.stderr[-2000:]
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 def test_fragments_use_tensor_cores(tmp_path):
-    """The same probes, compiled for a chip, have its matrix and copy instructions."""
+    """Compiled with nvcc, the probes contain the matrix and asynchronous copy instructions."""
     ptx = tmp_path / "probe.ptx"
     include = Path(torch.__file__).parent / "include"
     command = ["nvcc", "-std=c++20", "-ptx", "-arch=compute_80", "-isystem", include, build.PROBES[0], "-o", ptx]

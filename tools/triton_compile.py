@@ -1,18 +1,20 @@
-"""Compile every Triton kernel for GPUs that need not be here, in all sizes it is launched with; say what it takes.
+"""Compile the Triton kernels in all sizes for several GPU architectures, and report their resources. Needs no GPU.
 
     python tools/triton_compile.py [--json] [NAME ...]
+    python tools/triton_compile.py --update-docs
 
-Prints a table in Markdown, or JSON: registers, spilled bytes, shared memory and whether tensor cores are used; for all
-kernels, or those whose name and size contain every NAME.
+Reports registers, spilled bytes, shared memory and whether tensor cores are used, as a table in Markdown or as JSON,
+for the kernels whose name and size contain every NAME. `--update-docs` writes the table of all kernels into
+docs/triton-kernels.md.
 """
 
+import argparse
 import ast
 import inspect
 import json
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -27,16 +29,19 @@ from triton.compiler import ASTSource
 
 from showface.kernels import attention, memory, rows, tiles, tokens
 
-# Shared memory that a block may have, in bytes. sm_86, sm_89 and sm_120 have less of it than sm_80, and take its code.
+# Bytes of shared memory per block. sm_86, sm_89 and sm_120 run the code for sm_80 but have less shared memory, so the
+# limit for sm_80 is theirs.
 CHIPS = {80: 101_376, 90: 232_448, 100: 232_448}
+PAGE = Path(__file__).parents[1] / "docs" / "triton-kernels.md"
+MARKERS = ("<!-- table of triton_compile.py: begin -->", "<!-- table of triton_compile.py: end -->")
 DTYPES = ("fp32", "fp16", "bf16")
-SPILL_LIMIT = 128  # bytes of a thread, 32 registers' worth
-WIDTHS = (20, 32, 64, 100, 128, 256)  # of which 20 and 100 are odd ones, see tiles.py
+SPILL_LIMIT = 128  # bytes per thread, 32 registers
+WIDTHS = (20, 32, 64, 100, 128, 256)  # 20 and 100 belong to the width class ODD of tiles.py
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel in one size: what Triton needs to compile it."""
+    """One kernel in one size, with all that Triton needs to compile it."""
 
     name: str
     size: str
@@ -50,7 +55,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler made of it."""
+    """A compiled kernel and its resources."""
 
     name: str
     size: str
@@ -67,12 +72,12 @@ FUNCTIONS = {
     "count_tokens": tokens.count_tokens_kernel,
     "place_tokens": tokens.place_tokens_kernel,
     "attention_fwd": attention.attention_fwd_kernel,
-    "attention_merge": attention.attention_merge_kernel,
+    "attention_combine": attention.attention_combine_kernel,
     "attention_bwd_query": attention.attention_bwd_query_kernel,
     "attention_bwd_key": attention.attention_bwd_key_kernel,
     "memory_blend": memory.memory_blend_kernel,
 }
-# Of the table of tiles, which kernel each is for.
+# The kernel that each entry of the table of tiles belongs to.
 ATTENTION = {
     "forward": "attention_fwd",
     "backward_query": "attention_bwd_query",
@@ -83,7 +88,7 @@ TRITON_DTYPES = {"fp32": triton.language.float32, "fp16": triton.language.float1
 
 
 def kernels() -> list[Kernel]:
-    """Each kernel in every size that the widths lead to, once."""
+    """All kernels in all sizes, without duplicates."""
     every = [*sorting(), *merging(), *blending(), *attending()]
     every += [of_ones(kernel) for kernel in every if "fp32" in kernel.size and " odd" in kernel.size]
     every += [of_ones(kernel) for kernel in every if kernel.name in ("count_tokens", "place_tokens")]
@@ -91,7 +96,7 @@ def kernels() -> list[Kernel]:
 
 
 def of_ones(kernel: Kernel) -> Kernel:
-    """The kernel that Triton makes for numbers that are 1: it takes them for constants."""
+    """The variant for integer arguments that are all 1. Triton compiles such arguments as constants."""
     ones = [name for name, type_ in kernel.types.items() if type_ == "i32"]
     types = {name: type_ for name, type_ in kernel.types.items() if name not in ones}
     constants = kernel.constants | dict.fromkeys(ones, 1)
@@ -113,9 +118,9 @@ def sorting() -> Iterator[Kernel]:
 
 def merging() -> Iterator[Kernel]:
     for dtype in TRITON_DTYPES:
-        types = {"share_ptr": "*fp32", "share_log_sum_ptr": "*fp32", "out_ptr": f"*{dtype}", "log_sum_ptr": "*fp32"}
+        types = {"partial_ptr": "*fp32", "partial_lse_ptr": "*fp32", "out_ptr": f"*{dtype}", "lse_ptr": "*fp32"}
         types |= dict.fromkeys(("rows", "values", "splits"), "i32")
-        yield Kernel("attention_merge", f"{dtype} 16x128", types, {"BLOCK_M": 16, "BLOCK_P": 128})
+        yield Kernel("attention_combine", f"{dtype} 16x128", types, {"BLOCK_M": 16, "BLOCK_P": 128})
 
 
 def blending() -> Iterator[Kernel]:
@@ -134,17 +139,19 @@ def blending() -> Iterator[Kernel]:
 
 
 def attending() -> Iterator[Kernel]:
-    """The attention kernels with the tiles of every class of widths."""
+    """The attention kernels with the tiles of every width class."""
     for kernel in tiles.KERNELS:
         for dtype, kind in (("fp32", "fp32"), ("fp32", "tf32"), ("fp16", "half"), ("bf16", "half")):
             if dtype != "bf16":
                 yield attention_kernel("forward", dtype, kind, tiles.look_up("forward", kind, 64), 64, statistics=True)
-            # Either half precision makes the same code but for the instructions' names.
+            # float16 and bfloat16 compile to the same code except for the names of instructions.
             for width in WIDTHS if dtype != "bf16" else (64,):
                 tile = tiles.look_up(kernel, kind, tiles.width_class(width, width))
-                yield attention_kernel(kernel, dtype, kind, tile, width, listed=kernel != "accumulate")
+                yield attention_kernel(kernel, dtype, kind, tile, width, listed_keys=kernel != "accumulate")
                 if width in (64, 128):
-                    yield attention_kernel(kernel, dtype, kind, tile, width, listed=False, small_groups=width == 128)
+                    yield attention_kernel(
+                        kernel, dtype, kind, tile, width, listed_keys=False, small_groups=width == 128
+                    )
 
 
 def attention_kernel(
@@ -154,18 +161,24 @@ def attention_kernel(
     tile: tiles.Tile,
     width: int,
     *,
-    listed: bool = False,
+    listed_keys: bool = False,
     small_groups: bool = False,
     statistics: bool = False,
 ) -> Kernel:
-    """One of the attention kernels. Listed keys are those of masked_correlation, others also those of the memory.
+    """One attention kernel in one size.
 
-    Where groups are small, the forward finds its tokens itself. With `statistics` it has no values to mix.
+    Args:
+        kernel, dtype, kind: see `tiles.KERNELS`, DTYPES and `tiles.KINDS`.
+        tile: the tile sizes.
+        width: of the rows of keys and values.
+        listed_keys: keys are listed tokens, as in masked_correlation; else each group has a matrix of keys.
+        small_groups: the forward finds its tokens itself instead of reading a sorted list.
+        statistics: the forward computes only lse and has no values.
     """
     sizes = tiles.constants(tile, kernel, width, width, small_groups)
     warps, stages = sizes.pop("num_warps"), sizes.pop("num_stages")
     constants = {
-        "LISTED": listed,
+        "LISTED_KEYS": listed_keys,
         "ACCUMULATE": triton.language.float32,
         "OPERAND": TRITON_DTYPES[dtype],
         "PRECISION": "tf32" if kind == "tf32" else "tf32x3",
@@ -173,33 +186,33 @@ def attention_kernel(
     }
     data, sums = f"*{dtype}", "*fp32"
     types = dict.fromkeys(("query_ptr", "key_ptr"), data) | dict.fromkeys(("order_ptr", "offset_ptr"), "*i32")
-    types |= {"log_sum_ptr": sums, "temperature_ptr": sums, "scale": "fp32"}
+    types |= {"lse_ptr": sums, "temperature_ptr": sums, "scale": "fp32"}
     types |= dict.fromkeys(("tokens", "groups", "key_rows", "channels", "values"), "i32")
     if kernel == "forward":
         types |= {"value_ptr": data, "out_ptr": data} | dict.fromkeys(("splits", "parts"), "i32")
         constants |= {"HIGH_TEMPERATURE": 2.0 if dtype == "fp16" else 40.0}
     elif kernel == "backward_query":
         types |= dict.fromkeys(("grad_ptr", "value_ptr", "out_ptr", "grad_query_ptr"), data)
-        types |= dict.fromkeys(("along_ptr", "grad_temperature_ptr"), sums)
+        types |= dict.fromkeys(("delta_ptr", "grad_temperature_ptr"), sums)
     else:
         types |= dict.fromkeys(("splits", "parts"), "i32") | {"grad_ptr": data}
         if kernel == "accumulate":
             types |= {"grad_value_ptr": sums, "mass_ptr": sums}
-            constants |= dict.fromkeys(("value_ptr", "along_ptr", "grad_key_ptr"))
+            constants |= dict.fromkeys(("value_ptr", "delta_ptr", "grad_key_ptr"))
         else:
-            types |= dict.fromkeys(("value_ptr", "grad_key_ptr", "grad_value_ptr"), data) | {"along_ptr": sums}
+            types |= dict.fromkeys(("value_ptr", "grad_key_ptr", "grad_value_ptr"), data) | {"delta_ptr": sums}
             constants |= {"mass_ptr": None}
         constants["VALUE_OPERAND"] = constants["ACCUMULATE" if kernel == "accumulate" else "OPERAND"]
     if kernel in ("forward", "backward_query"):
-        blocks = tokens.group_blocks(1 if listed else 19)
+        blocks = tokens.group_blocks(1 if listed_keys else 19)
         constants |= blocks if kernel == "forward" else {"BLOCK_G": blocks["BLOCK_G"]}
     if kernel == "forward" and small_groups:
         types |= {"order_ptr": "*i64"}
         constants |= {"offset_ptr": None}
         del types["offset_ptr"]
-    # The slots of the memory are keys and values at once.
+    # The slots of the memory are both keys and values.
     for name in (
-        ("value_ptr", "out_ptr") if statistics else ("grad_value_ptr",) * (kernel == "backward_key" and not listed)
+        ("value_ptr", "out_ptr") if statistics else ("grad_value_ptr",) * (kernel == "backward_key" and not listed_keys)
     ):
         constants[name] = None
         del types[name]
@@ -207,13 +220,14 @@ def attention_kernel(
     pairs = f"{sizes['BLOCK_M']}x{sizes['BLOCK_N']}"
     columns = f"{sizes['BLOCK_C']}" if sizes["WHOLE"] else f"{sizes['BLOCK_C']}, {sizes['BLOCK_P']}"
     size = f"{dtype if kind != 'tf32' else kind} {pairs} x {columns}{'' if aligned else ' odd'}, {warps} warps"
-    size += ", listed keys" if listed else ", blocks of keys"
+    size += ", listed keys" if listed_keys else ", blocks of keys"
     size += ", no values" if statistics else ""
     name = ATTENTION[kernel] + (" of memory_accumulate" if kernel == "accumulate" else "")
     return Kernel(name, size, types, constants, warps, stages, aligned, tensor_cores=True)
 
 
 def compile_for(kernel: Kernel, chip: int) -> Compiled:
+    """Compile a kernel for one architecture, such as 90 for sm_90."""
     function = FUNCTIONS[kernel.name.split()[0]]
     signature = kernel.types | dict.fromkeys(kernel.constants, "constexpr")
     attributes = {}
@@ -234,7 +248,7 @@ def compile_for(kernel: Kernel, chip: int) -> Compiled:
 
 
 def resources(cubin: bytes) -> tuple[int, int]:
-    """Registers of a thread, and bytes of it that did not fit into them."""
+    """Registers per thread, and spilled bytes per thread."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -246,7 +260,7 @@ def resources(cubin: bytes) -> tuple[int, int]:
 
 
 def loads_without_fill() -> list[str]:
-    """Loads with a mask that leave open what the masked places hold."""
+    """All masked `tl.load` calls without `other`, whose masked elements are undefined."""
     found = []
     functions = {name: x for module in MODULES for name, x in vars(module).items() if isinstance(x, triton.JITFunction)}
     for name, function in functions.items():
@@ -260,6 +274,7 @@ def loads_without_fill() -> list[str]:
 
 
 def compile_all(names: Sequence[str]) -> list[Compiled]:
+    """Compile the kernels whose name and size contain every name, for all architectures."""
     chosen = [x for x in kernels() if all(name in f"{x.name} {x.size}" for name in names)]
     jobs = [(kernel, chip) for kernel in chosen for chip in CHIPS]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
@@ -267,10 +282,12 @@ def compile_all(names: Sequence[str]) -> list[Compiled]:
 
 
 def table(compiled: list[Compiled]) -> str:
-    """A row for each kernel and size, and for each chip registers / spilled bytes / shared bytes."""
+    """The table in Markdown: a row per kernel and size, a column per architecture."""
     chips = list(CHIPS)
     lines = [
-        f"Triton {triton.__version__}: registers of a thread / bytes spilled / shared memory of a block in bytes.\n",
+        f"Triton {triton.__version__}: registers per thread / spilled bytes per thread / "
+        "bytes of shared memory per block.",
+        "",
         "| kernel | size | tensor cores |" + "".join(f" sm_{chip} |" for chip in chips),
         "|---|---|---|" + "---|" * len(chips),
     ]
@@ -284,11 +301,36 @@ def table(compiled: list[Compiled]) -> str:
     return "\n".join(lines) + "\n"
 
 
-if __name__ == "__main__":
-    names = [name for name in sys.argv[1:] if name != "--json"]
-    done = compile_all(names)
-    if "--json" in sys.argv[1:]:
+def update_docs(text: str) -> None:
+    """Replace what is between the two markers of docs/triton-kernels.md by `text`."""
+    page = PAGE.read_text()
+    if page.count(MARKERS[0]) != 1 or page.count(MARKERS[1]) != 1:
+        raise SystemExit(f"{PAGE} must contain the markers {MARKERS[0]} and {MARKERS[1]} once each")
+    before, rest = page.split(MARKERS[0])
+    after = rest.split(MARKERS[1])[1]
+    PAGE.write_text(f"{before}{MARKERS[0]}\n\n{text}\n{MARKERS[1]}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="compile only kernels with every NAME in name or size")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    output.add_argument("--update-docs", action="store_true", help="write the table into docs/triton-kernels.md")
+    options = parser.parse_args()
+    if options.update_docs and options.names:
+        parser.error("--update-docs writes the table of all kernels and takes no NAME")
+    done = compile_all(options.names)
+    if options.json:
         report = {"compiled": [asdict(x) for x in done], "shared_memory": CHIPS, "spill_limit": SPILL_LIMIT}
         print(json.dumps(report | {"loads_without_fill": loads_without_fill()}))
+    elif options.update_docs:
+        update_docs(table(done))
     else:
         print(table(done))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,9 @@
-"""Find the fastest tiles of the attention kernels on this GPU: `python tools/tune_triton.py`.
+"""Measure which tile sizes of the attention kernels are fastest on this GPU: `python tools/tune_triton.py`.
 
     python tools/tune_triton.py --list [--chip 90] [--only forward,half]
 
-Times every candidate that compiles without spills and fits shared memory, and writes the fastest ones for this chip
-into kernels/tuned.py. `--list` prints the candidates instead, which needs no GPU.
+Measures all candidates that fit the registers and the shared memory, and writes the fastest ones for this GPU into
+kernels/tuned.py. With `--list` it only prints the candidates, which needs no GPU.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from showface.kernels import masked_correlation, memory, tiles, tuned
 
 DTYPES = {"fp32": "fp32", "tf32": "fp32", "half": "fp16"}
 TORCH_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "half": torch.float16}
-WIDTHS = {tiles.ODD: 100, **{width: width for width in (16, 32, 64, 128, 256, 512)}}  # one for each class of them
+WIDTHS = {tiles.ODD: 100, **{width: width for width in (16, 32, 64, 128, 256, 512)}}  # one width per width class
 Key = tuple[str, str, int]
 
 
 def candidates(key: Key) -> list[tiles.Tile]:
-    """Tiles to try, the one in use first."""
+    """Tiles to measure. The first one is the tile in use."""
     kernel, kind, width = key
     used = tiles.look_up(kernel, kind, width)
     columns = [(64, 64)] if 0 < width <= 64 else [(used.piece, used.part), (32, 64), (64, 128), (64, 256), (128, 128)]
@@ -41,14 +41,14 @@ def candidates(key: Key) -> list[tiles.Tile]:
 
 
 def passes(key: Key, chip: int, tile: tiles.Tile) -> bool:
-    """The compiler finds registers and shared memory for it."""
+    """Whether the tile compiles, fits the registers and the shared memory, and uses tensor cores."""
     kernel, kind, width = key
     one = triton_compile.attention_kernel(
-        kernel, DTYPES[kind], kind, tile, WIDTHS[width], listed=kernel != "accumulate"
+        kernel, DTYPES[kind], kind, tile, WIDTHS[width], listed_keys=kernel != "accumulate"
     )
     try:
         built = triton_compile.compile_for(one, 80 if chip < 90 else 90 if chip < 100 else 100)
-    except RuntimeError as error:  # of the compiler, which has not been asked for such a tile before
+    except RuntimeError as error:  # Triton cannot compile every candidate
         print(key, *tile, error, flush=True)
         return False
     fits = built.shared <= triton_compile.CHIPS[built.chip] and built.spilled <= triton_compile.SPILL_LIMIT
@@ -56,7 +56,7 @@ def passes(key: Key, chip: int, tile: tiles.Tile) -> bool:
 
 
 def problem(key: Key) -> Callable[[], object]:
-    """What is timed: the operator whose kernel it is, in a size that fills a GPU."""
+    """The call to measure: the operator that launches the kernel, with inputs large enough to fill a GPU."""
     kernel, kind, width = key
     options = {"dtype": TORCH_DTYPES[kind], "device": "cuda"}
     torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")
@@ -68,12 +68,12 @@ def problem(key: Key) -> Callable[[], object]:
     rest = torch.rand(4, 4096, device="cuda") < 0.3, None, 16.0, False
     if kernel == "forward":
         return partial(masked_correlation.masked_correlation, *tensors[:3], *rest)
-    out, log_sum = masked_correlation.masked_correlation(*tensors[:3], *rest)
-    return partial(masked_correlation.masked_correlation_backward, *tensors, rest[0], out, log_sum, *rest[1:])
+    out, lse = masked_correlation.masked_correlation(*tensors[:3], *rest)
+    return partial(masked_correlation.masked_correlation_backward, *tensors, rest[0], out, lse, *rest[1:])
 
 
 def measure(key: Key, choices: list[tiles.Tile], chip: int) -> tiles.Tile:
-    """The fastest one. One that is less than 2% better than that in use is not worth a line of the table."""
+    """The fastest tile, or the tile in use (the first) unless another one is at least 2% faster."""
     run, durations = problem(key), {}
     for tile in choices:
         tuned.TUNED.setdefault(chip, {})[key] = tuple(tile)
@@ -86,13 +86,14 @@ def measure(key: Key, choices: list[tiles.Tile], chip: int) -> tiles.Tile:
 
 
 def keys(only: str) -> Iterator[Key]:
+    """The entries of the table of tiles that contain all words of `only`, separated by commas."""
     for key in product(tiles.KERNELS, tiles.KINDS, WIDTHS):
         if all(not word or word in map(str, key) for word in only.split(",")):
             yield key
 
 
 def save(found: dict[Key, tiles.Tile], chip: int) -> None:
-    """Write the table anew: what it held for other chips, and for this one where nothing new was found."""
+    """Rewrite kernels/tuned.py. Entries of other chips, and entries that were not measured, are kept."""
     defaults = {key: tile for key, tile in found.items() if tile == tiles.look_up(*key)}
     kept = tuned.TUNED.get(chip, {}) | {key: tuple(tile) for key, tile in found.items()}
     tuned.TUNED[chip] = {key: tile for key, tile in kept.items() if key not in defaults}
@@ -103,13 +104,17 @@ def save(found: dict[Key, tiles.Tile], chip: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--list", action="store_true", help="print the candidates, and run none")
-    parser.add_argument("--chip", type=int, help="compute capability, as 90 for 9.0; by default that of the GPU")
-    parser.add_argument("--only", default="", help="words that the entries of the table must have: kernel, kind, width")
+    parser.add_argument("--list", action="store_true", help="print the candidates and measure nothing")
+    parser.add_argument("--chip", type=int, help="compute capability, such as 90 for 9.0; default: that of the GPU")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="words that an entry must contain, such as forward,half",
+    )
     options = parser.parse_args()
     chip = options.chip or tiles.chip_of(torch.device("cuda"))
     results = {}
-    # New processes: those that were forked would share what a GPU's driver has set up.
+    # Spawn: forked processes would inherit the state of the CUDA driver.
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         for key in keys(options.only):
             every = candidates(key)

@@ -1,4 +1,4 @@
-// What the CPU and the CUDA kernels of masked_correlation share: the shapes and their checks.
+// Shapes and argument checks of masked_correlation, used by the CPU and the CUDA kernels.
 #pragma once
 
 #include "tensors.h"
@@ -19,7 +19,8 @@ inline CorrelationShape check_correlation(const Tensor& query, const Tensor& key
   STD_TORCH_CHECK(query.dim() == 3 && key.dim() == 3 && value.dim() == 3 && hole.dim() == 2, op,
                   ": query, key and value must be (B, N, C), hole (B, N)");
   const CorrelationShape shape{query.size(0), query.size(1), query.size(2), value.size(2)};
-  STD_TORCH_CHECK(key.size(2) == shape.channels, op, ": query has ", shape.channels, " channels, key has ", key.size(2));
+  STD_TORCH_CHECK(key.size(2) == shape.channels, op, ": query has ", shape.channels, " channels, key has ",
+                  key.size(2));
   for (const Tensor* tensor : {&key, &value, &hole}) {
     STD_TORCH_CHECK(tensor->size(0) == shape.batch && tensor->size(1) == shape.tokens, op,
                     ": key, value and hole must have the batch and tokens of query");

@@ -1,4 +1,4 @@
-// What the CPU and the CUDA kernels of memory addressing share: the shapes, and the checks that keep them inside memory.
+// Shapes and argument checks of memory addressing, used by the CPU and the CUDA kernels.
 #pragma once
 
 #include "tensors.h"
@@ -10,7 +10,7 @@ struct MemoryShape {
   int64_t regions;   // K
   int64_t slots;     // S
   int64_t channels;  // C
-  int64_t values;    // V, C where the slots are their own values
+  int64_t values;    // V; equal to C if the slots are the values
 };
 
 // latent (T, C), memory (K, S, C), value (K, S, V), region (T,), temperature (); all on one device.
@@ -18,8 +18,8 @@ inline MemoryShape check_memory(const char* op, const Tensor& latent, const Tens
                                 const std::optional<Tensor>& value, const Tensor& region,
                                 const std::optional<Tensor>& temperature) {
   STD_TORCH_CHECK(latent.dim() == 2 && memory.dim() == 3, op, ": latent must be (T, C), memory (K, S, C)");
-  STD_TORCH_CHECK(region.dim() == 1 && region.size(0) == latent.size(0), op, ": region must be (T,) with T = ",
-                  latent.size(0));
+  STD_TORCH_CHECK(region.dim() == 1 && region.size(0) == latent.size(0), op,
+                  ": region must be (T,) with T = ", latent.size(0));
   STD_TORCH_CHECK(memory.size(2) == latent.size(1), op, ": latent has ", latent.size(1), " channels, memory has ",
                   memory.size(2));
   STD_TORCH_CHECK(memory.size(0) > 0 && memory.size(1) > 0, op, ": memory has no slots");
@@ -30,7 +30,7 @@ inline MemoryShape check_memory(const char* op, const Tensor& latent, const Tens
   if (value.has_value()) {
     STD_TORCH_CHECK(value->dim() == 3 && value->size(0) == memory.size(0) && value->size(1) == memory.size(1) &&
                         value->scalar_type() == memory.scalar_type() && value->device() == memory.device(),
-                    op, ": value must be (K, S, V) and go with memory");
+                    op, ": value must be (K, S, V), with the dtype and device of memory");
   }
   check_temperature(op, temperature, latent);
   return {latent.size(0), memory.size(0), memory.size(1), memory.size(2),
@@ -43,11 +43,11 @@ inline void check_memory_blend(const Tensor& memory, const Tensor& rho, const Te
                   "memory_blend: memory and total must be (K, S, C), rho (K, S)");
   for (int64_t dim = 0; dim < 3; ++dim) {
     STD_TORCH_CHECK(total.size(dim) == memory.size(dim) && (dim == 2 || rho.size(dim) == memory.size(dim)),
-                    "memory_blend: rho and total must go with memory");
+                    "memory_blend: the shapes of rho and total must match memory");
   }
-  STD_TORCH_CHECK(rho.scalar_type() == total.scalar_type() && rho.device() == memory.device() &&
-                      total.device() == memory.device(),
-                  "memory_blend: rho and total must have one dtype, and all be on one device");
+  STD_TORCH_CHECK(
+      rho.scalar_type() == total.scalar_type() && rho.device() == memory.device() && total.device() == memory.device(),
+      "memory_blend: rho and total must have the same dtype, and all tensors must be on one device");
 }
 
 }  // namespace showface

@@ -1,4 +1,4 @@
-// What the CPU and the CUDA kernels of all operators share about tensors.
+// Helpers for tensors, used by the CPU and the CUDA kernels of all operators.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -15,7 +15,7 @@ namespace showface {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Vectors shorter than this are scaled as if they had this length.
+// Norms are clamped to this value from below.
 constexpr double kMinNorm = 1e-6;
 
 C10_HOST_DEVICE constexpr int64_t round_up(int64_t n, int64_t multiple) {
@@ -31,14 +31,15 @@ inline void check_temperature(const char* op, const std::optional<Tensor>& tempe
   if (!temperature.has_value()) return;
   STD_TORCH_CHECK(temperature->dim() == 0 && is_floating(temperature->scalar_type()), op,
                   ": temperature must be a 0-d floating-point tensor");
-  STD_TORCH_CHECK(temperature->device() == like.device(), op, ": temperature must be on the device of the others");
+  STD_TORCH_CHECK(temperature->device() == like.device(), op,
+                  ": temperature must be on the same device as the other tensors");
 }
 
 inline Tensor as_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
-// The number at `data`, whatever floating-point type it is stored in; 1 where there is none.
+// The number at `data`, stored in a floating-point type `type`; 1 if `data` is null.
 template <typename T>
 C10_HOST_DEVICE inline T load_scalar(const void* data, ScalarType type) {
   if (data == nullptr) return T(1);

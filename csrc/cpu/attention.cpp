@@ -1,7 +1,7 @@
-// Attention by cosine on the CPU.
+// Cosine attention on the CPU.
 //
-// A group's queries are cut into tiles, its keys into chunks; the weights of a tile with a chunk are all that is ever
-// stored. In the forward a task is a tile, in the backward a share of the chunks.
+// The queries of a group are divided into tiles, its keys into chunks. Only the weights of one tile and one chunk are
+// stored at a time. A task of the forward is one tile of queries, a task of the backward a range of chunks of keys.
 #include "attention.h"
 
 #include <cmath>
@@ -15,18 +15,18 @@ namespace showface {
 namespace {
 
 constexpr double kLog2E = 1.44269504088896340736;
-constexpr int64_t kTileRows = 64;  // queries of a tile
-constexpr int64_t kChunk = 256;    // keys of a chunk
+constexpr int64_t kTileRows = 64;  // Queries per tile.
+constexpr int64_t kChunk = 256;    // Keys per chunk.
 
-// A tile laid out for the backward.
+// A tile of queries, packed for the backward.
 template <typename T>
 struct Tile {
-  T *query_columns, *query_rows;  // temperature * unit query, in panels: by columns and by rows
-  T *grad_columns, *grad_rows;    // the same of the gradient of the answers
-  T *shift, *delta;               // (rows): log_sum, and <grad, out>
+  T *query_columns, *query_rows;  // temperature * unit query, in panels: transposed, and by rows
+  T *grad_columns, *grad_rows;    // the gradient of the outputs, in the same two layouts
+  T *lse, *delta;                 // (rows): lse, and <grad, out>
 };
 
-// The kernels, once for each instruction set.
+// The kernels, compiled once per instruction set.
 #define SHOWFACE_VECTOR_BYTES 16
 namespace baseline {
 #include "tiles.h"
@@ -56,7 +56,7 @@ namespace avx512 {
 #pragma GCC pop_options
 #endif
 
-// The kernels of the best instruction set here.
+// The kernels for the best instruction set of this processor.
 template <typename T>
 struct Kernels {
   int64_t lanes;
@@ -67,8 +67,8 @@ struct Kernels {
   void (*query_gradients)(const Group<T>&, int64_t, const std::vector<const T*>&, int64_t, T*, double*);
   void (*accumulate_group)(const Group<T>&, T*);
 
-#define SHOWFACE_KERNELS(set)                                                                              \
-  {set::Simd<T>::kLanes,       set::inverse_norms<T>,   set::forward_tile<T>,    set::prepare_tile<T>, \
+#define SHOWFACE_KERNELS(set)                                                                      \
+  {set::Simd<T>::kLanes,   set::inverse_norms<T>,   set::forward_tile<T>,    set::prepare_tile<T>, \
    set::backward_chunk<T>, set::query_gradients<T>, set::accumulate_group<T>}
   static Kernels best() {
 #if SHOWFACE_X86
@@ -89,7 +89,7 @@ struct TileIndex {
   int64_t group, tile;
 };
 
-// The tiles of all groups, one after another.
+// The tiles of all groups, in order.
 template <typename T>
 std::vector<TileIndex> all_tiles(const std::vector<Group<T>>& groups) {
   std::vector<TileIndex> tiles;
@@ -109,8 +109,8 @@ void attend(const std::vector<Group<T>>& groups) {
   const auto tiles = all_tiles(groups);
   const int64_t wide = groups[0].values + kernels.lanes;
   const int64_t scratch = kTileRows * (2 * groups[0].channels + kChunk + wide + 2) + kChunk * wide + 64;
-  // The lengths of keys: of a group with several tiles they are taken once before, else by the one task that needs them,
-  // so that the keys come from memory once.
+  // Norms of the keys. A group with several tiles needs them in several tasks, so they are computed in advance. A group
+  // with one tile computes them in its only task, so that its keys are read from memory once.
   std::vector<int64_t> first_key(groups.size() + 1, 0);
   for (size_t g = 0; g < groups.size(); ++g) first_key[g + 1] = first_key[g] + groups[g].keys;
   const Buffer<T> norms(first_key.back());
@@ -153,44 +153,45 @@ double attend_backward(const std::vector<Group<T>>& groups) {
     tile.query_rows = take(key_columns);
     tile.grad_columns = take(values);
     tile.grad_rows = take(value_columns);
-    tile.shift = take(1);
+    tile.lse = take(1);
     tile.delta = take(1);
     kernels.prepare_tile(groups[index[i].group], index[i].tile, tile, scratch);
   });
 
-  // Chunks of a group's keys that one task takes, and the gradient of the queries that it gives. There are as many shares
-  // as threads, so that the queries' gradients are summed in few places. The split depends on nothing but the shapes and
-  // the number of threads, so a run gives the same bits as the one before.
-  struct Share {
+  // One task: a range of chunks of one group's keys, and the partial gradient of the group's queries that it computes.
+  // There are about as many tasks as threads, so that few partial gradients have to be added. The partition depends
+  // only on the shapes and the number of threads, so repeated runs give the same bits.
+  struct Partial {
     int64_t group, first_chunk, last_chunk;
     T* grad_query;  // (tiles * kTileRows, key_columns)
   };
-  std::vector<Share> shares;
+  std::vector<Partial> partials;
   int64_t rows = 0;
   const auto group_count = static_cast<int64_t>(groups.size());
   const int64_t wanted = (torch::stable::get_num_threads() + group_count - 1) / group_count;
   for (int64_t g = 0; g < group_count; ++g) {
     const int64_t chunks = (groups[g].keys + kChunk - 1) / kChunk, count = std::min(chunks, wanted);
     for (int64_t i = 0; i < count; ++i) {
-      shares.push_back({g, chunks * i / count, chunks * (i + 1) / count, nullptr});
+      partials.push_back({g, chunks * i / count, chunks * (i + 1) / count, nullptr});
       rows += (first_tile[g + 1] - first_tile[g]) * kTileRows;
     }
   }
-  const Buffer<T> partial(rows * key_columns);
+  const Buffer<T> partial_grads(rows * key_columns);
   std::vector<std::vector<const T*>> of_group(groups.size());
-  T* place = partial.get();
-  for (Share& share : shares) {
-    share.grad_query = place;
-    of_group[share.group].push_back(place);
-    place += (first_tile[share.group + 1] - first_tile[share.group]) * kTileRows * key_columns;
+  T* place = partial_grads.get();
+  for (Partial& partial : partials) {
+    partial.grad_query = place;
+    of_group[partial.group].push_back(place);
+    place += (first_tile[partial.group + 1] - first_tile[partial.group]) * kTileRows * key_columns;
   }
   const int64_t scratch = kChunk * (2 * kTileRows + 2 * (channels + kernels.lanes) + values + kernels.lanes + 1) + 64;
-  run_tasks<T>(static_cast<int64_t>(shares.size()), scratch, [&](int64_t i, T* memory) {
-    const Share& share = shares[i];
-    const int64_t first = first_tile[share.group], count = first_tile[share.group + 1] - first;
-    std::fill(share.grad_query, share.grad_query + count * kTileRows * key_columns, T(0));
-    for (int64_t chunk = share.first_chunk; chunk < share.last_chunk; ++chunk) {
-      kernels.backward_chunk(groups[share.group], chunk * kChunk, tiles.data() + first, count, share.grad_query, memory);
+  run_tasks<T>(static_cast<int64_t>(partials.size()), scratch, [&](int64_t i, T* memory) {
+    const Partial& partial = partials[i];
+    const int64_t first = first_tile[partial.group], count = first_tile[partial.group + 1] - first;
+    std::fill(partial.grad_query, partial.grad_query + count * kTileRows * key_columns, T(0));
+    for (int64_t chunk = partial.first_chunk; chunk < partial.last_chunk; ++chunk) {
+      kernels.backward_chunk(groups[partial.group], chunk * kChunk, tiles.data() + first, count, partial.grad_query,
+                             memory);
     }
   });
 
@@ -214,9 +215,9 @@ void accumulate(const std::vector<Group<T>>& groups) {
                [&](int64_t i, T* memory) { kernels.accumulate_group(groups[i], memory); });
 }
 
-#define SHOWFACE_INSTANTIATE(T)                                                 \
-  template void attend<T>(const std::vector<Group<T>>&);                        \
-  template double attend_backward<T>(const std::vector<Group<T>>&);             \
+#define SHOWFACE_INSTANTIATE(T)                                     \
+  template void attend<T>(const std::vector<Group<T>>&);            \
+  template double attend_backward<T>(const std::vector<Group<T>>&); \
   template void accumulate<T>(const std::vector<Group<T>>&);
 SHOWFACE_INSTANTIATE(float)
 SHOWFACE_INSTANTIATE(double)

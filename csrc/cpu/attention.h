@@ -1,5 +1,5 @@
-// Attention by cosine on the CPU, float32 and float64: groups of queries, each with keys and values of its own. An image's
-// corrupted and known tokens are such a group, or a region's tokens and its block of memory.
+// Cosine attention on the CPU in float32 and float64. The queries of each group attend to the keys of the same group. A
+// group is an image (corrupted tokens and known tokens), or a region (its tokens and the slots of its memory block).
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -15,32 +15,32 @@
 
 namespace showface {
 
-constexpr int64_t kKeyFill = 8;  // pointers that key_rows and value_rows hold beyond the last key
+constexpr int64_t kKeyFill = 8;  // Padding of key_rows and value_rows, in pointers.
 
-// One group: who asks, who answers, and where the results go. Results that are not asked for stay null.
+// One group: its queries, keys and values, and pointers to the results. Results that are not wanted stay null.
 template <typename T>
 struct Group {
   int64_t queries, keys, channels, values;
   T temperature;
-  const T *query, *grad;                // rows of C and of V, found by query_index
+  const T *query, *grad;  // rows of C and of V elements, indexed by query_index
   const int64_t *query_index, *key_index;
-  const T* const *key_rows, *const *value_rows;  // (keys + kKeyFill): past the last key, any row that exists
-  T *out, *log_sum, *grad_query;        // by query_index
-  T *grad_key, *grad_value;             // by key_index; without grad_value, its part is added to grad_key
-  T *rho, *total;                       // (keys), (keys, C)
-  T* blended;                           // (keys, C): instead of total, the keys moved towards their mean query
-  double log_keep;                      // by the share 1 - exp(rho * log_keep)
+  const T *const *key_rows, *const *value_rows;  // (keys + kKeyFill): the padding points to any valid row
+  T *out, *lse, *grad_query;                     // indexed by query_index
+  T *grad_key, *grad_value;                      // indexed by key_index; if grad_value is null, it is added to grad_key
+  T *rho, *total;                                // (keys), (keys, C)
+  T* blended;                                    // (keys, C): the keys after the write, instead of total
+  double log_keep;                               // log of the fraction of a key that remains per unit of rho
 };
 
-// out and log_sum of every query: the answer, and the logarithm to base 2 of the sum under its softmax.
+// Computes out and lse of each query. lse is the log-sum-exp (base 2) of its scores.
 template <typename T>
 void attend(const std::vector<Group<T>>& groups);
 
-// From grad, out and log_sum to grad_query, grad_key and grad_value. Returns the gradient of the temperature.
+// Computes grad_query, grad_key and grad_value from grad, out and lse. Returns the gradient of the temperature.
 template <typename T>
 double attend_backward(const std::vector<Group<T>>& groups);
 
-// rho and total or blended: the weights that each key gets, and the sum of the queries by these weights.
+// Computes rho, the sum of the weights of each key, and either total, the weighted sum of the queries, or blended.
 template <typename T>
 void accumulate(const std::vector<Group<T>>& groups);
 
@@ -49,7 +49,7 @@ T* data(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
-// Uninitialised numbers, aligned to a cache line.
+// An uninitialised array, aligned to a cache line.
 template <typename T>
 class Buffer {
  public:
@@ -66,8 +66,8 @@ class Buffer {
   std::unique_ptr<T, Free> data_;
 };
 
-// to = from + gain * (total / rho - from) with gain = 1 - exp(rho * log_keep); `from` itself where there is no mass. `to` may
-// be `total`.
+// to = from + gain * (total / rho - from) with gain = 1 - exp(rho * log_keep), or `from` if rho is 0. `to` and `total`
+// may be the same array.
 template <typename T>
 inline void blend(const T* from, T rho, const T* total, double log_keep, int64_t width, T* to) {
   if (!(rho > 0)) {
@@ -79,8 +79,8 @@ inline void blend(const T* from, T rho, const T* total, double log_keep, int64_t
   for (int64_t i = 0; i < width; ++i) to[i] = from[i] + gain * (total[i] * inverse - from[i]);
 }
 
-// Memory of this thread for tasks to write to, kept for the next call: to get it from the system anew each time would cost
-// more than a small problem's arithmetic.
+// Scratch memory of this thread. It is kept between calls, since a new allocation would cost more than the arithmetic
+// of a small problem.
 template <typename T>
 T* scratch_of_thread(int64_t size) {
   thread_local int64_t held = 0;
@@ -93,7 +93,7 @@ T* scratch_of_thread(int64_t size) {
   return buffer->get();
 }
 
-// Run task(i, scratch) for i in 0 .. count - 1 on torch's threads, each as soon as one is free.
+// Run task(i, scratch) for i in 0 .. count - 1 on torch's threads. A thread takes the next task as soon as it is free.
 template <typename T, typename Task>
 void run_tasks(int64_t count, int64_t scratch_size, const Task& task) {
   std::atomic<int64_t> next{0};
@@ -106,7 +106,7 @@ void run_tasks(int64_t count, int64_t scratch_size, const Task& task) {
   });
 }
 
-// The type that the CPU kernels work in. Raises for others than float32 and float64.
+// The dtype of the tensor. Raises unless it is float32 or float64.
 inline ScalarType check_cpu_type(const char* op, const Tensor& tensor) {
   const ScalarType type = tensor.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, op, " on the CPU takes float32 and float64");

@@ -1,8 +1,8 @@
-// Attention by cosine for one tile of a group's queries, on the vectors of one instruction set. Like tiles.h this file is
-// included once for each set.
+// Cosine attention for one tile of a group's queries, with the vectors of one instruction set. Like tiles.h, this file
+// is included once per instruction set.
 //
-// Weights are kept transposed, keys by rows: so keys and values are read where they lie, row by row through their
-// pointers, and only the few queries of a tile are laid out anew.
+// Weights are stored transposed, one row per key. Keys and values are then read in place, row by row through their
+// pointers, and only the few queries of a tile are packed.
 
 template <typename T>
 T inverse_norm_of(const T* x, int64_t n) {
@@ -26,7 +26,7 @@ void inverse_norms(const T* const* rows, int64_t count, int64_t width, T* to) {
   for (int64_t j = 0; j < count; ++j) to[j] = inverse_norm_of(rows[j], width);
 }
 
-// rows of `to` (rows, C) = factor * unit(query); zeros for rows that only fill a tile up.
+// to (rows, C) = factor * unit(query). Padding rows are zeros.
 template <typename T>
 void unit_queries(const Group<T>& group, int64_t first, int64_t rows, T factor, T* to) {
   const int64_t channels = group.channels;
@@ -41,22 +41,22 @@ void unit_queries(const Group<T>& group, int64_t first, int64_t rows, T factor, 
   }
 }
 
-// The gradient of x from that of unit(x), added to what `to` holds or instead of it.
+// The gradient of x, from the gradient of unit(x). It is added to `to` if Add is true, else written to it.
 template <typename T, bool Add>
 void unit_gradient(const T* x, T inverse_norm, const T* grad, int64_t n, T* to) {
-  T along = 0;
+  T projection = 0;
   if (inverse_norm < T(1 / kMinNorm)) {
-#pragma omp simd reduction(+ : along)
-    for (int64_t i = 0; i < n; ++i) along += x[i] * grad[i];
-    along *= inverse_norm * inverse_norm;
+#pragma omp simd reduction(+ : projection)
+    for (int64_t i = 0; i < n; ++i) projection += x[i] * grad[i];
+    projection *= inverse_norm * inverse_norm;
   }
   for (int64_t i = 0; i < n; ++i) {
-    const T gradient = (grad[i] - x[i] * along) * inverse_norm;
+    const T gradient = (grad[i] - x[i] * projection) * inverse_norm;
     to[i] = Add ? to[i] + gradient : gradient;
   }
 }
 
-// Queries of a group, `kTileRows` at a time; the last tile is filled up with zeros to whole vectors.
+// Number of rows of a tile: kTileRows, or fewer in the last tile, padded to whole vectors.
 template <typename T>
 int64_t rows_of_tile(const Group<T>& group, int64_t tile) {
   constexpr int64_t lanes = std::max<int64_t>(Simd<T>::kLanes, kRows);
@@ -64,23 +64,24 @@ int64_t rows_of_tile(const Group<T>& group, int64_t tile) {
   return round_up(rows, lanes);
 }
 
-// correlation (keys, rows) = <key, column of `queries`>, keys first, first + 1, ...
+// correlation (count, rows): the dot products of `count` keys with the columns of `queries`.
 template <typename T>
 void correlate(const Panels<T>& queries, const T* const* keys, int64_t count, T* correlation) {
   queries.template times<false>([&](int64_t j) { return keys[j]; }, 1, count, correlation, queries.columns);
 }
 
-// correlation = 2 ** (correlation * inverse_norm[key] - shift[row]); rows of keys past `count` become 0.
+// correlation = 2 ** (correlation * inverse_norm[key] - row_max[row]), and 0 for keys past `count`. `sum`, unless null,
+// gets the sums over the keys added.
 template <typename T>
-void exponentiate(T* correlation, const T* inverse_norm, const T* shift, int64_t count, int64_t padded, int64_t rows,
+void exponentiate(T* correlation, const T* inverse_norm, const T* row_max, int64_t count, int64_t padded, int64_t rows,
                   T* sum) {
   using S = Simd<T>;
   for (int64_t r = 0; r < rows; r += S::kLanes) {
-    const auto shifts = S::load(shift + r);
+    const auto maxima = S::load(row_max + r);
     typename S::Vector total{};
     T* at = correlation + r;
     for (int64_t j = 0; j < count; ++j, at += rows) {
-      const auto power = S::exp2(S::load(at) * inverse_norm[j] - shifts);
+      const auto power = S::exp2(S::load(at) * inverse_norm[j] - maxima);
       S::store(at, power);
       total += power;
     }
@@ -89,78 +90,79 @@ void exponentiate(T* correlation, const T* inverse_norm, const T* shift, int64_t
   }
 }
 
-// What to subtract from each row of logits before exponentials. A correlation is at most the temperature: that is enough,
-// unless it is so high that a row of small correlations would vanish. Then the largest one is looked for first.
+// An upper bound of each row's scores, which is subtracted before the exponentials. Scores are at most the temperature,
+// so the temperature is the bound. At a high temperature all exponentials of a row could underflow, so then the bound
+// is the maximum of the row.
 template <typename T>
-void find_shift(const Group<T>& group, const Panels<T>& queries, const T* inverse_norm, T* shift, T* correlation) {
+void find_row_max(const Group<T>& group, const Panels<T>& queries, const T* inverse_norm, T* row_max, T* correlation) {
   const int64_t rows = queries.columns;
-  std::fill(shift, shift + rows, group.temperature * T(kLog2E));
+  std::fill(row_max, row_max + rows, group.temperature * T(kLog2E));
   if (group.temperature <= (sizeof(T) == 4 ? 40 : 300)) return;
-  std::fill(shift, shift + rows, -std::numeric_limits<T>::infinity());
+  std::fill(row_max, row_max + rows, -std::numeric_limits<T>::infinity());
   for (int64_t chunk = 0; chunk < group.keys; chunk += kChunk) {
     const int64_t count = std::min(kChunk, group.keys - chunk), padded = round_up(count, kRows);
     correlate(queries, group.key_rows + chunk, padded, correlation);
     for (int64_t j = 0; j < count; ++j) {
       for (int64_t r = 0; r < rows; ++r) {
-        shift[r] = std::max(shift[r], correlation[j * rows + r] * inverse_norm[chunk + j]);
+        row_max[r] = std::max(row_max[r], correlation[j * rows + r] * inverse_norm[chunk + j]);
       }
     }
   }
 }
 
-// The answers to the queries of one tile, and the logarithm (to base 2) of the sum under their softmax.
+// out and lse (log-sum-exp, base 2) of the queries of one tile.
 template <typename T>
 void forward_tile(const Group<T>& group, int64_t tile, const T* inverse_norm, T* scratch) {
   using S = Simd<T>;
   const int64_t rows = rows_of_tile(group, tile), first = tile * kTileRows;
   const int64_t real = std::min(rows, group.queries - first), width = group.values;
   const int64_t value_columns = round_up(width, S::kLanes);
-  T* query = scratch;                                   // (rows, channels)
-  T* panels = query + kTileRows * group.channels;      // the same, transposed, in panels
+  T* query = scratch;                                    // (rows, channels)
+  T* panels = query + kTileRows * group.channels;        // the same, transposed, in panels
   T* correlation = panels + kTileRows * group.channels;  // (keys of a chunk, rows)
-  T* value_panels = correlation + kChunk * kTileRows;   // (keys of a chunk, value_columns)
-  T* mixed = value_panels + kChunk * (width + S::kLanes);  // (rows, value_columns)
-  T* shift = mixed + kTileRows * (width + S::kLanes);
-  T* sum = shift + kTileRows;
+  T* value_panels = correlation + kChunk * kTileRows;    // (keys of a chunk, value_columns)
+  T* acc = value_panels + kChunk * (width + S::kLanes);  // (rows, value_columns)
+  T* row_max = acc + kTileRows * (width + S::kLanes);
+  T* row_sum = row_max + kTileRows;
 
   unit_queries(group, first, rows, group.temperature * T(kLog2E), query);
   pack_columns([&](int64_t r) { return query + r * group.channels; }, group.channels, rows, panels);
   const Panels<T> queries{panels, group.channels, rows};
-  std::fill(sum, sum + rows, T(0));
-  std::fill(mixed, mixed + rows * value_columns, T(0));
-  find_shift(group, queries, inverse_norm, shift, correlation);
+  std::fill(row_sum, row_sum + rows, T(0));
+  std::fill(acc, acc + rows * value_columns, T(0));
+  find_row_max(group, queries, inverse_norm, row_max, correlation);
   for (int64_t chunk = 0; chunk < group.keys; chunk += kChunk) {
     const int64_t count = std::min(kChunk, group.keys - chunk), padded = round_up(count, kRows);
     correlate(queries, group.key_rows + chunk, padded, correlation);
-    exponentiate(correlation, inverse_norm + chunk, shift, count, padded, rows, sum);
+    exponentiate(correlation, inverse_norm + chunk, row_max, count, padded, rows, row_sum);
     const T* const* value = group.value_rows + chunk;
     const auto weight = [&](int64_t r) { return correlation + r; };
     if (rows <= 2 * kRows && width == value_columns) {
-      // Too few rows for a layout that is quicker to multiply to be worth its making.
-      const auto lying = [&](int64_t column, int64_t) { return [=](int64_t k) { return value[k] + column; }; };
-      product<T, true>(weight, rows, rows, lying, count, width, mixed, value_columns);
+      // With this few rows, packing the values costs more than it saves.
+      const auto in_place = [&](int64_t column, int64_t) { return [=](int64_t k) { return value[k] + column; }; };
+      product<T, true>(weight, rows, rows, in_place, count, width, acc, value_columns);
     } else {
       pack_rows([&](int64_t j) { return value[j]; }, count, width, value_columns, value_panels);
       const Panels<T> values{value_panels, count, value_columns};
-      values.template times<true>(weight, rows, rows, mixed, value_columns);
+      values.template times<true>(weight, rows, rows, acc, value_columns);
     }
   }
   for (int64_t r = 0; r < real; ++r) {
     T* out = group.out + group.query_index[first + r] * width;
-    const T scale = T(1) / sum[r];
-    for (int64_t c = 0; c < width; ++c) out[c] = mixed[r * value_columns + c] * scale;
-    group.log_sum[group.query_index[first + r]] = shift[r] + std::log2(sum[r]);
+    const T scale = T(1) / row_sum[r];
+    for (int64_t c = 0; c < width; ++c) out[c] = acc[r * value_columns + c] * scale;
+    group.lse[group.query_index[first + r]] = row_max[r] + std::log2(row_sum[r]);
   }
 }
 
-// What the backward needs of a tile, laid out once for all chunks of keys.
+// Pack what the backward needs of a tile of queries, once for all chunks of keys.
 template <typename T>
 void prepare_tile(const Group<T>& group, int64_t tile, const Tile<T>& to, T* scratch) {
   using S = Simd<T>;
   const int64_t rows = rows_of_tile(group, tile), first = tile * kTileRows;
   const int64_t real = std::min(rows, group.queries - first), channels = group.channels, width = group.values;
-  T* query = scratch;                            // (rows, channels)
-  T* grad = query + kTileRows * channels;        // (rows, values)
+  T* query = scratch;                      // (rows, channels)
+  T* grad = query + kTileRows * channels;  // (rows, values)
   unit_queries(group, first, rows, group.temperature, query);
   std::fill(grad, grad + rows * width, T(0));
   for (int64_t r = 0; r < rows; ++r) {
@@ -171,8 +173,8 @@ void prepare_tile(const Group<T>& group, int64_t tile, const Tile<T>& to, T* scr
       for (int64_t c = 0; c < width; ++c) delta += grad[r * width + c] * group.out[at * width + c];
     }
     to.delta[r] = delta;
-    // No correlation of a row that only fills up may count: its exponentials become 0.
-    to.shift[r] = r < real ? group.log_sum[group.query_index[first + r]] : std::numeric_limits<T>::max();
+    // A huge lse makes the weights of padding rows 0.
+    to.lse[r] = r < real ? group.lse[group.query_index[first + r]] : std::numeric_limits<T>::max();
   }
   const auto query_row = [&](int64_t r) { return query + r * channels; };
   const auto grad_row = [&](int64_t r) { return grad + r * width; };
@@ -182,16 +184,17 @@ void prepare_tile(const Group<T>& group, int64_t tile, const Tile<T>& to, T* scr
   pack_rows(grad_row, rows, width, round_up(width, S::kLanes), to.grad_rows);
 }
 
-// The gradients of one chunk of keys and values, and its share in those of the queries (grad_query, which adds up).
+// The gradients of one chunk of keys and values. Adds the chunk's contribution to the queries' gradients to grad_query.
 template <typename T>
 void backward_chunk(const Group<T>& group, int64_t chunk, const Tile<T>* tiles, int64_t tile_count, T* grad_query,
                     T* scratch) {
   using S = Simd<T>;
   const int64_t count = std::min(kChunk, group.keys - chunk), keys = round_up(count, kRows);
-  const int64_t channels = group.channels, key_columns = round_up(channels, S::kLanes), value_columns = round_up(group.values, S::kLanes);
-  T* correlation = scratch;                          // (keys, rows)
-  T* gradient = correlation + kChunk * kTileRows;    // of it
-  T* key_panels = gradient + kChunk * kTileRows;     // (count, key_columns)
+  const int64_t channels = group.channels, key_columns = round_up(channels, S::kLanes),
+                value_columns = round_up(group.values, S::kLanes);
+  T* correlation = scratch;                        // (keys, rows)
+  T* gradient = correlation + kChunk * kTileRows;  // of it
+  T* key_panels = gradient + kChunk * kTileRows;   // (count, key_columns)
   T* grad_key = key_panels + kChunk * (channels + S::kLanes);
   T* grad_value = grad_key + kChunk * (channels + S::kLanes);
   T* inverse_norm = grad_value + kChunk * (group.values + S::kLanes);
@@ -204,7 +207,8 @@ void backward_chunk(const Group<T>& group, int64_t chunk, const Tile<T>* tiles, 
   for (int64_t t = 0; t < tile_count; ++t) {
     const Tile<T>& tile = tiles[t];
     const int64_t rows = rows_of_tile(group, t);
-    const Panels<T> query_columns{tile.query_columns, channels, rows}, grad_columns{tile.grad_columns, group.values, rows};
+    const Panels<T> query_columns{tile.query_columns, channels, rows},
+        grad_columns{tile.grad_columns, group.values, rows};
     correlate(query_columns, key, keys, correlation);
     correlate(grad_columns, group.value_rows + chunk, keys, gradient);
     for (int64_t j = 0; j < keys; ++j) {
@@ -215,13 +219,14 @@ void backward_chunk(const Group<T>& group, int64_t chunk, const Tile<T>* tiles, 
           S::store(grad, typename S::Vector{});
           continue;
         }
-        const auto power = S::exp2(S::load(at) * (inverse_norm[j] * T(kLog2E)) - S::load(tile.shift + r));
+        const auto power = S::exp2(S::load(at) * (inverse_norm[j] * T(kLog2E)) - S::load(tile.lse + r));
         S::store(at, power);
         S::store(grad, power * (S::load(grad) - S::load(tile.delta + r)));
       }
     }
     const Panels<T> grad_rows{tile.grad_rows, rows, value_columns}, query_rows{tile.query_rows, rows, key_columns};
-    grad_rows.template times<true>([&](int64_t j) { return correlation + j * rows; }, 1, keys, grad_value, value_columns);
+    grad_rows.template times<true>([&](int64_t j) { return correlation + j * rows; }, 1, keys, grad_value,
+                                   value_columns);
     query_rows.template times<true>([&](int64_t j) { return gradient + j * rows; }, 1, keys, grad_key, key_columns);
     for (int64_t j = 0; j < count; ++j) {
       for (int64_t r = 0; r < rows; ++r) gradient[j * rows + r] *= inverse_norm[j];
@@ -243,44 +248,44 @@ void backward_chunk(const Group<T>& group, int64_t chunk, const Tile<T>* tiles, 
   }
 }
 
-// The gradients of a tile's queries: the shares together (rows `columns` apart), through the unit vectors. `temperature` gets
-// the tile's part of the gradient of the temperature.
+// The gradients of the queries of one tile: sums the partial gradients of the unit queries (row stride `columns`) and
+// applies the gradient of the normalisation. *temperature gets the tile's part of the gradient of the temperature.
 template <typename T>
-void query_gradients(const Group<T>& group, int64_t tile, const std::vector<const T*>& shares, int64_t columns, T* sum,
-                     double* temperature) {
+void query_gradients(const Group<T>& group, int64_t tile, const std::vector<const T*>& partials, int64_t columns,
+                     T* sum, double* temperature) {
   const int64_t channels = group.channels;
   double total = 0;
   for (int64_t r = tile * kTileRows; r < std::min(group.queries, (tile + 1) * kTileRows); ++r) {
     std::fill(sum, sum + channels, T(0));
-    for (const T* share : shares) {
-      for (int64_t c = 0; c < channels; ++c) sum[c] += share[r * columns + c];
+    for (const T* partial : partials) {
+      for (int64_t c = 0; c < channels; ++c) sum[c] += partial[r * columns + c];
     }
     const int64_t at = group.query_index[r] * channels;
     const T* x = group.query + at;
     const T inverse_norm = inverse_norm_of(x, channels);
-    T along = 0;
-#pragma omp simd reduction(+ : along)
-    for (int64_t c = 0; c < channels; ++c) along += x[c] * sum[c];
+    T projection = 0;
+#pragma omp simd reduction(+ : projection)
+    for (int64_t c = 0; c < channels; ++c) projection += x[c] * sum[c];
     for (int64_t c = 0; c < channels; ++c) sum[c] *= group.temperature;
-    total += along * inverse_norm;
+    total += projection * inverse_norm;
     unit_gradient<T, false>(x, inverse_norm, sum, channels, group.grad_query + at);
   }
   *temperature = total;
 }
 
-// rho[j] = sum of the weights that a group's queries give to key j; total[j] = the sum of the queries by these weights, or
-// blended[j] = the key moved towards their mean.
+// rho[j] = the sum of the weights of key j over the group's queries. total[j] = the weighted sum of the queries, or
+// blended[j] = the key, moved towards their weighted mean.
 template <typename T>
 void accumulate_group(const Group<T>& group, T* scratch) {
   using S = Simd<T>;
   const int64_t channels = group.channels, keys = round_up(group.keys, kRows);
-  const int64_t columns = round_up(channels + 1, S::kLanes);  // of the queries, and a one for the weights alone
-  T* weights = scratch;                             // (keys, rows)
-  T* rows_of_queries = weights + keys * kTileRows;  // (rows, columns)
+  const int64_t columns = round_up(channels + 1, S::kLanes);  // the queries, and a column of ones that sums the weights
+  T* weights = scratch;                                       // (keys, rows)
+  T* rows_of_queries = weights + keys * kTileRows;            // (rows, columns)
   T* panels = rows_of_queries + kTileRows * columns;
-  T* shift = panels + kTileRows * columns;
-  T* sum = shift + kTileRows;
-  T* total = sum + kTileRows;                       // (keys, columns)
+  T* row_max = panels + kTileRows * columns;
+  T* sum = row_max + kTileRows;
+  T* total = sum + kTileRows;  // (keys, columns)
   T* inverse_norm = total + keys * columns;
   if (group.queries == 0) {
     std::fill(total, total + keys * columns, T(0));
@@ -292,10 +297,10 @@ void accumulate_group(const Group<T>& group, T* scratch) {
     unit_queries(group, first, rows, group.temperature * T(kLog2E), rows_of_queries);
     pack_columns([&](int64_t r) { return rows_of_queries + r * channels; }, channels, rows, panels);
     const Panels<T> queries{panels, channels, rows};
-    find_shift(group, queries, inverse_norm, shift, weights);
+    find_row_max(group, queries, inverse_norm, row_max, weights);
     std::fill(sum, sum + rows, T(0));
     correlate(queries, group.key_rows, keys, weights);
-    exponentiate(weights, inverse_norm, shift, group.keys, keys, rows, sum);
+    exponentiate(weights, inverse_norm, row_max, group.keys, keys, rows, sum);
     for (int64_t r = 0; r < rows; ++r) {
       T* row = rows_of_queries + r * columns;
       std::fill(row, row + columns, T(0));

@@ -1,5 +1,5 @@
-// Instruction sets beyond the baseline that the CPU kernels are compiled for. The choice is made when a kernel runs,
-// so that one build serves every processor of its architecture.
+// The instruction sets that the CPU kernels are compiled for. The choice between them is made at run time, so one build
+// serves every processor of its architecture.
 #pragma once
 
 #include <cstdlib>
@@ -15,8 +15,9 @@ namespace showface {
 
 enum class InstructionSet { baseline, avx2, avx512 };
 
-// The best one of this processor, or a lower one that SHOWFACE_INSTRUCTION_SET names (baseline, avx2), read at the first
-// call: so that the kernels of older processors can be tested on newer ones.
+// The best instruction set of this processor, or a lower one if the environment variable SHOWFACE_INSTRUCTION_SET is
+// "baseline" or "avx2". Tests use the variable to run the kernels for older processors. It is read once, at the first
+// call.
 inline InstructionSet best_instruction_set() {
 #if SHOWFACE_X86
   static const InstructionSet best = [] {
@@ -27,7 +28,9 @@ inline InstructionSet best_instruction_set() {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-    return avx2 && avx512 && !at_most_avx2 ? InstructionSet::avx512 : avx2 ? InstructionSet::avx2 : InstructionSet::baseline;
+    return avx2 && avx512 && !at_most_avx2 ? InstructionSet::avx512
+           : avx2                          ? InstructionSet::avx2
+                                           : InstructionSet::baseline;
   }();
   return best;
 #else

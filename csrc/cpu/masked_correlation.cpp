@@ -1,4 +1,5 @@
-// masked_correlation on the CPU: an image's corrupted tokens are a group of queries, its known ones the keys.
+// masked_correlation on the CPU: one group per image. Its queries are the corrupted tokens, its keys the known ones or
+// all.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
@@ -9,7 +10,7 @@
 namespace showface {
 namespace {
 
-// The images of a batch with their lists of tokens.
+// The groups of a batch, one per image, and their lists of tokens.
 template <typename T>
 struct Images {
   std::vector<int64_t> index;
@@ -18,8 +19,7 @@ struct Images {
 
   Images(const CorrelationShape& shape, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& hole,
          T temperature, bool all_keys)
-      : index(2 * shape.batch * shape.tokens), rows(2 * shape.batch * (shape.tokens + kKeyFill)),
-        groups(shape.batch) {
+      : index(2 * shape.batch * shape.tokens), rows(2 * shape.batch * (shape.tokens + kKeyFill)), groups(shape.batch) {
     const auto* holes = static_cast<const bool*>(hole.const_data_ptr());
     const auto* queries = static_cast<const T*>(query.const_data_ptr());
     const auto* keys = static_cast<const T*>(key.const_data_ptr());
@@ -67,36 +67,36 @@ std::tuple<Tensor, Tensor> masked_correlation(const Tensor& query, const Tensor&
   const CorrelationShape shape = check_correlation(query, key, value, hole, temperature);
   const ScalarType type = check_cpu_type("masked_correlation", query);
   Tensor out = zeros(value, {shape.batch, shape.tokens, shape.values});
-  Tensor log_sum = zeros(value, {shape.batch, shape.tokens});
+  Tensor lse = zeros(value, {shape.batch, shape.tokens});
   const Tensor q = as_contiguous(query), k = as_contiguous(key), v = as_contiguous(value), h = as_contiguous(hole);
   const auto run = [&]<typename T>(T tau) {
     Images<T> images(shape, q, k, v, h, tau, all_keys);
     for (int64_t b = 0; b < shape.batch; ++b) {
       images.groups[b].out = data<T>(out) + b * shape.tokens * shape.values;
-      images.groups[b].log_sum = data<T>(log_sum) + b * shape.tokens;
+      images.groups[b].lse = data<T>(lse) + b * shape.tokens;
     }
     attend(images.groups);
   };
   const double tau = temperature_of(temperature, scale);
   type == ScalarType::Float ? run(static_cast<float>(tau)) : run(tau);
-  return {out, log_sum};
+  return {out, lse};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> masked_correlation_backward(
     const Tensor& grad, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& hole,
-    const Tensor& out, const Tensor& log_sum, const std::optional<Tensor>& temperature, double scale, bool all_keys, bool) {
+    const Tensor& out, const Tensor& lse, const std::optional<Tensor>& temperature, double scale, bool all_keys, bool) {
   const CorrelationShape shape = check_correlation(query, key, value, hole, temperature);
   const ScalarType type = check_cpu_type("masked_correlation", query);
-  for (const Tensor* tensor : {&grad, &out, &log_sum}) {
+  for (const Tensor* tensor : {&grad, &out, &lse}) {
     STD_TORCH_CHECK(tensor->scalar_type() == type && tensor->size(0) == shape.batch && tensor->size(1) == shape.tokens,
-                    "masked_correlation_backward: grad, out and log_sum must go with query");
+                    "masked_correlation_backward: grad, out and lse must match query");
   }
   Tensor grad_query = zeros(query, {shape.batch, shape.tokens, shape.channels});
   Tensor grad_key = zeros(key, {shape.batch, shape.tokens, shape.channels});
   Tensor grad_value = zeros(value, {shape.batch, shape.tokens, shape.values});
   Tensor grad_temperature = zeros(query, {});
   const Tensor q = as_contiguous(query), k = as_contiguous(key), v = as_contiguous(value), h = as_contiguous(hole);
-  const Tensor g = as_contiguous(grad), o = as_contiguous(out), l = as_contiguous(log_sum);
+  const Tensor g = as_contiguous(grad), o = as_contiguous(out), l = as_contiguous(lse);
   const auto run = [&]<typename T>(T tau) {
     Images<T> images(shape, q, k, v, h, tau, all_keys);
     for (int64_t b = 0; b < shape.batch; ++b) {
@@ -104,7 +104,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> masked_correlation_backward(
       const int64_t keys = b * shape.tokens * shape.channels, values = b * shape.tokens * shape.values;
       group.grad = data<T>(g) + values;
       group.out = data<T>(o) + values;
-      group.log_sum = data<T>(l) + b * shape.tokens;
+      group.lse = data<T>(l) + b * shape.tokens;
       group.grad_query = data<T>(grad_query) + keys;
       group.grad_key = data<T>(grad_key) + keys;
       group.grad_value = data<T>(grad_value) + values;

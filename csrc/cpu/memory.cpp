@@ -1,4 +1,4 @@
-// Memory addressing on the CPU: a region's tokens are a group of queries, its slots the keys.
+// Memory addressing on the CPU: a region's tokens are the queries of a group, the slots of its block the keys.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -11,24 +11,25 @@
 namespace showface {
 namespace {
 
-// The tokens sorted by region, each region one group; or several where sums over its tokens are wanted of so many that
-// they are worth more than one task.
+// The tokens sorted by region, and one group per region. If `sums` over tokens are wanted, a region with many tokens
+// becomes several groups, which are separate tasks.
 template <typename T>
 struct Regions {
   MemoryShape shape;
-  std::vector<int64_t> tokens;       // (T): those without a region come last
+  std::vector<int64_t> tokens;  // (T): tokens sorted by region; region -1 comes last
   int64_t with_region = 0;
-  std::vector<int64_t> slots;        // 0 .. S-1
+  std::vector<int64_t> slots;  // 0 .. S-1
   std::vector<const T*> key_rows, value_rows;
   std::vector<Group<T>> groups;
-  std::vector<int64_t> region_of;    // of each group; those of a region follow one another
+  std::vector<int64_t> region_of;  // region of each group; the groups of a region are consecutive
 
   Regions(const MemoryShape& shape, const Tensor& latent, const Tensor& memory, const Tensor& value,
           const Tensor& region, T temperature, bool sums)
       : shape(shape), tokens(shape.tokens), slots(shape.slots) {
     const int64_t regions = shape.regions;
     const auto* of_token = static_cast<const int64_t*>(region.const_data_ptr());
-    std::vector<int64_t> first(regions + 2, 0);  // where a region's tokens begin; of region -1, as region K
+    std::vector<int64_t> first(regions + 2,
+                               0);  // First position of each region's tokens; region -1 counts as region K.
     const auto place = [&](int64_t t) { return of_token[t] < 0 ? regions : of_token[t]; };
     for (int64_t t = 0; t < shape.tokens; ++t) {
       STD_TORCH_CHECK(of_token[t] >= -1 && of_token[t] < regions, "memory: region ", of_token[t], " at token ", t,
@@ -51,7 +52,7 @@ struct Regions {
         value_rows[k * stride + s] = data<T>(value) + row * shape.values;
       }
     }
-    // Of a size that depends on nothing but the number of tokens, so that sums have the same bits on any machine.
+    // The size of a group depends only on the number of tokens, so that sums have the same bits on any machine.
     const int64_t piece = sums ? std::max<int64_t>(2048, shape.tokens / 64) : shape.tokens + 1;
     for (int64_t k = 0; k < regions; ++k) {
       for (int64_t begin = first[k]; begin == first[k] || begin < first[k + 1]; begin += piece) {
@@ -72,23 +73,25 @@ struct Regions {
     }
   }
 
-  // Whether a group is its region's first, and its only one.
+  // Whether group g is the first of its region, and whether it is the only one.
   bool first(size_t g) const { return g == 0 || region_of[g] != region_of[g - 1]; }
   bool alone(size_t g) const { return first(g) && (g + 1 == groups.size() || first(g + 1)); }
 
-  // Zeros for the tokens without a region, in rows of `width`.
+  // Set the rows (of `width` elements) of tokens without a region to zero.
   void clear_others(T* rows, int64_t width) const {
     for (int64_t i = with_region; i < shape.tokens; ++i) std::fill_n(rows + tokens[i] * width, width, T(0));
   }
 };
 
-// Results of `size` numbers for each region, to which all of its groups contribute. The first group of a region writes the
-// result itself; those of the others are added to it in order.
+// Results of `size` elements per region, summed over its groups. The first group of a region writes to the result
+// itself. finish() adds the partial results of the other groups, in order.
 template <typename T>
 class Sums {
  public:
   Sums(const Regions<T>& regions, int64_t size, T* result)
-      : regions_(regions), size_(size), result_(result),
+      : regions_(regions),
+        size_(size),
+        result_(result),
         rest_(size * static_cast<int64_t>(regions.groups.size() - regions.shape.regions)) {
     T* next = rest_.get();
     for (size_t g = 0; g < regions.groups.size(); ++g) {
@@ -131,32 +134,32 @@ std::tuple<Tensor, Tensor> memory_attend(const Tensor& latent, const Tensor& mem
   const MemoryShape shape = check_memory("memory_attend", latent, memory, value, region, temperature);
   const Tensor z = as_contiguous(latent), m = as_contiguous(memory), r = as_contiguous(region);
   const Tensor v = value.has_value() ? as_contiguous(*value) : m;
-  Tensor out = empty(latent, {shape.tokens, shape.values}), log_sum = empty(latent, {shape.tokens});
+  Tensor out = empty(latent, {shape.tokens, shape.values}), lse = empty(latent, {shape.tokens});
   in_type_of("memory_attend", latent, temperature, scale, [&]<typename T>(T tau) {
     Regions<T> regions(shape, z, m, v, r, tau, false);
     for (Group<T>& group : regions.groups) {
       group.out = data<T>(out);
-      group.log_sum = data<T>(log_sum);
+      group.lse = data<T>(lse);
     }
     attend(regions.groups);
     regions.clear_others(data<T>(out), shape.values);
-    regions.clear_others(data<T>(log_sum), 1);
+    regions.clear_others(data<T>(lse), 1);
   });
-  return {out, log_sum};
+  return {out, lse};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> memory_attend_backward(
     const Tensor& grad, const Tensor& latent, const Tensor& memory, const std::optional<Tensor>& value,
-    const Tensor& region, const Tensor& out, const Tensor& log_sum, const std::optional<Tensor>& temperature,
-    double scale, bool) {
+    const Tensor& region, const Tensor& out, const Tensor& lse, const std::optional<Tensor>& temperature, double scale,
+    bool) {
   const MemoryShape shape = check_memory("memory_attend_backward", latent, memory, value, region, temperature);
-  for (const Tensor* tensor : {&grad, &out, &log_sum}) {
+  for (const Tensor* tensor : {&grad, &out, &lse}) {
     STD_TORCH_CHECK(tensor->scalar_type() == latent.scalar_type() && tensor->size(0) == shape.tokens,
-                    "memory_attend_backward: grad, out and log_sum must go with latent");
+                    "memory_attend_backward: grad, out and lse must match latent");
   }
   const Tensor z = as_contiguous(latent), m = as_contiguous(memory), r = as_contiguous(region);
   const Tensor v = value.has_value() ? as_contiguous(*value) : m;
-  const Tensor g = as_contiguous(grad), o = as_contiguous(out), l = as_contiguous(log_sum);
+  const Tensor g = as_contiguous(grad), o = as_contiguous(out), l = as_contiguous(lse);
   Tensor grad_latent = empty(latent, {shape.tokens, shape.channels});
   Tensor grad_memory = empty(memory, {shape.regions, shape.slots, shape.channels});
   Tensor grad_value = empty(memory, {value.has_value() ? shape.regions : 0, shape.slots, shape.values});
@@ -169,7 +172,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> memory_attend_backward(
       Group<T>& group = regions.groups[i];
       group.grad = data<T>(g);
       group.out = data<T>(o);
-      group.log_sum = data<T>(l);
+      group.lse = data<T>(l);
       group.grad_query = data<T>(grad_latent);
       group.grad_key = of_memory.of_group(i);
       group.grad_value = value.has_value() ? of_value.of_group(i) : nullptr;
@@ -203,7 +206,7 @@ std::tuple<Tensor, Tensor> memory_accumulate(const Tensor& latent, const Tensor&
   return {rho, total};
 }
 
-// blend() of every slot.
+// Apply blend() to every slot.
 template <typename T>
 void blend_slots(const T* memory, const T* rho, const T* total, double log_keep, int64_t slots, int64_t channels,
                  T* to) {
@@ -217,7 +220,7 @@ void blend_slots(const T* memory, const T* rho, const T* total, double log_keep,
 
 Tensor memory_blend(const Tensor& memory, const Tensor& rho, const Tensor& total, double rate) {
   check_memory_blend(memory, rho, total);
-  STD_TORCH_CHECK(rho.scalar_type() == memory.scalar_type(), "memory_blend on the CPU takes one dtype for all");
+  STD_TORCH_CHECK(rho.scalar_type() == memory.scalar_type(), "memory_blend on the CPU takes tensors of one dtype");
   const Tensor m = as_contiguous(memory), p = as_contiguous(rho), t = as_contiguous(total);
   Tensor out = empty(memory, {memory.size(0), memory.size(1), memory.size(2)});
   in_type_of("memory_blend", memory, std::nullopt, 1, [&]<typename T>(T) {
@@ -235,7 +238,7 @@ std::tuple<Tensor, Tensor> memory_write(const Tensor& latent, const Tensor& memo
   Tensor out = empty(memory, {shape.regions, shape.slots, shape.channels});
   in_type_of("memory_write", latent, temperature, scale, [&]<typename T>(T tau) {
     Regions<T> regions(shape, z, m, m, r, tau, true);
-    // A region of one group is blended by the task that summed it; the sums of the others stand in `out` at first.
+    // A region with one group is blended by the task that sums it. For other regions, `out` holds the sums at first.
     const int64_t size = shape.slots * shape.channels;
     const Sums<T> of_rho(regions, shape.slots, data<T>(rho));
     const Sums<T> of_total(regions, size, data<T>(out));

@@ -1,9 +1,9 @@
-// Small dense products and exponentials on the vectors of one instruction set.
+// Small matrix products and exponentials with the vectors of one instruction set.
 //
-// This file has no include guard: masked_correlation.cpp includes it once for each instruction set, inside a namespace and a
-// region that is compiled for that set, with SHOWFACE_VECTOR_BYTES defined. It includes nothing.
+// No include guard: attention.cpp includes this file once per instruction set, inside a namespace and with that target
+// enabled. SHOWFACE_VECTOR_BYTES must be defined. The file includes no headers.
 
-// Rows of a product that are kept in registers: 8 rows of 2 vectors hide the latency of the multiply-add.
+// Rows of a product kept in registers. 8 rows of 2 vectors hide the latency of the multiply-adds.
 constexpr int kRows = 8;
 
 template <typename T>
@@ -16,11 +16,11 @@ struct Simd {
   static Vector load(const T* at) { return *reinterpret_cast<const Vector*>(at); }
   static void store(T* at, Vector x) { *reinterpret_cast<Vector*>(at) = x; }
 
-  // 2 to the power x, for x <= 0; as good as zero below the smallest normal number.
+  // 2 ** x for x <= 0. Results are clamped to the smallest normal number.
   static Vector exp2(Vector x) {
     constexpr bool single = sizeof(T) == 4;
     constexpr T lowest = single ? -126 : -1022;
-    // Adding this number leaves the nearest integer in the lowest bits.
+    // After adding this number, the lowest bits hold the nearest integer.
     constexpr T magic = single ? T(12582912) : T(6755399441055744);
     constexpr int mantissa = single ? 23 : 52;
     constexpr int degree = single ? 6 : 12;
@@ -39,8 +39,8 @@ struct Simd {
   }
 };
 
-// c (Rows, Vectors * lanes) = [c +] a (Rows, depth) * b (depth, Vectors * lanes). Row r of a is
-// a[r][0], a[r][step], a[r][2 * step], ...; b(k) gives a row of b.
+// c (Rows, Vectors * lanes) = a (Rows, depth) * b (depth, Vectors * lanes), added to c if Add is true. Row r of a is
+// a[r][0], a[r][step], a[r][2 * step], ... b(k) returns a pointer to row k of b.
 template <typename T, int Rows, int Vectors, bool Add, typename B>
 inline void product_block(const T* const* a, int64_t step, const B& b, int64_t depth, T* c, int64_t c_stride) {
   using S = Simd<T>;
@@ -70,8 +70,9 @@ inline void product_block(const T* const* a, int64_t step, const B& b, int64_t d
   }
 }
 
-// c (rows, columns) = [c +] a (rows, depth) * b (depth, columns). `rows` is a multiple of kRows and a(r) gives a row of a;
-// `columns` is a multiple of a vector's lanes, and b(column, width) gives the rows of b from that column on.
+// c (rows, columns) = a (rows, depth) * b (depth, columns), added to c if Add is true. a(r) returns row r of a, and
+// `rows` is a multiple of kRows. b(column, width) returns a function for the rows of b from that column on, and
+// `columns` is a multiple of the lanes of a vector.
 template <typename T, bool Add, typename A, typename B>
 inline void product(const A& a, int64_t step, int64_t rows, const B& b, int64_t depth, int64_t columns, T* c,
                     int64_t c_stride) {
@@ -79,7 +80,7 @@ inline void product(const A& a, int64_t step, int64_t rows, const B& b, int64_t 
   for (int64_t column = 0; column < columns; column += 2 * lanes) {
     const bool two = column + lanes < columns;
     const auto panel = b(column, two ? 2 * lanes : lanes);
-    // One vector leaves registers for twice as many rows.
+    // With one vector per row, twice as many rows fit into the registers.
     const int64_t most = two ? kRows : 2 * kRows;
     for (int64_t r = 0; r < rows;) {
       const int64_t here = std::min(most, rows - r);
@@ -98,14 +99,14 @@ inline void product(const A& a, int64_t step, int64_t rows, const B& b, int64_t 
   }
 }
 
-// A matrix cut into panels of two vectors' width, each stored row by row; the last may be one vector wide.
-// `columns` is a multiple of a vector's lanes.
+// A matrix divided into panels that are two vectors wide (the last may be one vector wide), each stored row by row.
+// `columns` is a multiple of the lanes of a vector.
 template <typename T>
 struct Panels {
   const T* data;
   int64_t depth, columns;
 
-  // c (rows, columns) = [c +] a * this, see `product`.
+  // c (rows, columns) = a * this, added to c if Add is true; see `product`.
   template <bool Add, typename A>
   void times(const A& a, int64_t step, int64_t rows, T* c, int64_t c_stride) const {
     const auto panel = [&](int64_t column, int64_t width) {
@@ -115,7 +116,7 @@ struct Panels {
   }
 };
 
-// Lay `depth` rows of `width` numbers out as panels, filled with zeros up to `columns`; row(k) gives a row.
+// Pack `depth` rows of `width` elements into panels, with zeros up to `columns`. row(k) returns a row.
 template <typename T, typename Row>
 inline void pack_rows(const Row& row, int64_t depth, int64_t width, int64_t columns, T* panels) {
   constexpr int64_t lanes = Simd<T>::kLanes;
@@ -134,7 +135,7 @@ inline void pack_rows(const Row& row, int64_t depth, int64_t width, int64_t colu
   }
 }
 
-// The same for the transposed matrix: its column r is row(r), of `depth` numbers.
+// Pack the transposed matrix: its column r is row(r), with `depth` elements.
 template <typename T, typename Row>
 inline void pack_columns(const Row& row, int64_t depth, int64_t columns, T* panels) {
   constexpr int64_t lanes = Simd<T>::kLanes;

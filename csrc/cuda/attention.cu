@@ -1,18 +1,18 @@
-// Attention within groups on CUDA: sizes and launches of the kernels in attention_*.cuh.
+// Attention within groups on CUDA: sizes and launches of the kernels in attention_{forward,backward,combine}.cuh.
 #include "attention.h"
 
 #include <algorithm>
 #include <climits>
 #include <cmath>
 
-#include "attention_kernels.cuh"
-#include "attention_shares.cuh"
-#include "attention_sums.cuh"
+#include "attention_forward.cuh"
+#include "attention_combine.cuh"
+#include "attention_backward.cuh"
 
 namespace showface {
 namespace {
 
-constexpr size_t kMaxShared = 163 << 10;  // what every chip from sm_80 on gives a block, and about all that it has
+constexpr size_t kMaxShared = 163 << 10;  // Bytes of shared memory that a block may use on sm_80.
 
 size_t list_bytes(const Attention& call) {
   return call.groups.unsorted ? sizeof(int) * sort_numbers(call.groups.tokens, call.groups.count, kThreads / 32) : 0;
@@ -27,45 +27,47 @@ size_t forward_bytes(const Attention& call, size_t rows, size_t columns, size_t 
 }
 
 template <typename T, typename A, Role role>
-size_t sums_bytes(const Attention& call, size_t rows, size_t columns, size_t stages) {
-  const bool write = role == Role::write;
+size_t backward_bytes(const Attention& call, size_t rows, size_t columns, size_t stages) {
+  const bool accumulate = role == Role::accumulate;
   const size_t stride = row_stride<T>(call.channels);
-  const size_t value_stride = row_stride<T>(write ? std::min<int64_t>(call.values, kSumTiles<A, role> * 8) : call.values);
-  return sizeof(T) * (rows * (stride + (write ? 0 : value_stride) + 2 * row_stride<T>(columns)) +
+  const size_t value_stride =
+      row_stride<T>(accumulate ? std::min<int64_t>(call.values, kGradTiles<A, role> * 8) : call.values);
+  return sizeof(T) * (rows * (stride + (accumulate ? 0 : value_stride) + 2 * row_stride<T>(columns)) +
                       stages * columns * (stride + value_stride)) +
          sizeof(A) * (4 * rows + 4 * columns) + sizeof(int) * (rows + 2 * columns) + list_bytes(call) + 256;
 }
 
-// How a block uses its shared memory: the rows of its tile, and how many tiles of columns are there at once.
+// Shared memory of a block: the rows of its tile, and how many column tiles it holds at once.
 struct Tile {
   int rows, stages;
   size_t bytes;
 
-  // As many rows as a group is likely to have and as fit. Two tiles of columns, one loaded while the other is multiplied,
-  // where they fit; but not if that takes the multiprocessor's room for a second block, which hides as much.
+  // Take as many rows as an expected group has and as fit. Hold two column tiles if they fit, to load one while the
+  // other is multiplied. Hold only one if two would leave no room for a second block on the multiprocessor, since a
+  // second block hides the latency just as well.
   template <typename Bytes>
-  Tile(const Attention& call, int64_t rows_each, Bytes bytes_of) : rows(kMaxRows) {
-    while (rows > 16 && (rows / 2 >= rows_each || bytes_of(rows, 1) > kMaxShared)) rows /= 2;
+  Tile(const Attention& call, int64_t rows_per_group, Bytes bytes_of) : rows(kMaxRows) {
+    while (rows > 16 && (rows / 2 >= rows_per_group || bytes_of(rows, 1) > kMaxShared)) rows /= 2;
     const size_t one = bytes_of(rows, 1), two = bytes_of(rows, 2);
     stages = two <= kMaxShared / 2 || (one > kMaxShared / 2 && two <= kMaxShared) ? 2 : 1;
     bytes = stages == 2 ? two : one;
-    STD_TORCH_CHECK(bytes <= kMaxShared, call.op, ": vectors as wide as these don't fit into shared memory");
+    STD_TORCH_CHECK(bytes <= kMaxShared, call.op, ": vectors this wide do not fit into shared memory");
   }
 };
 
-// Into how many parts a launch splits its columns: two blocks for each multiprocessor, if a part is worth it.
+// Number of splits of the columns. Aims at two blocks per multiprocessor, and gives each split at least four tiles.
 int splits_of(const Attention& call, int64_t blocks, int64_t columns, int tile_columns) {
   const int64_t wanted = 2 * call.multiprocessors / std::max<int64_t>(blocks, 1);
   return static_cast<int>(std::clamp<int64_t>(std::min<int64_t>(wanted, columns / tile_columns / 4), 1, kMaxSplits));
 }
 
-// Tiles of `rows` queries, segment by segment: at most so many.
+// Upper bound on the number of tiles of `rows` queries. No tile crosses a segment boundary.
 unsigned tiles_of_queries(const Attention& call, int rows) {
   return static_cast<unsigned>(call.queries / rows + call.groups.segments);
 }
 unsigned tiles_of_keys(const Attention& call, int rows) {
-  if (call.groups.keys_each == 0) return tiles_of_queries(call, rows);
-  return static_cast<unsigned>(call.groups.count) * blocks_of(call.groups.keys_each, rows);
+  if (call.groups.listed_keys) return tiles_of_queries(call, rows);
+  return static_cast<unsigned>(call.groups.count) * blocks_of(call.groups.key_rows, rows);
 }
 
 template <typename T, typename A>
@@ -93,27 +95,28 @@ Tensor empty_like(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef s
 }
 
 template <typename T, typename A, bool TensorCores, int ColumnTiles>
-void forward(const Attention& call, Tensor* out, Tensor& log_sum) {
+void forward(const Attention& call, Tensor* out, Tensor& lse) {
   constexpr int columns = 8 * ColumnTiles;
-  const Tile tile(call, call.queries_each,
+  const Tile tile(call, call.queries_per_group,
                   [&](int rows, int stages) { return forward_bytes<T, A>(call, rows, columns, stages); });
   const unsigned parts = std::max(1u, blocks_of(call.values, kValueTiles<A> * 8));
-  const int64_t busy = blocks_of(call.queries_each, tile.rows) * call.groups.count * parts;
-  const int splits = splits_of(call, busy, call.keys_each, columns);
+  const int64_t busy = blocks_of(call.queries_per_group, tile.rows) * call.groups.count * parts;
+  const int splits = splits_of(call, busy, call.keys_per_group, columns);
   T* const answers = out != nullptr ? numbers_to_fill<T>(*out) : nullptr;
-  // Weights in float16 need their largest to be near 1: they have no small exponents.
+  // float16 has few small exponents, so the largest weight of a row must be near 1: use the row maximum early.
   const A high = std::is_same_v<T, c10::Half> ? 2 : 40;
-  const auto run = [&](A* log_sums, A* share) {
+  const auto run = [&](A* partial_lse, A* partial) {
     launch(call.op, forward_kernel<T, A, TensorCores, ColumnTiles>,
            dim3(tiles_of_queries(call, tile.rows), parts, splits), kThreads, tile.bytes, call.stream,
-           problem_of<T, A>(call), high, tile.rows, tile.stages, answers, log_sums, share);
+           problem_of<T, A>(call), high, tile.rows, tile.stages, answers, partial_lse, partial);
   };
-  if (splits == 1) return run(numbers_to_fill<A>(log_sum), nullptr);
-  Tensor share = empty_like(log_sum, {splits, call.queries, call.values + 1});
-  A* const log_sums = numbers_to_fill<A>(share) + splits * call.queries * call.values;
-  run(log_sums, numbers_to_fill<A>(share));
-  launch(call.op, merge_kernel<T, A>, dim3(blocks_of(call.queries, kThreads / 32)), kThreads, 0, call.stream,
-         numbers<A>(share), log_sums, splits, static_cast<int>(call.queries), static_cast<int>(call.values), answers, numbers_to_fill<A>(log_sum));
+  if (splits == 1) return run(numbers_to_fill<A>(lse), nullptr);
+  Tensor partial = empty_like(lse, {splits, call.queries, call.values + 1});
+  A* const partial_lse = numbers_to_fill<A>(partial) + splits * call.queries * call.values;
+  run(partial_lse, numbers_to_fill<A>(partial));
+  launch(call.op, combine_kernel<T, A>, dim3(blocks_of(call.queries, kThreads / 32)), kThreads, 0, call.stream,
+         numbers<A>(partial), partial_lse, splits, static_cast<int>(call.queries), static_cast<int>(call.values),
+         answers, numbers_to_fill<A>(lse));
 }
 
 template <typename T, typename A>
@@ -123,44 +126,48 @@ void launch_blend(const char* op, const T* key, const A* sum, const A* weight, i
          size, log_keep, keys, static_cast<int>(channels), blended, mass);
 }
 
-// One of the kernels that sum for each row, and what adds up its shares. Returns the shares in the temperature's gradient.
+// Launch the backward kernel in one role, and sum its partial results. Returns partial sums of the gradient of the
+// temperature.
 template <typename T, typename A, bool TensorCores, Role role, int ColumnTiles>
-Tensor sum_rows(const Attention& call, Sums<T, A, role> sums, const Tensor& log_sum, const Tensor* grad = nullptr) {
+Tensor run_backward(const Attention& call, BackwardArguments<T, A, role> arguments, const Tensor& lse,
+                    const Tensor* grad = nullptr) {
   constexpr bool keys = role != Role::query;
   constexpr int columns = 8 * ColumnTiles;
-  const int64_t rows_each = keys ? call.keys_each : call.queries_each;
-  const Tile tile(call, rows_each,
-                  [&](int rows, int stages) { return sums_bytes<T, A, role>(call, rows, columns, stages); });
+  const int64_t rows_per_group = keys ? call.keys_per_group : call.queries_per_group;
+  const Tile tile(call, rows_per_group,
+                  [&](int rows, int stages) { return backward_bytes<T, A, role>(call, rows, columns, stages); });
   const unsigned tiles = keys ? tiles_of_keys(call, tile.rows) : tiles_of_queries(call, tile.rows);
   const int64_t width = role == Role::key ? std::max(call.channels, call.values) : call.channels;
-  const unsigned parts = std::max(1u, blocks_of(width, 8 * kSumTiles<A, role>));
-  const int64_t busy = blocks_of(rows_each, tile.rows) * call.groups.count * parts;
-  const int splits = splits_of(call, busy, keys ? call.queries_each : call.keys_each, columns);
-  Tensor temperature = empty_like(log_sum, {keys ? 0 : splits, tiles});
-  Tensor share = empty_like(log_sum, {splits > 1 ? splits : 0, sums.size});
-  if (!keys) sums.temperature = numbers_to_fill<A>(temperature);
-  if (splits > 1) sums.share = numbers_to_fill<A>(share);
-  if (tiles == 0) return temperature;
-  launch(call.op, sums_kernel<T, A, TensorCores, role, ColumnTiles>, dim3(tiles, parts, splits), kThreads, tile.bytes,
-         call.stream, problem_of<T, A>(call, grad), sums, tile.rows, tile.stages);
-  if (splits > 1 && sums.blended != nullptr) {
-    launch_blend(call.op, numbers<T>(call.key), sums.share, sums.share + sums.first_size, splits, sums.size,
-                 sums.log_keep, call.keys, call.channels, sums.blended, sums.second, call.stream);
-  } else if (splits > 1 && sums.size > 0) {
-    launch(call.op, add_shares_kernel<T, A>, dim3(blocks_of(sums.size, kThreads)),
-           kThreads, 0, call.stream, sums.share, splits, sums.size, sums.first_size, sums.first, sums.second);
+  const unsigned parts = std::max(1u, blocks_of(width, 8 * kGradTiles<A, role>));
+  const int64_t busy = blocks_of(rows_per_group, tile.rows) * call.groups.count * parts;
+  const int splits = splits_of(call, busy, keys ? call.queries_per_group : call.keys_per_group, columns);
+  Tensor grad_temperature = empty_like(lse, {keys ? 0 : splits, tiles});
+  Tensor partial = empty_like(lse, {splits > 1 ? splits : 0, arguments.size});
+  if (!keys) arguments.temperature = numbers_to_fill<A>(grad_temperature);
+  if (splits > 1) arguments.partial = numbers_to_fill<A>(partial);
+  if (tiles == 0) return grad_temperature;
+  launch(call.op, backward_kernel<T, A, TensorCores, role, ColumnTiles>, dim3(tiles, parts, splits), kThreads,
+         tile.bytes, call.stream, problem_of<T, A>(call, grad), arguments, tile.rows, tile.stages);
+  if (splits > 1 && arguments.blended != nullptr) {
+    launch_blend(call.op, numbers<T>(call.key), arguments.partial, arguments.partial + arguments.first_size, splits,
+                 arguments.size, arguments.log_keep, call.keys, call.channels, arguments.blended, arguments.second,
+                 call.stream);
+  } else if (splits > 1 && arguments.size > 0) {
+    launch(call.op, add_partials_kernel<T, A>, dim3(blocks_of(arguments.size, kThreads)), kThreads, 0, call.stream,
+           arguments.partial, splits, arguments.size, arguments.first_size, arguments.first, arguments.second);
   }
-  return temperature;
+  return grad_temperature;
 }
 
 template <typename T, typename A, bool TensorCores, int ColumnTiles>
-Tensor backward(const Attention& call, const Tensor& grad, const Tensor& out, const Tensor& log_sum, Tensor& grad_query,
+Tensor backward(const Attention& call, const Tensor& grad, const Tensor& out, const Tensor& lse, Tensor& grad_query,
                 Tensor& grad_key, Tensor* grad_value) {
-  Tensor along = empty_like(log_sum, {call.queries});
-  Sums<T, A, Role::query> of_query{numbers<T>(grad), numbers<T>(out), numbers<A>(log_sum), numbers_to_fill<A>(along)};
+  Tensor delta = empty_like(lse, {call.queries});
+  BackwardArguments<T, A, Role::query> of_query{numbers<T>(grad), numbers<T>(out), numbers<A>(lse),
+                                                numbers_to_fill<A>(delta)};
   of_query.first = numbers_to_fill<T>(grad_query);
   of_query.first_size = of_query.size = call.queries * call.channels;
-  Sums<T, A, Role::key> of_key{of_query.grad, of_query.out, of_query.log_sum, of_query.along};
+  BackwardArguments<T, A, Role::key> of_key{of_query.grad, of_query.out, of_query.lse, of_query.delta};
   of_key.first = numbers_to_fill<T>(grad_key);
   of_key.first_size = of_key.size = call.keys * call.channels;
   of_key.tied = grad_value == nullptr;
@@ -168,35 +175,39 @@ Tensor backward(const Attention& call, const Tensor& grad, const Tensor& out, co
     of_key.second = numbers_to_fill<T>(*grad_value);
     of_key.size += call.keys * call.values;
   }
-  Tensor shares = sum_rows<T, A, TensorCores, Role::query, ColumnTiles>(call, of_query, log_sum, &grad);
-  sum_rows<T, A, TensorCores, Role::key, ColumnTiles>(call, of_key, log_sum, &grad);
-  return shares;
+  Tensor grad_temperature = run_backward<T, A, TensorCores, Role::query, ColumnTiles>(call, of_query, lse, &grad);
+  run_backward<T, A, TensorCores, Role::key, ColumnTiles>(call, of_key, lse, &grad);
+  return grad_temperature;
 }
 
-// With `blended` no total.
+// Computes total, or blended if it is not null. total is unused then.
 template <typename T, typename A, bool TensorCores, int ColumnTiles>
-void write(const Attention& call, const Tensor& log_sum, Tensor* total, Tensor* blended, double log_keep, Tensor& mass) {
-  Sums<T, A, Role::write> sums{};
-  sums.log_sum = numbers<A>(log_sum);
-  sums.second = numbers_to_fill<T>(mass);
-  sums.first_size = call.keys * call.channels;
-  sums.size = sums.first_size + call.keys;
+void accumulate(const Attention& call, const Tensor& lse, Tensor* total, Tensor* blended, double log_keep,
+                Tensor& mass) {
+  BackwardArguments<T, A, Role::accumulate> arguments{};
+  arguments.lse = numbers<A>(lse);
+  arguments.second = numbers_to_fill<T>(mass);
+  arguments.first_size = call.keys * call.channels;
+  arguments.size = arguments.first_size + call.keys;
   if (blended != nullptr) {
-    sums.blended = numbers_to_fill<T>(*blended);
-    sums.log_keep = static_cast<A>(log_keep);
+    arguments.blended = numbers_to_fill<T>(*blended);
+    arguments.log_keep = static_cast<A>(log_keep);
   } else {
-    sums.first = numbers_to_fill<T>(*total);
+    arguments.first = numbers_to_fill<T>(*total);
   }
-  sum_rows<T, A, TensorCores, Role::write, ColumnTiles>(call, sums, log_sum);
+  run_backward<T, A, TensorCores, Role::accumulate, ColumnTiles>(call, arguments, lse);
 }
 
-void write_in_type(const Attention& call, const Tensor& log_sum, Tensor* total, Tensor* blended, double log_keep,
-                   Tensor& mass) {
-  const auto run = [&](auto function) { return function(call, log_sum, total, blended, log_keep, mass); };
+void accumulate_in_type(const Attention& call, const Tensor& lse, Tensor* total, Tensor* blended, double log_keep,
+                        Tensor& mass) {
+  const auto run = [&](auto function) { return function(call, lse, total, blended, log_keep, mass); };
   switch (call.query.scalar_type()) {
-    case ScalarType::Double: return run(write<double, double, false, 2>);
-    case ScalarType::Float: return call.tf32 ? run(write<float, float, true, 2>) : run(write<float, float, false, 2>);
-    default: STD_TORCH_CHECK(false, call.op, " takes float32 and float64: sums that add up are not of half precision");
+    case ScalarType::Double: return run(accumulate<double, double, false, 2>);
+    case ScalarType::Float:
+      return call.tf32 ? run(accumulate<float, float, true, 2>) : run(accumulate<float, float, false, 2>);
+    default:
+      STD_TORCH_CHECK(false, call.op,
+                      " takes float32 and float64, because half precision is too coarse for these sums");
   }
 }
 
@@ -208,12 +219,12 @@ void check(const Attention& call) {
 
 }  // namespace
 
-// The numbers in these lists are how many tiles of 8 columns a step takes.
+// The last template argument is the number of 8-column tiles per step.
 
-void attention_forward(const Attention& call, Tensor* out, Tensor& log_sum) {
+void attention_forward(const Attention& call, Tensor* out, Tensor& lse) {
   check(call);
   if (call.queries == 0) return;
-  const auto run = [&](auto function) { return function(call, out, log_sum); };
+  const auto run = [&](auto function) { return function(call, out, lse); };
   switch (call.query.scalar_type()) {
     case ScalarType::Half: return run(forward<c10::Half, float, true, 4>);
     case ScalarType::BFloat16: return run(forward<c10::BFloat16, float, true, 4>);
@@ -222,10 +233,10 @@ void attention_forward(const Attention& call, Tensor* out, Tensor& log_sum) {
   }
 }
 
-Tensor attention_backward(const Attention& call, const Tensor& grad, const Tensor& out, const Tensor& log_sum,
+Tensor attention_backward(const Attention& call, const Tensor& grad, const Tensor& out, const Tensor& lse,
                           Tensor& grad_query, Tensor& grad_key, Tensor* grad_value) {
   check(call);
-  const auto run = [&](auto function) { return function(call, grad, out, log_sum, grad_query, grad_key, grad_value); };
+  const auto run = [&](auto function) { return function(call, grad, out, lse, grad_query, grad_key, grad_value); };
   switch (call.query.scalar_type()) {
     case ScalarType::Half: return run(backward<c10::Half, float, true, 4>);
     case ScalarType::BFloat16: return run(backward<c10::BFloat16, float, true, 4>);
@@ -234,18 +245,18 @@ Tensor attention_backward(const Attention& call, const Tensor& grad, const Tenso
   }
 }
 
-void attention_accumulate(const Attention& call, const Tensor& log_sum, Tensor& total, Tensor& mass) {
+void attention_accumulate(const Attention& call, const Tensor& lse, Tensor& total, Tensor& mass) {
   check(call);
-  write_in_type(call, log_sum, &total, nullptr, 0, mass);
+  accumulate_in_type(call, lse, &total, nullptr, 0, mass);
 }
 
-void attention_write(const Attention& call, const Tensor& log_sum, double rate, Tensor& blended, Tensor& mass) {
+void attention_write(const Attention& call, const Tensor& lse, double rate, Tensor& blended, Tensor& mass) {
   check(call);
-  write_in_type(call, log_sum, nullptr, &blended, std::log1p(-rate), mass);
+  accumulate_in_type(call, lse, nullptr, &blended, std::log1p(-rate), mass);
 }
 
-void blend_keys(const char* op, const Tensor& key, const Tensor& total, const Tensor& mass, double rate, Tensor& blended,
-                cudaStream_t stream) {
+void blend_keys(const char* op, const Tensor& key, const Tensor& total, const Tensor& mass, double rate,
+                Tensor& blended, cudaStream_t stream) {
   const int64_t keys = mass.numel(), channels = keys > 0 ? key.numel() / keys : 0;
   if (key.numel() == 0) return;
   const auto run = [&]<typename T, typename A>(T, A log_keep) {

@@ -1,4 +1,4 @@
-// Attention within groups on CUDA, for those who have the lists of what belongs together: masked_correlation.cu, memory.cu.
+// Attention within groups on CUDA. masked_correlation.cu and memory.cu build the groups and call these functions.
 #pragma once
 
 #include "launch.h"
@@ -7,11 +7,11 @@
 namespace showface {
 
 struct Attention {
-  const char* op;  // for error messages
-  Tensor query, key, value;  // (..., C), (..., C), (..., V), contiguous, taken as lists of rows
-  int64_t queries, keys, channels, values;  // rows of the three (there are as many values as keys), and C and V
+  const char* op;                           // For error messages.
+  Tensor query, key, value;                 // (..., C), (..., C), (..., V), contiguous, used as matrices of rows.
+  int64_t queries, keys, channels, values;  // Rows of query, rows of key and value, C, V.
   Groups groups;
-  int64_t queries_each, keys_each;  // what a group has of both, for all that the host knows: the launches are sized by it
+  int64_t queries_per_group, keys_per_group;  // Expected sizes per group, used only to size launches.
   std::optional<Tensor> temperature;
   double scale;
   bool tf32;
@@ -19,26 +19,27 @@ struct Attention {
   int multiprocessors;
 };
 
-// out: (queries, V); null where only log_sum (queries) is asked for, and V is 0 then.
-void attention_forward(const Attention& call, Tensor* out, Tensor& log_sum);
+// Writes out (queries, V) and lse (queries), the log-sum-exp (base 2) of each query's scores. If only lse is wanted,
+// out is null and V is 0.
+void attention_forward(const Attention& call, Tensor* out, Tensor& lse);
 
-// Returns shares in the gradient of scale * temperature. Without `grad_value` the values are the keys, and grad_key gets
-// both gradients.
-Tensor attention_backward(const Attention& call, const Tensor& grad, const Tensor& out, const Tensor& log_sum,
+// Returns partial sums of the gradient of scale * temperature. If grad_value is null, keys and values are one tensor,
+// and grad_key gets both gradients.
+Tensor attention_backward(const Attention& call, const Tensor& grad, const Tensor& out, const Tensor& lse,
                           Tensor& grad_query, Tensor& grad_key, Tensor* grad_value);
 
-// For each key, total (keys, C) and mass (keys): the sum over its group's queries of weight * query, and of the weight. In
-// float32 and float64 only.
-void attention_accumulate(const Attention& call, const Tensor& log_sum, Tensor& total, Tensor& mass);
+// Sums for each key over the queries of its group: total (keys, C) of weight * query, mass (keys) of weight. Only
+// float32 and float64.
+void attention_accumulate(const Attention& call, const Tensor& lse, Tensor& total, Tensor& mass);
 
-// The same sums blended into the keys, memory_blend's way: blended (keys, C), and mass.
-void attention_write(const Attention& call, const Tensor& log_sum, double rate, Tensor& blended, Tensor& mass);
+// The same sums, blended into the keys as memory_blend does: blended (keys, C) and mass (keys).
+void attention_write(const Attention& call, const Tensor& lse, double rate, Tensor& blended, Tensor& mass);
 
-// Blend sums, (keys, C) and (keys), into key (keys, C).
-void blend_keys(const char* op, const Tensor& key, const Tensor& total, const Tensor& mass, double rate, Tensor& blended,
-                cudaStream_t stream);
+// blended (keys, C): key (keys, C) after total (keys, C) and mass (keys) are blended into it.
+void blend_keys(const char* op, const Tensor& key, const Tensor& total, const Tensor& mass, double rate,
+                Tensor& blended, cudaStream_t stream);
 
-// The numbers of a tensor, contiguous.
+// The data of a contiguous tensor.
 template <typename T>
 const T* numbers(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());

@@ -1,4 +1,4 @@
-// How kernels are launched: on torch's device and stream, or, where the tests compile them for a CPU, right here.
+// Kernel launches on torch's device and stream. In the CPU build of the tests, the kernel runs in the calling thread.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -32,9 +32,9 @@ struct LaunchGuard {
   int multiprocessors() const { return cuda_on_cpu::multiprocessors; }
 };
 #else
-// torch's current stream. The getter lives in torch's CUDA library, which a CPU build of torch hasn't, and this
-// library must load there too: so the getter is looked up when the first kernel is launched. (The getter in the CPU
-// library returns torch's own stream object, from which torch 2.11 offers no way to the CUDA handle.)
+// torch's current stream. The getter is in torch's CUDA library. A CPU build of torch has no such library, and this
+// extension must load there too, so the getter is looked up at the first launch. (The getter in torch's CPU library
+// returns torch's own stream object. torch 2.11 has no function to get the CUDA handle from it.)
 inline cudaStream_t current_stream(int32_t device) {
   using Getter = AOTITorchError (*)(int32_t, void**);
   static const Getter getter = [] {
@@ -45,13 +45,13 @@ inline cudaStream_t current_stream(int32_t device) {
     }
     return reinterpret_cast<Getter>(symbol);
   }();
-  STD_TORCH_CHECK(getter != nullptr, "showface: torch's CUDA library offers no current stream");
+  STD_TORCH_CHECK(getter != nullptr, "showface: torch's CUDA library has no function for the current stream");
   void* stream = nullptr;
   STD_TORCH_CHECK(getter(device, &stream) == 0, "showface: torch has no current stream for CUDA device ", device);
   return static_cast<cudaStream_t>(stream);
 }
 
-// How many a device has; each device is asked once.
+// The number of multiprocessors of a device, cached.
 inline int multiprocessors(int32_t device) {
   static std::array<std::atomic<int>, 64> known{};
   int count = device < 64 ? known[device].load(std::memory_order_relaxed) : 0;
@@ -62,8 +62,8 @@ inline int multiprocessors(int32_t device) {
   return count;
 }
 
-// Makes `device` current for torch and for the CUDA runtime that this library carries (a static copy, whose notion
-// of the current device is its own), and restores torch's when it ends.
+// Makes `device` current for torch and for the CUDA runtime of this library (a static copy with a current device of its
+// own). The destructor restores torch's current device.
 class LaunchGuard {
  public:
   explicit LaunchGuard(int32_t device) : guard_(device), device_(device), stream_(current_stream(device)) {
@@ -84,11 +84,11 @@ struct Identity {
   using type = T;
 };
 
-// Run `kernel` on a grid of blocks of threads, with `shared_bytes` of dynamic shared memory. Raises if it can't start.
+// Launch `kernel` with shared_bytes bytes of dynamic shared memory. Raises if the launch fails.
 template <typename... Parameters>
 void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 threads, size_t shared_bytes,
             cudaStream_t stream, typename Identity<Parameters>::type... arguments) {
-  // More than this has to be asked for, kernel by kernel.
+  // CUDA requires an opt-in per kernel for more than 48 KiB.
   if (shared_bytes > 48 << 10) {
     const int bytes = static_cast<int>(shared_bytes);
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), name);

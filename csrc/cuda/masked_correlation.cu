@@ -1,4 +1,4 @@
-// masked_correlation on CUDA: attention within each image, between its corrupted tokens and those that are keys.
+// masked_correlation on CUDA: within each image, the corrupted tokens attend to the known tokens, or to all of them.
 #include <torch/csrc/stable/library.h>
 
 #include <climits>
@@ -16,8 +16,9 @@ struct ListShared {
   int of_warp[kListThreads / 32];
 };
 
-// order (B * N): of each image the corrupted tokens, then the known ones, both in their order. bounds (2 B + 1): where
-// each of these lists begins. One block for each image; a thread takes tokens that lie together.
+// Writes order (B * N), for each image its corrupted tokens and then its known tokens, each in ascending order; and
+// bounds (2 B + 1), the start of each of these lists in `order`, and the end of the last one. One block per image,
+// consecutive tokens per thread.
 __global__ void __launch_bounds__(kListThreads)
     list_tokens_kernel(const bool* __restrict__ hole, int* __restrict__ order, int* __restrict__ bounds, int tokens) {
   auto& [of_warp] = shared_memory<ListShared>();
@@ -52,7 +53,7 @@ __global__ void __launch_bounds__(kListThreads)
   }
 }
 
-// The lists of corrupted and known tokens of each image, and what the kernels need besides.
+// The token lists of a call, and the arguments of the attention kernels.
 struct Call {
   Tensor order, bounds;
   Attention attention;
@@ -67,13 +68,24 @@ struct Call {
     const Tensor holes = as_contiguous(hole);
     launch("masked_correlation", list_tokens_kernel, dim3(batch), kListThreads, 0, guard.stream(), numbers<bool>(holes),
            numbers_to_fill<int>(order), numbers_to_fill<int>(bounds), tokens);
-    const Groups groups{numbers<int>(order), numbers<int>(bounds), nullptr, false, tokens, batch, 2 * batch, 2,
-                        all_keys ? tokens : 0};
+    const Groups groups{
+        numbers<int>(order), numbers<int>(bounds), nullptr, false, tokens, batch, 2 * batch, 2, !all_keys, tokens};
     attention = {"masked_correlation",
-                 as_contiguous(query), as_contiguous(key), as_contiguous(value),
-                 rows, rows, shape.channels, shape.values,
-                 groups, shape.tokens, shape.tokens,
-                 temperature, scale, tf32, guard.stream(), guard.multiprocessors()};
+                 as_contiguous(query),
+                 as_contiguous(key),
+                 as_contiguous(value),
+                 rows,
+                 rows,
+                 shape.channels,
+                 shape.values,
+                 groups,
+                 shape.tokens,
+                 shape.tokens,
+                 temperature,
+                 scale,
+                 tf32,
+                 guard.stream(),
+                 guard.multiprocessors()};
   }
 };
 
@@ -84,21 +96,24 @@ std::tuple<Tensor, Tensor> masked_correlation(const Tensor& query, const Tensor&
   const LaunchGuard guard(query.get_device_index());
   const ScalarType type = query.scalar_type(), sums = type == ScalarType::Double ? type : ScalarType::Float;
   Tensor out = torch::stable::empty({shape.batch, shape.tokens, shape.values}, type, std::nullopt, query.device());
-  Tensor log_sum = torch::stable::empty({shape.batch, shape.tokens}, sums, std::nullopt, query.device());
-  if (shape.batch * shape.tokens == 0) return {out, log_sum};
+  Tensor lse = torch::stable::empty({shape.batch, shape.tokens}, sums, std::nullopt, query.device());
+  if (shape.batch * shape.tokens == 0) return {out, lse};
   const Call call(shape, query, key, value, hole, temperature, scale, all_keys, tf32, guard);
-  attention_forward(call.attention, &out, log_sum);
-  return {out, log_sum};
+  attention_forward(call.attention, &out, lse);
+  return {out, lse};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> masked_correlation_backward(
-    const Tensor& grad, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& hole,
-    const Tensor& out, const Tensor& log_sum, const std::optional<Tensor>& temperature, double scale, bool all_keys,
-    bool tf32) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> masked_correlation_backward(const Tensor& grad, const Tensor& query,
+                                                                       const Tensor& key, const Tensor& value,
+                                                                       const Tensor& hole, const Tensor& out,
+                                                                       const Tensor& lse,
+                                                                       const std::optional<Tensor>& temperature,
+                                                                       double scale, bool all_keys, bool tf32) {
   const CorrelationShape shape = check_correlation(query, key, value, hole, temperature);
-  for (const Tensor* tensor : {&grad, &out, &log_sum}) {
-    STD_TORCH_CHECK(tensor->size(0) == shape.batch && tensor->size(1) == shape.tokens && tensor->device() == query.device(),
-                    "masked_correlation_backward: grad, out and log_sum must go with query");
+  for (const Tensor* tensor : {&grad, &out, &lse}) {
+    STD_TORCH_CHECK(
+        tensor->size(0) == shape.batch && tensor->size(1) == shape.tokens && tensor->device() == query.device(),
+        "masked_correlation_backward: grad, out and lse must match query");
   }
   const LaunchGuard guard(query.get_device_index());
   const auto like = [&](const Tensor& x) {
@@ -107,12 +122,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> masked_correlation_backward(
   Tensor grad_query = like(query), grad_key = like(key), grad_value = like(value);
   if (shape.batch * shape.tokens == 0) {
     return {grad_query, grad_key, grad_value,
-            torch::stable::empty({0}, log_sum.scalar_type(), std::nullopt, query.device())};
+            torch::stable::empty({0}, lse.scalar_type(), std::nullopt, query.device())};
   }
   const Call call(shape, query, key, value, hole, temperature, scale, all_keys, tf32, guard);
-  Tensor shares = attention_backward(call.attention, as_contiguous(grad), as_contiguous(out), as_contiguous(log_sum),
-                                     grad_query, grad_key, &grad_value);
-  return {grad_query, grad_key, grad_value, shares};
+  Tensor grad_temperature = attention_backward(call.attention, as_contiguous(grad), as_contiguous(out),
+                                               as_contiguous(lse), grad_query, grad_key, &grad_value);
+  return {grad_query, grad_key, grad_value, grad_temperature};
 }
 
 }  // namespace

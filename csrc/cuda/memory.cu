@@ -1,4 +1,4 @@
-// Memory addressing on CUDA: attention within each region, between its tokens and the slots of its block.
+// Memory addressing on CUDA: the tokens of each region attend to the slots of the region's block.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -11,10 +11,10 @@
 namespace showface {
 namespace {
 
-// So few tokens are sorted by each block of the kernels that need them, which costs less than a launch to sort them.
+// Up to these sizes, each attention block sorts the tokens itself. That costs less than a separate launch.
 constexpr int kSelfSorted = 1024, kSelfSortedRegions = 256;
 constexpr int kSortThreads = 256;
-constexpr int kSortBlocks = 256;  // at most; each reads what all of them counted
+constexpr int kSortBlocks = 256;  // At most. Each block reads the counts of all blocks.
 constexpr int kMaxRegions = 4096;
 
 struct SortShared {
@@ -24,7 +24,8 @@ struct SortShared {
 };
 size_t sort_bytes(int64_t regions) { return sizeof(int) * sort_numbers(0, regions, kSortThreads / 32); }
 
-// of_blocks (blocks, regions + 1): how many tokens of each region, and of none, a block has among its `each`.
+// Writes of_blocks (blocks, regions + 1): the number of tokens per region (last: region -1) among the `each` tokens of
+// a block.
 __global__ void __launch_bounds__(kSortThreads, 4)
     count_regions_kernel(const int64_t* __restrict__ region, int tokens, int each, int regions,
                          int* __restrict__ of_blocks) {
@@ -38,7 +39,7 @@ __global__ void __launch_bounds__(kSortThreads, 4)
   }
 }
 
-// order (tokens) and bounds (regions + 2), from the counts of all blocks; a lone block needs none.
+// Writes order (tokens) and bounds (regions + 2) from the counts of all blocks. A single block needs no counts.
 __global__ void __launch_bounds__(kSortThreads, 4)
     sort_kernel(const int64_t* __restrict__ region, int tokens, int each, int regions,
                 const int* __restrict__ of_blocks, int* __restrict__ order, int* __restrict__ bounds) {
@@ -56,7 +57,7 @@ ScalarType type_of_sums(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// The tokens by region, where they are so many that they are sorted first, and what the kernels need besides.
+// The sorted tokens of a call (empty if the blocks sort them), and the arguments of the attention kernels.
 struct Call {
   MemoryShape shape;
   Tensor region, order, bounds;
@@ -66,12 +67,15 @@ struct Call {
        const Tensor& region_of_token, const std::optional<Tensor>& temperature, double scale, bool tf32,
        const LaunchGuard& guard)
       : shape(check_memory(op, latent, memory, value, region_of_token, temperature)),
-        region(as_contiguous(region_of_token)), order(empty(latent, ScalarType::Int, {0})), bounds(order) {
-    STD_TORCH_CHECK(shape.tokens < INT_MAX / 2 && shape.regions * shape.slots < INT_MAX / 2 && shape.regions <= kMaxRegions,
-                    op, " on CUDA takes up to 2**30 tokens, as many slots, and ", kMaxRegions, " regions");
+        region(as_contiguous(region_of_token)),
+        order(empty(latent, ScalarType::Int, {0})),
+        bounds(order) {
+    STD_TORCH_CHECK(
+        shape.tokens < INT_MAX / 2 && shape.regions * shape.slots < INT_MAX / 2 && shape.regions <= kMaxRegions, op,
+        " on CUDA takes up to 2**30 tokens, as many slots, and ", kMaxRegions, " regions");
     const int tokens = static_cast<int>(shape.tokens), regions = static_cast<int>(shape.regions);
-    Groups groups{nullptr, nullptr, numbers<int64_t>(region), true, tokens, regions, regions + 1, 1,
-                  static_cast<int>(shape.slots)};
+    Groups groups{nullptr, nullptr, numbers<int64_t>(region),     true, tokens, regions, regions + 1,
+                  1,       false,   static_cast<int>(shape.slots)};
     if (tokens > kSelfSorted || regions > kSelfSortedRegions) {
       sort(op, guard.stream());
       groups.order = numbers<int>(order);
@@ -80,10 +84,21 @@ struct Call {
     }
     const Tensor keys = as_contiguous(memory);
     attention = {op,
-                 as_contiguous(latent), keys, value.has_value() ? as_contiguous(*value) : keys,
-                 shape.tokens, shape.regions * shape.slots, shape.channels, shape.values,
-                 groups, (shape.tokens + shape.regions - 1) / shape.regions, shape.slots,
-                 temperature, scale, tf32, guard.stream(), guard.multiprocessors()};
+                 as_contiguous(latent),
+                 keys,
+                 value.has_value() ? as_contiguous(*value) : keys,
+                 shape.tokens,
+                 shape.regions * shape.slots,
+                 shape.channels,
+                 shape.values,
+                 groups,
+                 (shape.tokens + shape.regions - 1) / shape.regions,
+                 shape.slots,
+                 temperature,
+                 scale,
+                 tf32,
+                 guard.stream(),
+                 guard.multiprocessors()};
   }
 
   void sort(const char* op, cudaStream_t stream) {
@@ -95,8 +110,8 @@ struct Call {
     Tensor of_blocks = empty(region, ScalarType::Int, {blocks > 1 ? blocks : 0, bins});
     if (blocks > 1) {
       launch(op, count_regions_kernel, dim3(blocks), kSortThreads, sort_bytes(shape.regions), stream,
-             numbers<int64_t>(region), static_cast<int>(tokens), static_cast<int>(each), static_cast<int>(shape.regions),
-             numbers_to_fill<int>(of_blocks));
+             numbers<int64_t>(region), static_cast<int>(tokens), static_cast<int>(each),
+             static_cast<int>(shape.regions), numbers_to_fill<int>(of_blocks));
     }
     launch(op, sort_kernel, dim3(blocks), kSortThreads, sort_bytes(shape.regions), stream, numbers<int64_t>(region),
            static_cast<int>(tokens), static_cast<int>(each), static_cast<int>(shape.regions), numbers<int>(of_blocks),
@@ -110,15 +125,15 @@ std::tuple<Tensor, Tensor> memory_attend(const Tensor& latent, const Tensor& mem
   const LaunchGuard guard(latent.get_device_index());
   const Call call("memory_attend", latent, memory, value, region, temperature, scale, tf32, guard);
   Tensor out = empty(latent, latent.scalar_type(), {call.shape.tokens, call.shape.values});
-  Tensor log_sum = empty(latent, type_of_sums(latent), {call.shape.tokens});
-  attention_forward(call.attention, &out, log_sum);
-  return {out, log_sum};
+  Tensor lse = empty(latent, type_of_sums(latent), {call.shape.tokens});
+  attention_forward(call.attention, &out, lse);
+  return {out, lse};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> memory_attend_backward(
     const Tensor& grad, const Tensor& latent, const Tensor& memory, const std::optional<Tensor>& value,
-    const Tensor& region, const Tensor& out, const Tensor& log_sum, const std::optional<Tensor>& temperature,
-    double scale, bool tf32) {
+    const Tensor& region, const Tensor& out, const Tensor& lse, const std::optional<Tensor>& temperature, double scale,
+    bool tf32) {
   const LaunchGuard guard(latent.get_device_index());
   const Call call("memory_attend_backward", latent, memory, value, region, temperature, scale, tf32, guard);
   const MemoryShape& shape = call.shape;
@@ -126,27 +141,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> memory_attend_backward(
     STD_TORCH_CHECK(tensor->scalar_type() == latent.scalar_type() && tensor->dim() == 2 &&
                         tensor->size(0) == shape.tokens && tensor->size(1) == shape.values &&
                         tensor->device() == latent.device(),
-                    "memory_attend_backward: grad and out must be (T, V) and go with latent");
+                    "memory_attend_backward: grad and out must be (T, V) and match latent");
   }
-  STD_TORCH_CHECK(log_sum.scalar_type() == type_of_sums(latent) && log_sum.numel() == shape.tokens &&
-                      log_sum.device() == latent.device(),
-                  "memory_attend_backward: log_sum must be (T,), of memory_attend");
+  STD_TORCH_CHECK(
+      lse.scalar_type() == type_of_sums(latent) && lse.numel() == shape.tokens && lse.device() == latent.device(),
+      "memory_attend_backward: lse must be the (T,) result of memory_attend");
   const ScalarType type = latent.scalar_type();
   Tensor grad_latent = empty(latent, type, {shape.tokens, shape.channels});
   Tensor grad_memory = empty(latent, type, {shape.regions, shape.slots, shape.channels});
   Tensor grad_value = empty(latent, type, {value.has_value() ? shape.regions : 0, shape.slots, shape.values});
-  Tensor shares = attention_backward(call.attention, as_contiguous(grad), as_contiguous(out), as_contiguous(log_sum),
-                                     grad_latent, grad_memory, value.has_value() ? &grad_value : nullptr);
-  return {grad_latent, grad_memory, grad_value, shares};
+  Tensor grad_temperature =
+      attention_backward(call.attention, as_contiguous(grad), as_contiguous(out), as_contiguous(lse), grad_latent,
+                         grad_memory, value.has_value() ? &grad_value : nullptr);
+  return {grad_latent, grad_memory, grad_value, grad_temperature};
 }
 
-// What both halves of a write start from: the sums under the tokens' softmax, an answer without values.
-Tensor log_sums(Call& call) {
-  Tensor log_sum = empty(call.attention.query, type_of_sums(call.attention.query), {call.shape.tokens});
+// The log-sum-exp (base 2) of each token's scores: the forward without values.
+Tensor lse_of(Call& call) {
+  Tensor lse = empty(call.attention.query, type_of_sums(call.attention.query), {call.shape.tokens});
   call.attention.values = 0;
-  attention_forward(call.attention, nullptr, log_sum);
+  attention_forward(call.attention, nullptr, lse);
   call.attention.values = call.shape.channels;
-  return log_sum;
+  return lse;
 }
 
 std::tuple<Tensor, Tensor> memory_accumulate(const Tensor& latent, const Tensor& memory, const Tensor& region,
@@ -156,18 +172,19 @@ std::tuple<Tensor, Tensor> memory_accumulate(const Tensor& latent, const Tensor&
   const MemoryShape& shape = call.shape;
   Tensor rho = empty(latent, type_of_sums(latent), {shape.regions, shape.slots});
   Tensor total = empty(latent, type_of_sums(latent), {shape.regions, shape.slots, shape.channels});
-  attention_accumulate(call.attention, log_sums(call), total, rho);
+  attention_accumulate(call.attention, lse_of(call), total, rho);
   return {rho, total};
 }
 
 std::tuple<Tensor, Tensor> memory_write(const Tensor& latent, const Tensor& memory, const Tensor& region,
-                                        const std::optional<Tensor>& temperature, double scale, double rate, bool tf32) {
+                                        const std::optional<Tensor>& temperature, double scale, double rate,
+                                        bool tf32) {
   const LaunchGuard guard(latent.get_device_index());
   Call call("memory_write", latent, memory, std::nullopt, region, temperature, scale, tf32, guard);
   const MemoryShape& shape = call.shape;
   Tensor rho = empty(latent, type_of_sums(latent), {shape.regions, shape.slots});
   Tensor after = empty(latent, latent.scalar_type(), {shape.regions, shape.slots, shape.channels});
-  attention_write(call.attention, log_sums(call), rate, after, rho);
+  attention_write(call.attention, lse_of(call), rate, after, rho);
   return {after, rho};
 }
 
@@ -177,7 +194,8 @@ Tensor memory_blend(const Tensor& memory, const Tensor& rho, const Tensor& total
                   "memory_blend on CUDA takes rho and total in float64 for a float64 memory, else in float32");
   const LaunchGuard guard(memory.get_device_index());
   Tensor after = empty(memory, memory.scalar_type(), {memory.size(0), memory.size(1), memory.size(2)});
-  blend_keys("memory_blend", as_contiguous(memory), as_contiguous(total), as_contiguous(rho), rate, after, guard.stream());
+  blend_keys("memory_blend", as_contiguous(memory), as_contiguous(total), as_contiguous(rho), rate, after,
+             guard.stream());
   return after;
 }
 

@@ -1,7 +1,7 @@
-// Memory that the threads of a block share, and copies into it that run while the threads go on.
+// Shared memory, and asynchronous copies into it.
 //
-// Kernels take shared memory from here, never by `__shared__` themselves, so that where they run on a CPU for the
-// tests it is known, filled with NaN and guarded.
+// Kernels use these functions instead of `__shared__`. In the CPU build of the tests the memory is then allocated by
+// the emulator, filled with NaN and checked for accesses out of bounds.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -10,7 +10,7 @@
 
 namespace showface {
 
-// The block's one object of type S; every kernel has its own S. It starts with undefined contents.
+// The block's object of type S, uninitialised. Each kernel uses its own type S, and one object of it.
 template <typename S>
 __device__ S& shared_memory() {
 #ifdef SHOWFACE_CUDA_ON_CPU
@@ -22,7 +22,7 @@ __device__ S& shared_memory() {
 #endif
 }
 
-// The bytes that the launch asked for, aligned to 16.
+// The dynamic shared memory of the launch, aligned to 16 bytes.
 template <typename T>
 __device__ T* dynamic_shared_memory() {
 #ifdef SHOWFACE_CUDA_ON_CPU
@@ -33,12 +33,12 @@ __device__ T* dynamic_shared_memory() {
 #endif
 }
 
-// Start to copy 4, 8 or 16 bytes, aligned to as many, from global to shared memory; zeros where not `valid`, and
-// `global` is not read then. After it: copy_commit() ends a group of copies, copy_wait<N>() waits until at most N
-// groups of this thread are on their way, and __syncthreads() shows them to the other threads.
+// Start to copy 4, 8 or 16 bytes, aligned to their size, from global to shared memory. If not `valid`, writes zeros and
+// does not read `global`. Afterwards copy_commit() ends a group of copies, copy_wait<N>() waits until at most N groups
+// of this thread are pending, and __syncthreads() makes the copies visible to the other threads.
 template <int Bytes>
 __device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid = true) {
-  static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16, "the chip copies 4, 8 or 16 bytes");
+  static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16, "cp.async copies 4, 8 or 16 bytes");
 #ifdef SHOWFACE_CUDA_ON_CPU
   cuda_on_cpu::copy_async(shared, global, Bytes, valid ? Bytes : 0);
 #else

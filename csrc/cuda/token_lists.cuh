@@ -1,4 +1,4 @@
-// Which tokens belong together: lists of them made on the device, and the part of the lists that a block works on.
+// Lists of the tokens of each group, built on the device, and the part of them that a block works on.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -12,7 +12,7 @@ namespace showface {
 
 C10_HOST_DEVICE constexpr int divide_up(int n, int by) { return (n + by - 1) / by; }
 
-// Rows of a tensor: those of a list, or without one, `count` that follow one another.
+// Rows of a tensor: the rows in `list`, or if it is null the `count` rows from `first` on.
 struct RowList {
   const int* list;
   int first, count;
@@ -23,22 +23,24 @@ struct RowList {
   }
 };
 
-// What one block multiplies: a tile of rows with all columns that go with them, which may be none.
+// The work of one block: a tile of rows, and all columns of their group. Either may be empty.
 struct Work {
   RowList rows, columns;
 };
 
 // Groups of queries and the keys that they look at.
 //
-// Tokens are listed in segments. A group has one or two: its queries, and tokens that don't ask and are its keys unless
-// `keys_each` says otherwise. The tokens of a segment behind those of all groups don't ask either.
+// Tokens are listed in segments. A group has one or two segments: its queries, and (masked_correlation) its known
+// tokens, which are its keys if listed_keys is true. One more segment may follow the groups. Its tokens belong to no
+// group and are no queries.
 struct Groups {
-  const int* order;       // rows, segment by segment
-  const int* bounds;      // where each segment begins in `order`, and where the last one ends
-  const int64_t* region;  // a few tokens' regions, if each block is to sort them itself: a segment for each, one for -1
-  bool unsorted;          // so it is, and order and bounds aren't there
+  const int* order;       // Token indices, segment by segment.
+  const int* bounds;      // Start of each segment in `order`, and the end of the last one.
+  const int64_t* region;  // The region of each token, if each block sorts: one segment per region, then region -1.
+  bool unsorted;          // Each block sorts `region`; order and bounds are null.
   int tokens, count, segments, segments_each;
-  int keys_each;          // a group's keys are this many rows that follow one another; 0: the segment behind its own
+  bool listed_keys;  // The keys are the tokens of the group's second segment, not the rows of a matrix.
+  int key_rows;      // Rows of a group's matrix of keys, if not listed_keys.
 
   __device__ RowList segment(int s) const { return {order + bounds[s], 0, bounds[s + 1] - bounds[s]}; }
   __device__ void sort(Arena& arena);
@@ -46,15 +48,15 @@ struct Groups {
   __device__ Work find(int tile_rows) const;
 };
 
-// The tile of rows that this block has in the launch's x: queries and, as columns, their keys; or the contrary.
-// Nobody on the host knows how many tiles there are, so each block counts them; those too many get no rows.
+// The tile with number blockIdx.x. With Keys = false its rows are queries and its columns their keys, else the other
+// way round. The host does not know the number of tiles, so each block counts them. Surplus blocks get no rows.
 template <bool Keys>
 __device__ Work Groups::find(int tile_rows) const {
   Work work{};
   int tile = static_cast<int>(blockIdx.x);
-  if (Keys && keys_each > 0) {
-    const int tiles = divide_up(keys_each, tile_rows), group = tile / tiles;
-    work.rows = RowList{nullptr, group * keys_each, keys_each}.part(tile % tiles * tile_rows, tile_rows);
+  if (Keys && !listed_keys) {
+    const int tiles = divide_up(key_rows, tile_rows), group = tile / tiles;
+    work.rows = RowList{nullptr, group * key_rows, key_rows}.part(tile % tiles * tile_rows, tile_rows);
     work.columns = segment(group * segments_each);
     return work;
   }
@@ -74,42 +76,43 @@ __device__ Work Groups::find(int tile_rows) const {
     if (Keys) {
       if (found % segments_each == 1) work.columns = segment(found - 1);
     } else if (const int group = found / segments_each; found % segments_each == 0 && group < count) {
-      work.columns = keys_each > 0 ? RowList{nullptr, group * keys_each, keys_each} : segment(found + 1);
+      work.columns = !listed_keys ? RowList{nullptr, group * key_rows, key_rows} : segment(found + 1);
     }
     return work;
   }
   return work;
 }
 
-// A stable counting sort by region, the tokens of region -1 last. A block takes `tokens` that lie together, a warp some of
-// these. The counts are whole numbers, so that their order of adding is of no matter.
+// A stable counting sort by region, with region -1 last. Each block takes consecutive tokens, each warp a consecutive
+// part of them. Counts are integers, so the order of the atomic additions does not change the result.
 
-// In which of regions + 1 bins a token belongs.
+// The bin of a region: the region itself, or for -1 the last of regions + 1 bins.
 __device__ inline int bin_of(int64_t region, int regions) {
   CUDA_KERNEL_ASSERT(region >= -1 && region < regions);
   return region < 0 || region >= regions ? regions : static_cast<int>(region);
 }
 
-// counts (warps, regions + 1), shared: how many tokens of each bin a warp has.
+// counts (warps, regions + 1), in shared memory: the number of tokens per bin in each warp's part.
 __device__ inline void count_regions(const int64_t* region, int tokens, int regions, int* counts) {
   const int bins = regions + 1, warps = static_cast<int>(blockDim.x) / 32, warp = static_cast<int>(threadIdx.x) / 32;
   for (int i = threadIdx.x; i < warps * bins; i += blockDim.x) counts[i] = 0;
   __syncthreads();
   const int each = divide_up(tokens, warps);
   const int end = min((warp + 1) * each, tokens);
-  for (int i = warp * each + warp_lane(); i < end; i += 32) atomicAdd(&counts[warp * bins + bin_of(region[i], regions)], 1);
+  for (int i = warp * each + warp_lane(); i < end; i += 32)
+    atomicAdd(&counts[warp * bins + bin_of(region[i], regions)], 1);
   __syncthreads();
 }
 
-// Write the rows first ... first + tokens - 1 to their places in `order`, which holds those of all blocks. bounds
-// (regions + 2), shared: gets where each bin begins. of_blocks (blocks, regions + 1): the counts of every block, or
-// null where there is only this one.
+// Write the tokens first ... first + tokens - 1 to their places in `order`, which all blocks fill together. bounds
+// (regions + 2), in shared memory, gets the start of each bin, and the end of the last one. of_blocks (blocks,
+// regions + 1) holds the counts of all blocks; it is null when there is one block.
 __device__ inline void sort_by_region(const int64_t* region, int first, int tokens, int regions, const int* of_blocks,
                                       int* counts, int* bounds, int* order) {
   const int bins = regions + 1, warps = static_cast<int>(blockDim.x) / 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = warp_lane();
   count_regions(region, tokens, regions, counts);
-  // counts: where in its bin a warp's next token goes.
+  // From here on, counts holds the position within a bin of each warp's next token.
   for (int bin = threadIdx.x; bin <= bins; bin += blockDim.x) {
     int all = 0, before = 0;
     for (int b = 0; of_blocks != nullptr && bin < bins && b < static_cast<int>(gridDim.x); ++b) {
@@ -140,7 +143,7 @@ __device__ inline void sort_by_region(const int64_t* region, int first, int toke
   for (int from = warp * each; from < end; from += 32) {
     const int i = from + lane;
     const int bin = i < end ? bin_of(region[i], regions) : bins;
-    unsigned same = 0xffffffffu;  // the lanes with this one's bin
+    unsigned same = 0xffffffffu;  // Lanes whose token is in the same bin.
     for (int bit = 1; bit <= bins; bit *= 2) {
       const unsigned with_bit = __ballot_sync(0xffffffffu, (bin & bit) != 0);
       same &= (bin & bit) != 0 ? with_bit : ~with_bit;
@@ -153,7 +156,7 @@ __device__ inline void sort_by_region(const int64_t* region, int first, int toke
   }
 }
 
-// What a block needs in shared memory to sort by itself, and after it `order` and `bounds` are there.
+// Number of ints of shared memory that a block needs to sort: `order`, `bounds` and the counts of its warps.
 C10_HOST_DEVICE constexpr int64_t sort_numbers(int64_t tokens, int64_t regions, int64_t warps) {
   return tokens + (regions + 2) + warps * (regions + 1);
 }

@@ -2,26 +2,26 @@
 #pragma once
 
 #include "../common/tensors.h"
-#include "fragment.h"
+#include "mma.h"
 #include "shared_memory.h"
 #include "warp.h"
 
 namespace showface {
 
-constexpr int kThreads = 128;  // of a block that works on tiles
+constexpr int kThreads = 128;  // Threads of an attention block.
 
-// How far apart rows of `width` numbers lie in shared memory: products read 16 at a time, and 16 bytes more keep the
-// rows that a warp reads at once in different banks.
+// Stride, in elements, of rows of `width` elements in shared memory. Rows are padded to a multiple of 16 elements for
+// the matrix products, plus 16 bytes so that rows read together lie in different banks.
 template <typename T>
 C10_HOST_DEVICE constexpr int row_stride(int64_t width) {
   return static_cast<int>(round_up(width, 16) + 16 / sizeof(T));
 }
 
-// Start to copy `width` numbers of rows that lie `row_size` apart into a tile, zeros for the tokens -1 and up to `padded`.
-// Eight threads take a row.
+// Start to copy rows `token` of `from` (stride row_size) into a tile: `width` elements, then zeros up to `padded`. Rows
+// of token -1 become zeros. Eight threads per row.
 template <typename T>
-__device__ __forceinline__ void load_rows(const T* from, int row_size, const int* token, int rows, int width, int padded,
-                                          bool aligned, T* tile, int stride) {
+__device__ __forceinline__ void load_rows(const T* from, int row_size, const int* token, int rows, int width,
+                                          int padded, bool aligned, T* tile, int stride) {
   constexpr int vector = 16 / sizeof(T);
   const int lane = threadIdx.x % 8;
   for (int r = threadIdx.x / 8; r < rows; r += kThreads / 8) {
@@ -39,7 +39,7 @@ __device__ __forceinline__ void load_rows(const T* from, int row_size, const int
   }
 }
 
-// Sums over four lanes that follow one another: those that hold a row of an accumulator, or share a row as below.
+// Sum or maximum over four neighbouring lanes. These hold one row of an accumulator, or one row in make_unit.
 template <typename A>
 __device__ A sum_of_row(A x) {
   x += __shfl_xor_sync(0xffffffffu, x, 1);
@@ -51,12 +51,14 @@ __device__ A max_of_row(A x) {
   return Max<A>::of(x, __shfl_xor_sync(0xffffffffu, x, 2));
 }
 
-// Bring a tile's rows to unit length; `inverse` gets one over their lengths. Four lanes take a row, whose numbers past its
-// width are zeros. The rows are a multiple of 8, so that whole warps work.
+// Scale the rows of a tile to unit length. `inverse`, unless null, gets 1 / norm of each row. Four lanes per row.
+// Elements beyond the width must be zeros. `rows` is a multiple of 8, so that whole warps take part.
 template <bool TensorCores, typename T, typename A>
 __device__ __forceinline__ void make_unit(T* tile, int stride, int rows, int depth, A* inverse) {
   constexpr int vector = 16 / sizeof(T);
-  struct alignas(16) Vector { T x[vector]; };
+  struct alignas(16) Vector {
+    T x[vector];
+  };
   const int lane = threadIdx.x % 4;
   for (int r = threadIdx.x / 4; r < rows; r += kThreads / 4) {
     auto* const row = reinterpret_cast<Vector*>(tile + r * stride);
@@ -77,10 +79,13 @@ __device__ __forceinline__ void make_unit(T* tile, int stride, int rows, int dep
   }
 }
 
-// Goes through the tiles begin ... end - 1, of which the first is on its way. While a tile is multiplied the next one is
-// loaded, with two stages; with one it is loaded after that, where it lies. list(step) writes down which tokens are
-// in a tile (there is room for two such lists), from what fetch(step) has read long before; load(step) starts to copy
-// them, and when they are there for all threads, prepare(step) and multiply(step) work on them.
+// Process the column tiles begin ... end - 1. The copy of the first one has been started by the caller. With two stages
+// the next tile is copied while the current one is multiplied. With one stage it is copied afterwards, into the same
+// place.
+//   fetch(step)     reads the token indices of a tile from global memory into registers, two steps ahead.
+//   list(step)      stores them in shared memory, which has room for the lists of two tiles.
+//   load(step)      starts the copies of the tile's rows.
+//   prepare(step), multiply(step)  work on the tile once the copies are visible to all threads.
 template <typename Fetch, typename List, typename Load, typename Prepare, typename Multiply>
 __device__ __forceinline__ void pipeline(int begin, int end, int stages, Fetch fetch, List list, Load load,
                                          Prepare prepare, Multiply multiply) {
@@ -102,7 +107,7 @@ __device__ __forceinline__ void pipeline(int begin, int end, int stages, Fetch f
   }
 }
 
-// A bump allocator over the launch's shared memory, 16 bytes at a time.
+// A bump allocator over the dynamic shared memory, aligned to 16 bytes.
 struct Arena {
   unsigned char* at;
   template <typename X>

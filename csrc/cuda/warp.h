@@ -21,7 +21,7 @@ __device__ A warp_reduce(A value) {
   return value;
 }
 
-// The sum over this lane and those below it.
+// Inclusive prefix sum over the lanes of a warp.
 template <typename A>
 __device__ A warp_prefix_sum(A value) {
 #pragma unroll

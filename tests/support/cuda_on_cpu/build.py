@@ -1,4 +1,4 @@
-"""Compile CUDA sources for the CPU with g++ and cuda_runtime.h of this folder, once for each state of the sources."""
+"""Compile CUDA sources for the CPU with g++ and the emulator in cuda_runtime.h. Results are cached by content."""
 
 import ctypes
 import hashlib
@@ -17,25 +17,25 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 CACHE = ROOT / "build" / "cuda-on-cpu"
 PROBES = [HERE / "probe.cu"]
-# Every CUDA kernel of the package, and the schemas of its operators.
+# All CUDA kernels of the package, and the schemas of the operators.
 KERNELS = [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), ROOT / "csrc" / "ops.cpp"]
-LIBRARY = "showface_cuda_on_cpu"  # the operators' namespace, so that it stands beside that of the extension
+LIBRARY = "showface_cuda_on_cpu"  # namespace of the operators, distinct from that of the extension
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
 
 
 @cache
 def why_not() -> str | None:
-    """Why nothing can be compiled here, or None."""
+    """Why the emulator cannot be compiled on this machine, or None."""
     if platform.machine() != "x86_64" or platform.system() != "Linux":
-        return f"cuda_on_cpu is for Linux on x86-64, not {platform.system()} on {platform.machine()}"
+        return f"cuda_on_cpu needs Linux on x86-64, not {platform.system()} on {platform.machine()}"
     if shutil.which("g++") is None:
-        return "there is no g++"
+        return "g++ is not installed"
     return None
 
 
 @cache
 def _state() -> str:
-    """A digest of everything that a compiled library depends on."""
+    """A digest of all files that a compiled library depends on."""
     digest = hashlib.sha256(torch.__version__.encode())
     for path in [*(ROOT / "csrc").rglob("*"), *HERE.glob("*")]:
         if path.is_file():
@@ -44,10 +44,10 @@ def _state() -> str:
 
 
 def build(name: str, sources: Sequence[Path], *, sanitize: bool = False) -> Path:
-    """The shared library of these sources.
+    """Compile the sources to a shared library, or find it in the cache.
 
     Raises:
-        RuntimeError: the compiler's first complaint.
+        RuntimeError: with the compiler's first error.
     """
     folder = CACHE / _state()
     library = folder / f"{name}{'-sanitized' if sanitize else ''}.so"
@@ -79,7 +79,7 @@ def build(name: str, sources: Sequence[Path], *, sanitize: bool = False) -> Path
 
 @cache
 def load() -> ctypes.CDLL:
-    """The CUDA kernels, compiled for the CPU: torch.ops.showface_cuda_on_cpu."""
+    """Load the CUDA kernels compiled for the CPU, as torch.ops.showface_cuda_on_cpu."""
     path = build("kernels", KERNELS)
     torch.ops.load_library(path)
     return ctypes.CDLL(str(path))

@@ -1,8 +1,8 @@
-// CUDA C++ on the CPU: as much of the language and its runtime as the kernels of csrc/cuda use, for g++. It stands in
-// for the toolkit's header of this name. docs/cuda-on-cpu.md says what it models and what not.
+// A CUDA emulator for g++: the parts of CUDA C++ and its runtime that the kernels of csrc/cuda use. It replaces the
+// toolkit's header of the same name. docs/cuda-on-cpu.md lists what it models.
 //
-// One block runs after another. A block's threads are fibers: each runs until it has to wait for others, at a barrier
-// or in a warp's collective, and then the next one runs, in order of their indices or in a random one.
+// Blocks run one after another. The threads of a block are fibers. A fiber runs until it must wait at a barrier or in a
+// warp collective. Then the next one runs, in the order of their indices or in a random order.
 #pragma once
 
 #include <torch/headeronly/macros/Macros.h>
@@ -45,24 +45,36 @@ struct dim3 {
   dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
   size_t volume() const { return size_t(x) * y * z; }
 };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(8) int2 { int x, y; };
-struct alignas(16) int4 { int x, y, z, w; };
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(8) int2 {
+  int x, y;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
 
 inline uint3 threadIdx, blockIdx;
 inline dim3 blockDim, gridDim;
 
 namespace cuda_on_cpu {
 
-// What a kernel does wrong: seen at the launch as an exception.
+// An error in a kernel. The launch throws it.
 struct KernelError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Switching between stacks. (The C library's swapcontext makes a system call each time.)
+// Switches between stacks. (The C library's swapcontext makes a system call each time.)
 extern "C" void cuda_on_cpu_switch(void** save_stack, void* load_stack);
 asm(R"(
 .text
@@ -89,7 +101,7 @@ cuda_on_cpu_switch:
 
 constexpr size_t kStack = 128 << 10;
 
-// Copies that a thread asked for and has not waited for. They are made at the wait, so that a missing wait shows.
+// An asynchronous copy that a thread has started. It is carried out at the wait, so that tests detect a missing wait.
 struct Copy {
   void* to;
   const void* from;
@@ -104,8 +116,8 @@ struct Thread {
   std::unique_ptr<char[]> stack{new char[kStack]};
   void* stack_pointer = nullptr;
   uint3 index;
-  std::function<bool()> waits_for;  // empty: can run
-  const char* where = "";           // what it waits in
+  std::function<bool()> waits_for;  // The thread can run if this is empty or returns true.
+  const char* where = "";           // the function that it waits in
   bool done = false;
   std::vector<Copy> asked;
   std::deque<std::vector<Copy>> groups;
@@ -114,24 +126,24 @@ struct Thread {
 #endif
 };
 
-// Lanes of a warp that exchange values: those of one mask.
+// The lanes of one mask in a warp, which exchange values.
 struct Group {
   unsigned arrived = 0, round = 0;
   std::vector<char> values[2][32];
 };
 
 struct Block {
-  std::vector<std::unique_ptr<Thread>> threads;  // kept from block to block, for their stacks
+  std::vector<std::unique_ptr<Thread>> threads;  // reused by later blocks, to keep their stacks
   size_t size = 0, alive = 0, at_barrier = 0, barriers = 0;
-  std::map<std::pair<size_t, unsigned>, Group> groups;               // by warp and mask
-  std::map<const void*, std::unique_ptr<char, decltype(&std::free)>> shared;  // by what asks for it
+  std::map<std::pair<size_t, unsigned>, Group> groups;                        // by warp and mask
+  std::map<const void*, std::unique_ptr<char, decltype(&std::free)>> shared;  // by the address of a static key
   size_t dynamic_bytes = 0;
   size_t current = 0;
   std::function<void()> kernel;
   std::exception_ptr error;
   void* scheduler = nullptr;  // its stack pointer while a thread runs
   std::mt19937_64 random;
-  uint64_t order = 0;  // 0: threads run in order of their indices; else the seed of a random order
+  uint64_t order = 0;  // 0: threads run in the order of their indices; otherwise the seed of a random order
 #if defined(__SANITIZE_ADDRESS__)
   const void* scheduler_stack = nullptr;
   size_t scheduler_stack_size = 0;
@@ -164,7 +176,7 @@ inline void to_thread(Thread& thread) {
 #endif
 }
 
-// Let others run until `ready`.
+// Run other threads until `ready` returns true.
 inline void wait(const char* where, std::function<bool()> ready) {
   Thread& me = self();
   me.where = where;
@@ -179,7 +191,8 @@ inline void thread_main() {
 #endif
   try {
     block.kernel();
-    if (!self().asked.empty() || !self().groups.empty()) throw KernelError("a thread ended before its copies did");
+    if (!self().asked.empty() || !self().groups.empty())
+      throw KernelError("a thread ended without waiting for its asynchronous copies");
   } catch (...) {
     if (!block.error) block.error = std::current_exception();
   }
@@ -204,9 +217,9 @@ inline void run_block() {
     thread.asked.clear();
     thread.groups.clear();
     auto** top = reinterpret_cast<void**>(thread.stack.get() + kStack);
-    *--top = nullptr;  // aligns the stack as a call does
+    *--top = nullptr;  // stack alignment, as after a call
     *--top = reinterpret_cast<void*>(&thread_main);
-    std::fill(top - 6, top, nullptr);  // the registers that the switch takes from there
+    std::fill(top - 6, top, nullptr);  // the registers that the switch pops
     thread.stack_pointer = top - 6;
   }
   std::vector<size_t> order(block.size);
@@ -234,11 +247,11 @@ inline void run_block() {
   if (block.error) std::rethrow_exception(block.error);
 }
 
-// Give each lane of `mask` what every lane of it gave: 32 pointers, null for lanes outside. The values stay until the
-// lane's second exchange from here.
+// Exchange values between the lanes of `mask`. Returns 32 values, empty for lanes outside the mask. They stay valid
+// until the lane's second exchange after this one.
 inline const std::vector<char>* exchange(const char* where, unsigned mask, const void* value, size_t bytes) {
   const size_t lane = block.current % 32;
-  if (!(mask >> lane & 1)) throw KernelError(std::string(where) + ": a lane calls that is not in its mask");
+  if (!(mask >> lane & 1)) throw KernelError(std::string(where) + ": the calling lane is not in its mask");
   Group& group = block.groups[{block.current / 32, mask}];
   const unsigned round = group.round;
   const auto* bytes_of_value = static_cast<const char*>(value);
@@ -262,7 +275,7 @@ T shuffle(const char* where, unsigned mask, T value, int from, int width) {
   return value;
 }
 
-// Memory of this block, filled with bytes that read as NaN. `key` tells one piece from another.
+// Shared memory of this block, filled with 0xff, which reads as NaN. `key` identifies the allocation.
 inline void* shared(const void* key, size_t bytes) {
   auto [found, fresh] = block.shared.try_emplace(key, nullptr, &std::free);
   if (fresh) {
@@ -285,13 +298,13 @@ inline void copy_wait(size_t on_their_way) {
     for (const Copy& copy : groups.front()) copy.run();
 }
 
-// For the tests: 0 runs threads in order of their indices, another number is the seed of a random order.
+// For the tests. 0: threads run in the order of their indices; otherwise the seed of a random order.
 extern "C" __attribute__((used, weak, visibility("default"))) void cuda_on_cpu_order(uint64_t seed) {
   block.order = seed;
   block.random.seed(seed);
 }
 
-// For the tests: how large a chip the launches are sized for.
+// For the tests: the number of multiprocessors that launches are sized for.
 inline int multiprocessors = 1;
 extern "C" __attribute__((used, weak, visibility("default"))) void cuda_on_cpu_multiprocessors(int count) {
   multiprocessors = count;
@@ -308,7 +321,7 @@ inline void __syncthreads() {
   const size_t barrier = block.barriers;
   ++block.at_barrier;
   cuda_on_cpu::wait("__syncthreads", [barrier] {
-    // The threads that have ended are not waited for.
+    // Threads that have ended are not waited for.
     if (block.barriers == barrier && block.at_barrier == block.alive) {
       block.at_barrier = 0;
       ++block.barriers;
@@ -354,7 +367,9 @@ T atomicMax(T* address, T value) {
 }
 inline void __threadfence() {}
 template <typename T>
-T __ldg(const T* address) { return *address; }
+T __ldg(const T* address) {
+  return *address;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline float __expf(float x) { return std::exp(x); }
@@ -362,14 +377,16 @@ inline float __fdividef(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 inline double rsqrt(double x) { return 1 / std::sqrt(x); }
 
-// The runtime, as far as csrc/cuda/launch.h goes.
+// The parts of the CUDA runtime that csrc/cuda/launch.h uses.
 using cudaStream_t = void*;
 using cudaError_t = int;
 constexpr cudaError_t cudaSuccess = 0;
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 inline const char* cudaGetErrorString(cudaError_t) { return "the launch failed"; }
 template <typename Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) { return cudaSuccess; }
+cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
+  return cudaSuccess;
+}
 
 template <typename... Parameters, size_t... I>
 void cuda_on_cpu_run(void (*kernel)(Parameters...), void** arguments, std::index_sequence<I...>) {

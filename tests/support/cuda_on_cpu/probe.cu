@@ -1,13 +1,13 @@
-// Small kernels with known results, some wrong on purpose: what the tests of cuda_runtime.h, fragment.h and
-// shared_memory.h run. nvcc compiles this file too, so that a GPU can give its word on the same kernels.
+// Small kernels with known results, for the tests of cuda_runtime.h, mma.h and shared_memory.h. Some are wrong on purpose.
+// nvcc compiles this file too, so the same kernels can run on a GPU.
 #include <cuda_runtime.h>
 
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 
-#include "../../csrc/cuda/fragment.h"
-#include "../../csrc/cuda/shared_memory.h"
+#include "../../../csrc/cuda/mma.h"
+#include "../../../csrc/cuda/shared_memory.h"
 
 using showface::Accumulator;
 using showface::Fragment;
@@ -35,8 +35,8 @@ __global__ void reverse_race(const float* in, float* out, int n) {
   if (threadIdx.x < n) out[threadIdx.x] = line.x[n - 1 - threadIdx.x];
 }
 
-// Two barriers, and between them a thread reads what another writes. Every order of whole phases runs without a
-// deadlock; only the order within the second phase shows the race.
+// A race between two barriers: a thread reads an element that another thread writes. It shows only if the order of the
+// threads in the second phase changes.
 __global__ void neighbour_race(const float* in, float* out, int n) {
   auto& line = showface::shared_memory<Line>();
   line.x[threadIdx.x] = in[threadIdx.x];
@@ -71,7 +71,7 @@ __global__ void lonely_barrier(const float* in, float* out, int) {
 }
 
 // Shuffles, votes and atomics: out[0] = sum of the first warp, out[1] = how many are positive, out[2] = sum of all,
-// out[3] = the last lane's prefix count, out[4 ...] = the neighbours' values.
+// out[3] = the last lane's prefix count, out[4 ...] = the values of the next lanes.
 __global__ void collectives(const float* in, float* out, int n) {
   const float value = in[threadIdx.x];
   float sum = value;
@@ -92,7 +92,7 @@ __global__ void collectives(const float* in, float* out, int n) {
   (void)n;
 }
 
-// out = in, through asynchronous copies of 16 bytes; the last four are asked for as zeros.
+// out = in, through asynchronous copies of 16 bytes. The last four elements are not valid and become zeros.
 template <bool Wait>
 __global__ void copies(const float* in, float* out, int n) {
   float* line = showface::dynamic_shared_memory<float>();
@@ -104,7 +104,7 @@ __global__ void copies(const float* in, float* out, int n) {
   if (!Wait) showface::copy_wait<0>();
 }
 
-// D = A B^T (n = 0) or A B: in holds A (16, K), then B of 16 columns; out D (16, 16).
+// D = A B^T (n = 0) or A B. `in` holds A (16, K), then B with 16 columns. `out` is D (16, 16).
 template <typename T>
 __global__ void product(const float* in, float* out, int n) {
   constexpr int depth = Fragment<T>::kDepth;
@@ -164,6 +164,6 @@ extern "C" __attribute__((visibility("default"))) int run_probe(const char* name
     }
     return 1;
   }
-  std::snprintf(error, 256, "there is no probe of this name");
+  std::snprintf(error, 256, "there is no probe with this name");
   return 1;
 }

@@ -1,4 +1,4 @@
-"""Run one thing under AddressSanitizer and UndefinedBehaviorSanitizer, in a process that was started for it.
+"""Run a probe, or all kernels, under AddressSanitizer and UndefinedBehaviorSanitizer in a process of its own.
 
 python sanitized.py probe LIBRARY NAME N THREADS SHARED_BYTES
 python sanitized.py kernels LIBRARY
@@ -9,7 +9,7 @@ import sys
 
 
 def run_probe(library: str, name: str, n: int, threads: int, shared_bytes: int) -> None:
-    libc = ctypes.CDLL(None)  # its malloc is the sanitizer's, which guards what lies around it
+    libc = ctypes.CDLL(None)  # its malloc is the sanitizer's, which detects accesses outside the array
     libc.malloc.restype = ctypes.c_void_p
     source, target = (ctypes.cast(libc.malloc(4 * n), ctypes.POINTER(ctypes.c_float)) for _ in range(2))
     for i in range(n):
@@ -34,7 +34,7 @@ def run_kernels(library: str) -> None:
             (7, 3, 5, 3, 4),
             (5, 2, 1025, 20, None),
             (63, 4, 64, 129, 130),
-            (2100, 5, 3, 8, None),  # so many that they are sorted in launches of their own
+            (2100, 5, 3, 8, None),  # enough tokens that separate launches sort them
         ):
             latent, memory = torch.randn(tokens, channels).to(dtype), torch.randn(regions, slots, channels).to(dtype)
             value = None if values is None else torch.randn(regions, slots, values).to(dtype)
@@ -44,12 +44,12 @@ def run_kernels(library: str) -> None:
                 size_chip(multiprocessors)
                 rest = region, temperature, 4.0
                 tau = 4.0 if temperature is None else 8.0
-                out, log_sum = ops.memory_attend(latent, memory, value, *rest, True)
+                out, lse = ops.memory_attend(latent, memory, value, *rest, True)
                 if value is None:
                     expected = definitions.memory_read(*wide, tau)
                     torch.testing.assert_close(out.double(), expected, rtol=0, atol=4e-2)
                 backward = ops.memory_attend_backward
-                grads = backward(torch.randn_like(out), latent, memory, value, region, out, log_sum, *rest[1:], True)
+                grads = backward(torch.randn_like(out), latent, memory, value, region, out, lse, *rest[1:], True)
                 assert all(x.isfinite().all() for x in grads)
                 single = dtype if dtype == torch.float64 else torch.float32
                 written = latent.to(single), memory.to(single), *rest
@@ -64,12 +64,12 @@ def run_kernels(library: str) -> None:
             query, key = (torch.randn(2, tokens, channels).to(dtype) for _ in range(2))
             value, hole = torch.randn(2, tokens, values).to(dtype), torch.rand(2, tokens) < 0.5
             rest = None, 4.0, all_keys, True
-            out, log_sum = ops.masked_correlation(query, key, value, hole, *rest)
+            out, lse = ops.masked_correlation(query, key, value, hole, *rest)
             wide = query.double(), key.double(), value.double(), hole
             expected = definitions.masked_correlation(*wide, 4.0, "all" if all_keys else "valid")
             torch.testing.assert_close(out.double(), expected, rtol=0, atol=4e-2)
             backward = ops.masked_correlation_backward
-            grads = backward(torch.randn_like(value), query, key, value, hole, out, log_sum, *rest)
+            grads = backward(torch.randn_like(value), query, key, value, hole, out, lse, *rest)
             assert all(x.isfinite().all() for x in grads)
 
 

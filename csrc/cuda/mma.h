@@ -1,7 +1,7 @@
-// Small matrix products by a warp, on tensor cores: D (16, 8) += A (16, K) B (K, 8), accumulated in float32.
+// Matrix products of a warp on tensor cores: D (16, 8) += A (16, K) B (K, 8), accumulated in float32.
 //
-// K is 16 for float16 and bfloat16, 8 for float (as tf32: 10 bits of mantissa). Each lane holds a few elements; which
-// ones is fixed by the mma.sync instruction (sm_80 and later), and said by `row` and `column` for the result.
+// K is 16 for float16 and bfloat16, and 8 for float (as tf32, with 10 bits of mantissa). Each lane holds some elements.
+// The mma.sync instruction (sm_80 and later) fixes which; for D, `row` and `column` of Accumulator return the place.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -16,9 +16,9 @@ namespace showface {
 
 __device__ __forceinline__ int warp_lane() { return static_cast<int>(threadIdx.x % 32); }
 
-// Load four matrices of 8 rows of 16 bytes from shared memory. Lane 8 i + j says where row j of the i-th begins, aligned to
-// 16 bytes. x[i] gets 4 bytes of it: of row lane / 4, those at lane % 4; or transposed, as numbers of 2 bytes, column
-// lane / 4 of the rows 2 (lane % 4) and the next one.
+// Load four matrices of 8 rows of 16 bytes from shared memory (ldmatrix). Lane 8 i + j passes the address of row j of
+// matrix i, aligned to 16 bytes. x[i] gets 4 bytes of matrix i: word lane % 4 of row lane / 4. With Transposed the
+// elements have 2 bytes, and x[i] gets column lane / 4 of rows 2 (lane % 4) and 2 (lane % 4) + 1.
 template <bool Transposed>
 __device__ __forceinline__ void load_matrices(uint32_t (&x)[4], const void* row) {
 #ifdef SHOWFACE_CUDA_ON_CPU
@@ -43,23 +43,29 @@ __device__ __forceinline__ void load_matrices(uint32_t (&x)[4], const void* row)
   const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(row));
   if constexpr (Transposed) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(at));
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"(at));
   } else {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(at));
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"(at));
   }
 #endif
 }
 
-// The operands of an mma.sync, from tiles in shared memory whose rows begin 16 bytes aligned.
+// The operands of mma.sync, loaded from tiles in shared memory whose rows are aligned to 16 bytes.
 template <typename T>
 struct Fragment {
-  static constexpr int kDepth = 32 / sizeof(T);          // K
-  static constexpr int kPacked = 4 / sizeof(T);          // elements in a register
+  static constexpr int kDepth = 32 / sizeof(T);  // K
+  static constexpr int kPacked = 4 / sizeof(T);  // Elements per register.
   static_assert(kDepth == 16 || kDepth == 8, "fragments are of float16, bfloat16 or float");
 
-  struct A { uint32_t x[4]; };
-  struct B { uint32_t x[2]; };
+  struct A {
+    uint32_t x[4];
+  };
+  struct B {
+    uint32_t x[2];
+  };
 
   // A from `tile[row * stride + k]`.
   static __device__ __forceinline__ A load_a(const T* tile, int stride) {
@@ -67,8 +73,8 @@ struct Fragment {
     load_matrices<false>(a.x, tile + warp_lane() % 16 * stride + warp_lane() / 16 * (kDepth / 2));
     return a;
   }
-  // Two B, of columns 0-7 and 8-15. With `Rows` from `tile[column * stride + k]`: products of the rows of two matrices. Else
-  // from `tile[k * stride + column]`: the ordinary product of two matrices.
+  // Two B operands, for columns 0-7 and 8-15. With Rows, the tile holds B transposed, tile[column * stride + k], for
+  // products A B^T. Otherwise it holds B, tile[k * stride + column].
   template <bool Rows>
   static __device__ __forceinline__ void load_b(B (&b)[2], const T* tile, int stride) {
     const int lane = warp_lane();
@@ -85,15 +91,15 @@ struct Fragment {
   }
 };
 
-// A number as an operand of products on tensor cores (or without): rounded to T, or to tf32, since the chip would cut off
-// what tf32 doesn't hold and so make every product smaller.
+// Round x to an operand of a product: to T, and for float on tensor cores to tf32. Without rounding the chip truncates
+// to tf32, which biases every product towards zero.
 template <bool TensorCores, typename T, typename A>
 __device__ __forceinline__ T as_operand(A x) {
   T rounded = static_cast<T>(x);
   if constexpr (TensorCores && std::is_same_v<T, float>) {
     uint32_t bits;
     memcpy(&bits, &rounded, 4);
-    bits = (bits + 0x1000u) & ~0x1fffu;  // half of the last bit that counts, then only those that do
+    bits = (bits + 0x1000u) & ~0x1fffu;  // Add half of the last kept bit, then clear the bits that tf32 drops.
     memcpy(&rounded, &bits, 4);
   }
   return rounded;
@@ -103,13 +109,13 @@ template <typename A>
 struct Accumulator {
   A x[4] = {0, 0, 0, 0};
 
-  // The place of x[i] in D.
+  // Row and column of x[i] in D.
   static __device__ __forceinline__ int row(int i) { return warp_lane() / 4 + i / 2 * 8; }
   static __device__ __forceinline__ int column(int i) { return warp_lane() % 4 * 2 + i % 2; }
 };
 
 #ifdef SHOWFACE_CUDA_ON_CPU
-// The element of a fragment's register, as the chip reads it.
+// One element of a fragment's register, with the precision that the chip uses.
 template <typename T>
 float unpack(uint32_t bits, int index) {
   if constexpr (std::is_same_v<T, float>) {
@@ -126,11 +132,15 @@ float unpack(uint32_t bits, int index) {
 }
 #endif
 
-// d += a b, by all 32 lanes together.
+// d += a b. All 32 lanes must call it.
 template <typename T>
-__device__ __forceinline__ void mma(Accumulator<float>& d, const typename Fragment<T>::A& a, const typename Fragment<T>::B& b) {
+__device__ __forceinline__ void mma(Accumulator<float>& d, const typename Fragment<T>::A& a,
+                                    const typename Fragment<T>::B& b) {
 #ifdef SHOWFACE_CUDA_ON_CPU
-  struct Given { typename Fragment<T>::A a; typename Fragment<T>::B b; } given{a, b};
+  struct Given {
+    typename Fragment<T>::A a;
+    typename Fragment<T>::B b;
+  } given{a, b};
   const auto* all = cuda_on_cpu::exchange("mma", 0xffffffffu, &given, sizeof(given));
   constexpr int packed = Fragment<T>::kPacked;
   for (int i = 0; i < 4; ++i) {
@@ -144,9 +154,9 @@ __device__ __forceinline__ void mma(Accumulator<float>& d, const typename Fragme
     }
   }
 #else
-#define SHOWFACE_MMA(shape_and_types)                                                                      \
-  asm("mma.sync.aligned." shape_and_types " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"         \
-      : "+f"(d.x[0]), "+f"(d.x[1]), "+f"(d.x[2]), "+f"(d.x[3])                                              \
+#define SHOWFACE_MMA(shape_and_types)                                                              \
+  asm("mma.sync.aligned." shape_and_types " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+      : "+f"(d.x[0]), "+f"(d.x[1]), "+f"(d.x[2]), "+f"(d.x[3])                                     \
       : "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3]), "r"(b.x[0]), "r"(b.x[1]))
   if constexpr (std::is_same_v<T, float>) {
     SHOWFACE_MMA("m16n8k8.row.col.f32.tf32.tf32.f32");
@@ -159,13 +169,14 @@ __device__ __forceinline__ void mma(Accumulator<float>& d, const typename Fragme
 #endif
 }
 
-// d (16, 8 Tiles) += a (16, depth) times b, by a warp. Row r of a is a[r * a_stride ...]. With `Rows`, b is given by the
-// rows of its transpose, b[column * b_stride + k]; else by its own, b[k * b_stride + column]. `depth` is a multiple of 16.
-// Only the first `tiles` tiles are made; b is read up to an even number of them. Without `TensorCores` the products are ordinary multiply-adds in the type A.
+// d (16, 8 * Tiles) += a (16, depth) b (depth, 8 * Tiles), by a warp. a[r * a_stride + k] is row-major. With Rows, b
+// holds the transpose, b[column * b_stride + k]; otherwise b[k * b_stride + column]. depth is a multiple of 16. Only
+// the first `tiles` tiles are computed, but b is read up to the next even number of tiles. Without TensorCores,
+// ordinary multiply-adds in type A are used.
 template <bool TensorCores, bool Rows, typename T, typename A, int Tiles>
 __device__ __forceinline__ void warp_product(Accumulator<A> (&d)[Tiles], const T* a, int a_stride, const T* b,
                                              int b_stride, int depth, int tiles = Tiles) {
-  static_assert(Tiles % 2 == 0, "two tiles are loaded at once");
+  static_assert(Tiles % 2 == 0, "tiles are loaded in pairs");
   if constexpr (TensorCores) {
     for (int k = 0; k < depth; k += Fragment<T>::kDepth) {
       const auto left = Fragment<T>::load_a(a + k, a_stride);

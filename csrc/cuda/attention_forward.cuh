@@ -1,10 +1,18 @@
-// Attention within groups, the forward kernel: of masked_correlation, and of reading memory.
+// The forward kernel of attention within groups. masked_correlation and memory_attend use it.
 //
-// A query answers with a mean of its group's values, weighted by a softmax over temperature * <unit(query), unit(key)>.
-// A block takes a tile of rows (queries, or keys where a sum for each key is asked for) and goes through tiles of the
-// columns that belong to them (keys, or queries), with a warp for 16 rows; where the tile has fewer rows than that, the
-// other warps still help to load. Correlations of a tile live in registers and shared memory only. A launch's z splits
-// the columns into shares, which one more kernel adds up.
+// out[i] = sum over the keys j of softmax(temperature * <unit(query[i]), unit(key[j])>) * value[j].
+//
+//   pointer             null when
+//   out                 only lse is wanted (then V is 0)
+//   partial             the keys are not split (gridDim.z == 1)
+//   Problem.temperature there is no temperature tensor; it counts as 1
+//   Groups.order        each block sorts the tokens itself (Groups.unsorted), and so with Groups.bounds
+//   Groups.region       the tokens are sorted before (order and bounds are given)
+//
+// A block works on one tile of rows (queries) and loops over tiles of columns (keys). Each warp owns 16 rows. In a tile
+// with fewer rows the remaining warps only help to load. Scores stay in registers and shared memory. The backward
+// kernels use the same scheme; for the gradients of keys, rows are keys and columns are queries. gridDim.z splits the
+// columns. Each split then writes a partial result, and a kernel in attention_combine.cuh combines them.
 #pragma once
 
 #include "token_lists.cuh"
@@ -12,16 +20,16 @@
 namespace showface {
 
 constexpr double kLog2E = 1.44269504088896340736;
-// Of 8 columns: the part of the values that one block of the forward sums, in registers.
+// Value columns that one forward block accumulates in registers, in tiles of 8 columns.
 template <typename A>
 constexpr int kValueTiles = sizeof(A) == 8 ? 8 : 16;
-// How many blocks at least a multiprocessor's registers are to hold. Without this number the compiler rather spills a few.
+// Minimum number of resident blocks per multiprocessor. Without this bound the compiler chooses code that spills.
 template <typename A>
 constexpr int kBlocks = sizeof(A) == 8 ? 2 : 3;
-constexpr int kMaxRows = kThreads / 2;  // of a tile; a multiple of 16 up to this
+constexpr int kMaxRows = kThreads / 2;  // Largest tile height. Heights are multiples of 16.
 constexpr int kMaxSplits = 16;
 
-// The arguments that this kernel and those of attention_sums.cuh share.
+// Arguments of the forward kernel and of the backward kernels.
 template <typename T, typename A>
 struct Problem {
   const T *query, *key, *value;  // (queries, C), (keys, C), (keys, V)
@@ -30,12 +38,12 @@ struct Problem {
   ScalarType temperature_type;
   A scale;
   int queries, keys, channels, values;
-  bool aligned;  // rows of all three can be copied 16 bytes at a time
+  bool aligned;  // All rows can be copied 16 bytes at a time.
 
   __device__ A temperature_here() const { return scale * load_scalar<A>(temperature, temperature_type); }
 };
 
-// The tiles of columns that this block goes through.
+// The range of column tiles that this block (its split, blockIdx.z) processes.
 struct Steps {
   int begin, end;
   __device__ Steps(int columns, int tile_columns) {
@@ -45,32 +53,33 @@ struct Steps {
   }
 };
 
-// Where results go: to the tensor asked for, or with splits to this split's share of it.
+// Destination of results: the final tensor, or with several splits the partial result of this split.
 template <typename T, typename A>
 struct Target {
   T* whole;
-  A* share;  // null without splits
+  A* partial;  // Null when there is one split.
   __device__ void store(int64_t at, A x) const {
-    if (share != nullptr) {
-      share[at] = x;
+    if (partial != nullptr) {
+      partial[at] = x;
     } else {
       whole[at] = static_cast<T>(x);
     }
   }
 };
 
-// out (queries, V) and log_sum (queries). With splits, `log_sum` (splits, queries) is -inf where a split has nothing,
-// and the answers go to `share` (splits, queries, V); merge_kernel makes one of them.
+// Writes out (queries, V) and lse (queries), the log-sum-exp (base 2) of each query's scores. With several splits, lse
+// is (splits, queries), -inf where a split has no keys, and the outputs go to partial (splits, queries, V) for
+// combine_kernel.
 template <typename T, typename A, bool TensorCores, int KeyTiles>
 __global__ void __launch_bounds__(kThreads, kBlocks<A>)
-    forward_kernel(Problem<T, A> p, A high_temperature, int rows, int stages, T* __restrict__ out,
-                   A* __restrict__ log_sum, A* __restrict__ share) {
+    forward_kernel(Problem<T, A> p, A high_temperature, int rows, int stages, T* __restrict__ out, A* __restrict__ lse,
+                   A* __restrict__ partial) {
   constexpr int columns = 8 * KeyTiles, value_parts = kValueTiles<A>;
   const bool alone = gridDim.z == 1;
   const int64_t split = static_cast<int64_t>(blockIdx.z) * p.queries;
   const int first_value = blockIdx.y * value_parts * 8, here = min(value_parts * 8, p.values - first_value);
-  const Target<T, A> answer{out, alone ? nullptr : share + split * p.values};
-  log_sum += split;
+  const Target<T, A> answer{out, alone ? nullptr : partial + split * p.values};
+  lse += split;
 
   Arena arena{dynamic_shared_memory<unsigned char>()};
   Groups groups = p.groups;
@@ -79,7 +88,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
   const Steps steps(work.columns.count, columns);
   if (steps.begin == steps.end) {
     for (int i = threadIdx.x; i < work.rows.count && blockIdx.y == 0; i += blockDim.x) {
-      log_sum[work.rows[i]] = alone ? A(0) : -INFINITY;
+      lse[work.rows[i]] = alone ? A(0) : -INFINITY;
     }
     for (int i = threadIdx.x; alone && i < work.rows.count * here; i += blockDim.x) {
       out[static_cast<int64_t>(work.rows[i / here]) * p.values + first_value + i % here] = static_cast<T>(0.f);
@@ -97,7 +106,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
   int* const token = arena.take<int>(rows);
   int* const key_token = arena.take<int>(2 * columns);
 
-  static_assert(columns <= kThreads, "a thread for each column");
+  static_assert(columns <= kThreads, "one thread per column");
   const int column_here = static_cast<int>(threadIdx.x);
   int ahead = -1;
   const auto fetch = [&](int step) {
@@ -125,13 +134,13 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
   make_unit<TensorCores, T, A>(query, stride, rows, depth, nullptr);
 
   const A temperature = p.temperature_here() * A(kLog2E);
-  // A correlation is at most the temperature: that is enough to subtract before exponentials, unless it is so high that
-  // a row of small correlations would vanish.
+  // Scores are at most the temperature, so subtracting the temperature prevents overflow. At a high temperature all
+  // exponentials of a row could underflow, so then the running maximum of the row is subtracted.
   const bool high = temperature > high_temperature * A(kLog2E);
   const int warp_row = threadIdx.x / 32 * 16;
-  A peak[2] = {temperature, temperature}, total[2] = {0, 0};
-  if (high) peak[0] = peak[1] = -INFINITY;
-  Accumulator<A> mixed[value_parts];
+  A row_max[2] = {temperature, temperature}, row_sum[2] = {0, 0};
+  if (high) row_max[0] = row_max[1] = -INFINITY;
+  Accumulator<A> acc[value_parts];
   const auto prepare = [&](int step) {
     make_unit<TensorCores, T, A>(keys + step % stages * columns * stride, stride, columns, depth, nullptr);
   };
@@ -140,43 +149,43 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
     Accumulator<A> score[KeyTiles];
     warp_product<TensorCores, true>(score, query + warp_row * stride, stride, keys + step % stages * columns * stride,
                                     stride, depth);
-    A top[2] = {-INFINITY, -INFINITY};
+    A tile_max[2] = {-INFINITY, -INFINITY};
 #pragma unroll
     for (int tile = 0; tile < KeyTiles; ++tile) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const bool valid = step * columns + tile * 8 + score[tile].column(i) < work.columns.count;
         score[tile].x[i] = valid ? score[tile].x[i] * temperature : -INFINITY;
-        top[i / 2] = Max<A>::of(top[i / 2], score[tile].x[i]);
+        tile_max[i / 2] = Max<A>::of(tile_max[i / 2], score[tile].x[i]);
       }
     }
     if (high) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const A new_peak = Max<A>::of(peak[half], max_of_row(top[half]));
-        const A keep = exp2(peak[half] - new_peak);
-        total[half] *= keep;
+        const A new_max = Max<A>::of(row_max[half], max_of_row(tile_max[half]));
+        const A keep = exp2(row_max[half] - new_max);
+        row_sum[half] *= keep;
 #pragma unroll
         for (int tile = 0; tile < value_parts; ++tile) {
-          mixed[tile].x[2 * half] *= keep;
-          mixed[tile].x[2 * half + 1] *= keep;
+          acc[tile].x[2 * half] *= keep;
+          acc[tile].x[2 * half + 1] *= keep;
         }
-        peak[half] = new_peak;
+        row_max[half] = new_max;
       }
     }
 #pragma unroll
     for (int tile = 0; tile < KeyTiles; ++tile) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const A power = exp2(score[tile].x[i] - peak[i / 2]);
-        total[i / 2] += power;
+        const A power = exp2(score[tile].x[i] - row_max[i / 2]);
+        row_sum[i / 2] += power;
         weight[(warp_row + score[tile].row(i)) * weight_stride + tile * 8 + score[tile].column(i)] =
             as_operand<TensorCores, T>(power);
       }
     }
     __syncwarp();
     if (value_tiles > 0) {
-      warp_product<TensorCores, false>(mixed, weight + warp_row * weight_stride, weight_stride,
+      warp_product<TensorCores, false>(acc, weight + warp_row * weight_stride, weight_stride,
                                        values + step % stages * columns * value_stride, value_stride, columns,
                                        value_tiles);
     }
@@ -185,17 +194,17 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
   if (warp_row >= work.rows.count) return;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    total[half] = sum_of_row(total[half]);
-    const int row = token[warp_row + mixed[0].row(2 * half)];
+    row_sum[half] = sum_of_row(row_sum[half]);
+    const int row = token[warp_row + acc[0].row(2 * half)];
     if (row < 0) continue;
-    if (blockIdx.y == 0 && warp_lane() % 4 == 0) log_sum[row] = peak[half] + log2(total[half]);
+    if (blockIdx.y == 0 && warp_lane() % 4 == 0) lse[row] = row_max[half] + log2(row_sum[half]);
 #pragma unroll
     for (int tile = 0; tile < value_parts; ++tile) {
 #pragma unroll
       for (int i = 2 * half; i < 2 * half + 2; ++i) {
-        const int column = tile * 8 + mixed[tile].column(i);
+        const int column = tile * 8 + acc[tile].column(i);
         if (column < here) {
-          answer.store(static_cast<int64_t>(row) * p.values + first_value + column, mixed[tile].x[i] / total[half]);
+          answer.store(static_cast<int64_t>(row) * p.values + first_value + column, acc[tile].x[i] / row_sum[half]);
         }
       }
     }
