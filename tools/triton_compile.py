@@ -1,11 +1,12 @@
 """Compile every Triton kernel for GPUs that need not be here, in all sizes it is launched with; say what it takes.
 
-    python tools/triton_compile.py [--json] [NAME ...]
+    python tools/triton_compile.py [NAME ...] [--json] [--chips CHIP ...] [--widths WIDTH ...]
 
 Prints a table in Markdown, or JSON: registers, spilled bytes, shared memory and whether tensor cores are used; for all
 kernels, or those whose name and size contain every NAME.
 """
 
+import argparse
 import ast
 import inspect
 import json
@@ -82,9 +83,9 @@ ATTENTION = {
 TRITON_DTYPES = {"fp32": triton.language.float32, "fp16": triton.language.float16, "bf16": triton.language.bfloat16}
 
 
-def kernels() -> list[Kernel]:
+def kernels(widths: Sequence[int] = WIDTHS) -> list[Kernel]:
     """Each kernel in every size that the widths lead to, once."""
-    every = [*sorting(), *merging(), *blending(), *attending()]
+    every = [*sorting(), *merging(), *blending(), *attending(widths)]
     every += [of_ones(kernel) for kernel in every if "fp32" in kernel.size and " odd" in kernel.size]
     every += [of_ones(kernel) for kernel in every if kernel.name in ("count_tokens", "place_tokens")]
     return list({(kernel.name, kernel.size): kernel for kernel in every}.values())
@@ -133,14 +134,14 @@ def blending() -> Iterator[Kernel]:
         yield Kernel("memory_blend", f"{dtype} 16x128", types, constants)
 
 
-def attending() -> Iterator[Kernel]:
+def attending(widths: Sequence[int]) -> Iterator[Kernel]:
     """The attention kernels with the tiles of every class of widths."""
     for kernel in tiles.KERNELS:
         for dtype, kind in (("fp32", "fp32"), ("fp32", "tf32"), ("fp16", "half"), ("bf16", "half")):
             if dtype != "bf16":
                 yield attention_kernel("forward", dtype, kind, tiles.look_up("forward", kind, 64), 64, statistics=True)
             # Either half precision makes the same code but for the instructions' names.
-            for width in WIDTHS if dtype != "bf16" else (64,):
+            for width in widths if dtype != "bf16" else (64,):
                 tile = tiles.look_up(kernel, kind, tiles.width_class(width, width))
                 yield attention_kernel(kernel, dtype, kind, tile, width, listed=kernel != "accumulate")
                 if width in (64, 128):
@@ -259,16 +260,16 @@ def loads_without_fill() -> list[str]:
     return found
 
 
-def compile_all(names: Sequence[str]) -> list[Compiled]:
-    chosen = [x for x in kernels() if all(name in f"{x.name} {x.size}" for name in names)]
-    jobs = [(kernel, chip) for kernel in chosen for chip in CHIPS]
+def compile_all(names: Sequence[str], chips: Sequence[int], widths: Sequence[int]) -> list[Compiled]:
+    chosen = [x for x in kernels(widths) if all(name in f"{x.name} {x.size}" for name in names)]
+    jobs = [(kernel, chip) for kernel in chosen for chip in chips]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(compile_for, *zip(*jobs, strict=True)))
 
 
 def table(compiled: list[Compiled]) -> str:
     """A row for each kernel and size, and for each chip registers / spilled bytes / shared bytes."""
-    chips = list(CHIPS)
+    chips = sorted({one.chip for one in compiled})
     lines = [
         f"Triton {triton.__version__}: registers of a thread / bytes spilled / shared memory of a block in bytes.\n",
         "| kernel | size | tensor cores |" + "".join(f" sm_{chip} |" for chip in chips),
@@ -285,10 +286,15 @@ def table(compiled: list[Compiled]) -> str:
 
 
 if __name__ == "__main__":
-    names = [name for name in sys.argv[1:] if name != "--json"]
-    done = compile_all(names)
-    if "--json" in sys.argv[1:]:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only kernels whose name and size contain every NAME")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--chips", nargs="+", type=int, choices=CHIPS, default=list(CHIPS))
+    parser.add_argument("--widths", nargs="+", type=int, default=WIDTHS)
+    options = parser.parse_args()
+    done = compile_all(options.names, options.chips, options.widths)
+    if options.json:
         report = {"compiled": [asdict(x) for x in done], "shared_memory": CHIPS, "spill_limit": SPILL_LIMIT}
-        print(json.dumps(report | {"loads_without_fill": loads_without_fill()}))
+        print(json.dumps(report | {"kernels": list(FUNCTIONS), "loads_without_fill": loads_without_fill()}))
     else:
         print(table(done))
