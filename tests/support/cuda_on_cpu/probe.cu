@@ -6,8 +6,8 @@
 #include <cstdio>
 #include <cstring>
 
-#include "../../csrc/cuda/fragment.h"
-#include "../../csrc/cuda/shared_memory.h"
+#include "../../../csrc/cuda/fragment.h"
+#include "../../../csrc/cuda/shared_memory.h"
 
 using showface::Accumulator;
 using showface::Fragment;
