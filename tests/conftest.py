@@ -52,6 +52,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
     `-n 0` runs it in one process, and `-n 2` any part of it in two.
     """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # a worker, which must start none of its own
     whole = config.args_source is not pytest.Config.ArgsSource.ARGS and not config.option.keyword
     single = config.option.collectonly or config.option.usepdb or torch.cuda.is_available()
     if whole and not single and getattr(config.option, "numprocesses", 0) is None and config.option.dist == "no":
