@@ -10,10 +10,11 @@ install: ## install everything for development, editable
 test: ## the short list of tests
 	python -m pytest
 
-lint: ## ruff, mypy, codespell
+lint: ## ruff, mypy, clang-format, codespell
 	ruff check .
 	ruff format --check .
 	mypy
+	git ls-files "*.h" "*.cpp" "*.cu" "*.cuh" | xargs clang-format --dry-run --Werror
 	codespell
 
 docs: ## build the documentation into build/site, and check that it loads nothing from elsewhere

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,17 +32,86 @@ if find_spec("triton") is not None and not torch.cuda.is_available():
         importlib.import_module(f"showface.kernels.{_module.name}")
     del os.environ["TRITON_INTERPRET"]
 
-# An interpreter takes its time. It computes bfloat16 in float32, and gradcheck goes through float64.
-INTERPRETED = frozenset({torch.float32, torch.float16})
+# The dtypes that Triton kernels are tested in. The interpreter computes bfloat16 in float32, and gradcheck goes through
+# float64; on a GPU they don't take it.
+TRITON = {
+    "cpu": frozenset({torch.float32, torch.float16}),
+    "cuda": frozenset({torch.float32, torch.float16, torch.bfloat16}),
+}
 # It can't run there by design, which is no news.
 IMPOSSIBLE = {("cuda", "cpp")}
+# Why tests are left out, as the summary says it, and where their numbers are kept.
+GPU, LONG = "they need a CUDA device", "they are in the long list, which `-m long` runs"
+LEFT_OUT = pytest.StashKey[dict[str, int]]()
+PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not torch.cuda.is_available():
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole list on all cores; starting processes is not worth it for a part that is named.
+
+    `-n 0` runs it in one process, and `-n 2` any part of it in two.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # a worker, which must start none of its own
+    whole = config.args_source is not pytest.Config.ArgsSource.ARGS and not config.option.keyword
+    single = config.option.collectonly or config.option.usepdb or torch.cuda.is_available()
+    if whole and not single and getattr(config.option, "numprocesses", 0) is None and config.option.dist == "no":
+        config.option.numprocesses = min(PROCESSORS, 8) if PROCESSORS > 1 else 0
+    workers = getattr(config.option, "numprocesses", None)
+    if workers:
+        # They share the cores, and a thread that waits must not keep one busy.
+        threads = max(1, PROCESSORS // workers) if isinstance(workers, int) else 1
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        config.option.dist = "loadgroup" if config.option.dist == "no" else config.option.dist
+        config.option.benchmark_disable = True  # pytest-benchmark would say with each worker that it is
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a GPU where there is none, and the long list unless -m names it; count both."""
+    kept, left_out = [], {GPU: [], LONG: []}
+    for item in items:
+        group = item.get_closest_marker("shared")
+        if group is not None and config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group(*group.args))
+        if is_long(item):
+            item.add_marker(pytest.mark.long)
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            left_out[GPU].append(item)
+        elif "long" in item.keywords and "long" not in config.option.markexpr:
+            left_out[LONG].append(item)
+        else:
+            kept.append(item)
+    config.stash[LEFT_OUT] = {reason: len(found) for reason, found in left_out.items() if found}
+    config.hook.pytest_deselected(items=[item for found in left_out.values() for item in found])
+    items[:] = kept
+
+
+def is_long(item: pytest.Item) -> bool:
+    """Whether an operator's class of tests has this case in the long list only."""
+    case = item.callspec.params if hasattr(item, "callspec") else {}
+    if "backend" not in case or "device" not in case or not hasattr(item.cls, "is_long"):
+        return False
+    return item.cls.is_long(item.originalname, case)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker tells its controller, which collects nothing itself."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = session.config.stash.get(LEFT_OUT, {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Every worker collects the same list: any of them can say what was left out."""
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", {})
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for reason, count in config.stash.get(LEFT_OUT, {}).items():
+        terminalreporter.write_line(f"{count:,} tests were left out: {reason}")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -76,8 +146,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 continue
             marks = [pytest.mark.gpu] if device == "cuda" else []
             if "dtype" in metafunc.fixturenames:
-                interpreted = (device, name) == ("cpu", "triton")
-                dtypes = sorted(kernel.dtypes & INTERPRETED if interpreted else kernel.dtypes, key=str)
+                dtypes = sorted(kernel.dtypes & TRITON[device] if name == "triton" else kernel.dtypes, key=str)
                 cases += [pytest.param(device, (op, name), dtype, marks=marks) for dtype in dtypes]
             else:
                 cases.append(pytest.param(device, (op, name), marks=marks))
@@ -108,7 +177,11 @@ def backend(request: pytest.FixtureRequest, device: str, monkeypatch: pytest.Mon
     if reason:
         pytest.skip(f"{op} on {name}: {reason}")
     torch.use_deterministic_algorithms(True, warn_only=True)  # which fills what torch.empty gives
+    threads = torch.get_num_threads()
+    if name == "cpp":
+        torch.set_num_threads(max(2, threads))  # its kernels divide their work, wherever the tests run
     yield name
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
 
 

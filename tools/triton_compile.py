@@ -1,6 +1,6 @@
 """Compile the Triton kernels in all sizes for several GPU architectures, and report their resources. Needs no GPU.
 
-    python tools/triton_compile.py [--json] [NAME ...]
+    python tools/triton_compile.py [NAME ...] [--json] [--chips CHIP ...] [--widths WIDTH ...]
     python tools/triton_compile.py --update-docs
 
 Reports registers, spilled bytes, shared memory and whether tensor cores are used, as a table in Markdown or as JSON,
@@ -87,9 +87,9 @@ ATTENTION = {
 TRITON_DTYPES = {"fp32": triton.language.float32, "fp16": triton.language.float16, "bf16": triton.language.bfloat16}
 
 
-def kernels() -> list[Kernel]:
-    """All kernels in all sizes, without duplicates."""
-    every = [*sorting(), *merging(), *blending(), *attending()]
+def kernels(widths: Sequence[int] = WIDTHS) -> list[Kernel]:
+    """All kernels in all sizes that the widths lead to, without duplicates."""
+    every = [*sorting(), *merging(), *blending(), *attending(widths)]
     every += [of_ones(kernel) for kernel in every if "fp32" in kernel.size and " odd" in kernel.size]
     every += [of_ones(kernel) for kernel in every if kernel.name in ("count_tokens", "place_tokens")]
     return list({(kernel.name, kernel.size): kernel for kernel in every}.values())
@@ -138,14 +138,14 @@ def blending() -> Iterator[Kernel]:
         yield Kernel("memory_blend", f"{dtype} 16x128", types, constants)
 
 
-def attending() -> Iterator[Kernel]:
+def attending(widths: Sequence[int]) -> Iterator[Kernel]:
     """The attention kernels with the tiles of every width class."""
     for kernel in tiles.KERNELS:
         for dtype, kind in (("fp32", "fp32"), ("fp32", "tf32"), ("fp16", "half"), ("bf16", "half")):
             if dtype != "bf16":
                 yield attention_kernel("forward", dtype, kind, tiles.look_up("forward", kind, 64), 64, statistics=True)
             # float16 and bfloat16 compile to the same code except for the names of instructions.
-            for width in WIDTHS if dtype != "bf16" else (64,):
+            for width in widths if dtype != "bf16" else (64,):
                 tile = tiles.look_up(kernel, kind, tiles.width_class(width, width))
                 yield attention_kernel(kernel, dtype, kind, tile, width, listed_keys=kernel != "accumulate")
                 if width in (64, 128):
@@ -273,17 +273,17 @@ def loads_without_fill() -> list[str]:
     return found
 
 
-def compile_all(names: Sequence[str]) -> list[Compiled]:
-    """Compile the kernels whose name and size contain every name, for all architectures."""
-    chosen = [x for x in kernels() if all(name in f"{x.name} {x.size}" for name in names)]
-    jobs = [(kernel, chip) for kernel in chosen for chip in CHIPS]
+def compile_all(names: Sequence[str], chips: Sequence[int], widths: Sequence[int]) -> list[Compiled]:
+    """Compile the kernels whose name and size contain every name, for these architectures and widths."""
+    chosen = [x for x in kernels(widths) if all(name in f"{x.name} {x.size}" for name in names)]
+    jobs = [(kernel, chip) for kernel in chosen for chip in chips]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(compile_for, *zip(*jobs, strict=True)))
 
 
 def table(compiled: list[Compiled]) -> str:
     """The table in Markdown: a row per kernel and size, a column per architecture."""
-    chips = list(CHIPS)
+    chips = sorted({one.chip for one in compiled})
     lines = [
         f"Triton {triton.__version__}: registers per thread / spilled bytes per thread / "
         "bytes of shared memory per block.",
@@ -319,13 +319,16 @@ def main() -> None:
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print JSON instead of a table")
     output.add_argument("--update-docs", action="store_true", help="write the table into docs/triton-kernels.md")
+    parser.add_argument("--chips", nargs="+", type=int, choices=CHIPS, default=list(CHIPS), help="architectures")
+    parser.add_argument("--widths", nargs="+", type=int, default=WIDTHS, help="channels of a row")
     options = parser.parse_args()
-    if options.update_docs and options.names:
-        parser.error("--update-docs writes the table of all kernels and takes no NAME")
-    done = compile_all(options.names)
+    everything = not options.names and len(options.chips) == len(CHIPS) and options.widths == WIDTHS
+    if options.update_docs and not everything:
+        parser.error("--update-docs writes the table of all kernels and takes no NAME, --chips or --widths")
+    done = compile_all(options.names, options.chips, options.widths)
     if options.json:
         report = {"compiled": [asdict(x) for x in done], "shared_memory": CHIPS, "spill_limit": SPILL_LIMIT}
-        print(json.dumps(report | {"loads_without_fill": loads_without_fill()}))
+        print(json.dumps(report | {"kernels": list(FUNCTIONS), "loads_without_fill": loads_without_fill()}))
     elif options.update_docs:
         update_docs(table(done))
     else:

@@ -11,6 +11,8 @@ from support.tolerances import assert_close, gradients
 Case = tuple[Tensor, ...]
 # tokens and channels: around the sizes of tiles, and the widths that networks have
 SIZES = [(1, 1), (7, 3), (63, 8), (64, 20), (100, 64), (129, 128), (1023, 256), (64, 320), (7, 512)]
+# of these, where the short list has float16 interpreted too: one piece of a row and several, one tile and several
+HALF_SIZES = [(64, 20), (129, 128), (64, 64)]
 TEMPERATURE = 8.0
 
 
@@ -36,6 +38,21 @@ class OperatorTests:
         raise NotImplementedError
 
     has_temperature = True
+
+    @classmethod
+    def is_long(cls, test: str, case: dict[str, Any]) -> bool:
+        """Whether only the long list has this case of a test.
+
+        Triton's interpreter takes up to a second for one program of a launch. In the short list it runs float32 in all
+        sizes, float16 in a few, and the checks of what torch sees, which is the same on all backends, once.
+        """
+        if (case["device"], case["backend"][1]) != ("cpu", "triton"):
+            return False
+        if case.get("dtype", torch.float32) != torch.float32:
+            sized = "factor" in case or "tokens" in case
+            return sized and (case.get("tokens"), case.get("channels")) not in HALF_SIZES
+        repeats = {"dynamic": False, "with_temperature": False, "half": torch.bfloat16}
+        return any(name in case and case[name] == value for name, value in repeats.items())
 
     # What is compared.
 

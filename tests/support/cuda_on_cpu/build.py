@@ -6,8 +6,9 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -51,9 +52,25 @@ def build(name: str, sources: Sequence[Path], *, sanitize: bool = False) -> Path
     """
     folder = CACHE / _state()
     library = folder / f"{name}{'-sanitized' if sanitize else ''}.so"
-    if library.exists():
-        return library
     folder.mkdir(parents=True, exist_ok=True)
+    with _one_at_a_time(library.with_suffix(".lock")):
+        if not library.exists():
+            _compile(library, sources, sanitize)
+    return library
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold a lock that the other processes of a test run wait for."""
+    import fcntl  # here, since Windows has none, and imports this module for `why_not`
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(library: Path, sources: Sequence[Path], sanitize: bool) -> None:
+    folder = library.parent
     torch_folder = Path(torch.__file__).parent
     flags = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
     flags += ["-DTORCH_TARGET_VERSION=0x020b000000000000", f"-Dshowface_C={LIBRARY}"]
@@ -74,7 +91,6 @@ def build(name: str, sources: Sequence[Path], *, sanitize: bool = False) -> Path
     os.replace(fresh, library)
     for path in objects:
         path.unlink()
-    return library
 
 
 @cache

@@ -1,0 +1,258 @@
+"""Plant faults in a copy of the tree, one at a time, and see whether the short list of tests catches each.
+
+    python tools/planted_faults.py [NAME ...] [--check-texts]
+
+Needs what the tests need, and for the faults in `csrc/cpu` a C++ compiler. Prints a table in Markdown: the fault, the
+first test that fails, and how long it took to get there; for all faults, or those whose name contains a NAME. The exit
+status is 1 if a fault was missed or a text was not found.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LEFT_BEHIND = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", "results", "shared", "runs", "*.egg-info")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A change of a text that stands in its file exactly once, and the tests that are to catch it."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    tests: str  # arguments of pytest
+
+
+MEMORY, CORRELATION = "tests/test_ops_memory.py", "tests/test_ops_masked_correlation.py"
+GATE = "tests/test_triton_compile.py"
+FAULTS = [
+    # Wrong signs in backwards, one in each kind of backend.
+    Fault(
+        "reference: sign in the gradient of unit vectors",
+        "showface/ops/reference.py",
+        "return (grad - along * x) / norm",
+        "return (grad + along * x) / norm",
+        f"{MEMORY} {CORRELATION} -k cpu-reference",
+    ),
+    Fault(
+        "cpp: sign in the gradient of scores",
+        "csrc/cpu/attention_tiles.h",
+        "power * (S::load(grad) - S::load(tile.delta + r))",
+        "power * (S::load(grad) + S::load(tile.delta + r))",
+        f"{MEMORY} {CORRELATION} -k cpu-cpp",
+    ),
+    Fault(
+        "triton: sign in the gradient of unit vectors",
+        "kernels/rows.py",
+        "return (grad - rows * along[:, None]) * inverse[:, None]",
+        "return (grad + rows * along[:, None]) * inverse[:, None]",
+        f"{MEMORY} -k cpu-triton",
+    ),
+    Fault(
+        "cuda: sign in the gradient of unit vectors",
+        "csrc/cuda/attention_sums.cuh",
+        "(sum[tile].x[i] - unit * project)",
+        "(sum[tile].x[i] + unit * project)",
+        f"{CORRELATION} -k cpu-cuda",
+    ),
+    # Memory and threads.
+    Fault(
+        "triton: a masked load without a fill",
+        "kernels/rows.py",
+        "mask=valid[:, None] & (c < width)[None, :], other=0.0)",
+        "mask=valid[:, None] & (c < width)[None, :])",
+        f"{GATE} -k fills",
+    ),
+    Fault(
+        "triton: rows past the end count as keys",
+        "kernels/attention.py",
+        "weight = tl.where(valid[None, :], tl.exp2(score - peak[:, None]), 0.0)",
+        "weight = tl.exp2(tl.where(score == -float('inf'), 0.0, score) - peak[:, None])",
+        f"{MEMORY} -k cpu-triton",
+    ),
+    Fault(
+        "cuda: no barrier before the counting of tokens",
+        "csrc/cuda/token_lists.cuh",
+        "counts[i] = 0;\n  __syncthreads();\n  const int each",
+        "counts[i] = 0;\n  const int each",
+        f"{MEMORY} -k cpu-cuda",
+    ),
+    Fault(
+        "cuda: weights are read before other lanes wrote them",
+        "csrc/cuda/attention_sums.cuh",
+        "    __syncwarp();\n    if constexpr (gradients) {",
+        "    if constexpr (gradients) {",
+        f"{CORRELATION} -k cpu-cuda",
+    ),
+    Fault(
+        "cuda: every block sums the temperature's gradient in one place",
+        "csrc/cuda/attention_sums.cuh",
+        "s.temperature[blockIdx.z * gridDim.x + blockIdx.x] = all;",
+        "s.temperature[0] = all;",
+        f"{CORRELATION} -k cpu-cuda",
+    ),
+    # What is computed.
+    Fault(
+        "triton: softmax to base 2 without log2(e)",
+        "kernels/attention.py",
+        "temperature = load_temperature(temperature_ptr, scale, ACCUMULATE) * LOG2_E",
+        "temperature = load_temperature(temperature_ptr, scale, ACCUMULATE)",
+        f"{MEMORY} -k cpu-triton",
+    ),
+    Fault(
+        "cuda: softmax to base 2 without log2(e)",
+        "csrc/cuda/attention_kernels.cuh",
+        "const A temperature = p.temperature_here() * A(kLog2E);",
+        "const A temperature = p.temperature_here();",
+        f"{MEMORY} -k cpu-cuda",
+    ),
+    Fault(
+        "triton: the hole is inverted",
+        "kernels/tokens.py",
+        "group = 1 - group",
+        "group = group",
+        f"{CORRELATION} -k cpu-triton",
+    ),
+    Fault(
+        "reference: the hole is inverted",
+        "showface/ops/masked_correlation.py",
+        'return ~hole if keys == "valid"',
+        'return hole if keys == "valid"',
+        f"{CORRELATION} -k cpu-reference",
+    ),
+    Fault(
+        "reference: tokens of region -1 are written to block 0",
+        "showface/ops/memory_backends.py",
+        "(region == k).nonzero()",
+        "(region.clamp_min(0) == k).nonzero()",
+        f"{MEMORY} -k cpu-reference",
+    ),
+    Fault(
+        "triton: tokens of region -1 are of region 0",
+        "kernels/tokens.py",
+        "group = tl.where((group >= 0) & (group < groups), group, groups)",
+        "group = tl.where(group < groups, tl.maximum(group, 0), groups)",
+        f"{MEMORY} -k cpu-triton",
+    ),
+    Fault(
+        "cuda: the memory moves away from what is written",
+        "csrc/cuda/attention_shares.cuh",
+        "wide - expm1(weight * log_keep)",
+        "wide + expm1(weight * log_keep)",
+        f"{MEMORY} -k cpu-cuda",
+    ),
+    Fault(
+        "triton: a wrong gain of the memory's average",
+        "kernels/memory.py",
+        "series = 1 + series * small / (19 - i)",
+        "series = 1 + series * small / (20 - i)",
+        f"{MEMORY} -k cpu-triton",
+    ),
+]
+
+
+def copy_tree(target: Path) -> None:
+    """The tree with what is built in it: a fault in C++ compiles only what depends on it."""
+    for source in ("showface", "kernels", "csrc", "tests", "tools", "benchmarks", "experiments", "build"):
+        if (ROOT / source).exists():
+            shutil.copytree(ROOT / source, target / source, ignore=LEFT_BEHIND, symlinks=True)
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy2(ROOT / name, target)
+
+
+def plant(tree: Path, fault: Fault) -> None:
+    """Raises ValueError unless the text is there exactly once."""
+    path = tree / fault.file
+    text = path.read_text()
+    if (times := text.count(fault.right)) != 1:
+        raise ValueError(f"{fault.name}: {fault.file} has {times} times, not once: {fault.right!r}")
+    path.write_text(text.replace(fault.right, fault.wrong))
+
+
+def build_extension(tree: Path) -> None:
+    environment = os.environ | {"SHOWFACE_BUILD_CUDA": "0"}
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the extension does not build:\n{done.stderr[-2000:]}")
+
+
+def run_tests(tree: Path, tests: str) -> tuple[str | None, float]:
+    """The first test that fails, or None, and the seconds it took."""
+    files, _, wanted = tests.partition(" -k ")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *files.split()]
+    command += ["-k", wanted] if wanted else []
+    environment = os.environ | {"PYTHONPATH": str(tree), "TRITON_CACHE_DIR": str(tree / ".triton")}
+    begin = time.monotonic()
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    seconds = time.monotonic() - begin
+    if done.returncode == 0:
+        return None, seconds
+    found = re.search(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+    if done.returncode != 1 or found is None:  # an ERROR too: what does not even compile proves nothing
+        raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return found[1], seconds
+
+
+def check(tree: Path, fault: Fault) -> tuple[str | None, float]:
+    """What catches a fault, in a tree that is as it was afterwards."""
+    plant(tree, fault)
+    try:
+        begin = time.monotonic()
+        if fault.file.startswith("csrc/cpu"):
+            build_extension(tree)
+        built = time.monotonic() - begin
+        caught_by, seconds = run_tests(tree, fault.tests)
+        return caught_by, built + seconds
+    finally:
+        shutil.copy(ROOT / fault.file, tree / fault.file)  # newer than what was built of it
+        for library in (ROOT / "showface").glob("_C*"):
+            shutil.copy2(library, tree / "showface")
+
+
+def report(faults: Iterable[Fault]) -> bool:
+    """Print a row for each fault; whether all were caught. What does not run is told as not caught."""
+    caught_all = True
+    print("| fault | caught by | seconds |\n|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory(prefix="planted-faults-") as folder:
+        tree = Path(folder)
+        copy_tree(tree)
+        for fault in faults:
+            try:
+                caught_by, seconds = check(tree, fault)
+            except RuntimeError as error:
+                print(f"{fault.name}: {error}", file=sys.stderr)
+                caught_by, seconds = None, 0.0
+            caught_all &= caught_by is not None
+            name = "**nothing**" if caught_by is None else f"`{caught_by.removeprefix('tests/')}`"
+            print(f"| {fault.name} | {name} | {seconds:.0f} |", flush=True)
+    return caught_all
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only faults whose name contains one of these")
+    parser.add_argument("--check-texts", action="store_true", help="only check that every text is there once")
+    options = parser.parse_args()
+    chosen = [x for x in FAULTS if not options.names or any(name in x.name for name in options.names)]
+    missing = [x for x in chosen if (ROOT / x.file).read_text().count(x.right) != 1]
+    for fault in missing:
+        print(f"{fault.name}: not exactly once in {fault.file}: {fault.right!r}", file=sys.stderr)
+    if missing or options.check_texts:
+        return int(bool(missing))
+    return 0 if report(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
