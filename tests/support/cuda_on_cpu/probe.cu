@@ -1,5 +1,5 @@
-// Small kernels with known results, for the tests of cuda_runtime.h, mma.h and shared_memory.h. Some are wrong on purpose.
-// nvcc compiles this file too, so the same kernels can run on a GPU.
+// Small kernels with known results, for the tests of cuda_runtime.h, mma.h and shared_memory.h. Some are wrong on
+// purpose. nvcc compiles this file too, so the same kernels can run on a GPU.
 #include <cuda_runtime.h>
 
 #include <cstdint>
