@@ -40,9 +40,9 @@ FAULTS = [
     # Wrong signs in backwards, one in each kind of backend.
     Fault(
         "reference: sign in the gradient of unit vectors",
-        "showface/ops/reference.py",
-        "return (grad - along * x) / norm",
-        "return (grad + along * x) / norm",
+        "showface/ops/backends/reference.py",
+        "return (grad - delta * x) / norm",
+        "return (grad + delta * x) / norm",
         f"{MEMORY} {CORRELATION} -k cpu-reference",
     ),
     Fault(
@@ -55,13 +55,13 @@ FAULTS = [
     Fault(
         "triton: sign in the gradient of unit vectors",
         "kernels/rows.py",
-        "return (grad - rows * along[:, None]) * inverse[:, None]",
-        "return (grad + rows * along[:, None]) * inverse[:, None]",
+        "return (grad - rows * projection[:, None]) * inverse[:, None]",
+        "return (grad + rows * projection[:, None]) * inverse[:, None]",
         f"{MEMORY} -k cpu-triton",
     ),
     Fault(
         "cuda: sign in the gradient of unit vectors",
-        "csrc/cuda/attention_sums.cuh",
+        "csrc/cuda/attention_backward.cuh",
         "(sum[tile].x[i] - unit * project)",
         "(sum[tile].x[i] + unit * project)",
         f"{CORRELATION} -k cpu-cuda",
@@ -77,7 +77,7 @@ FAULTS = [
     Fault(
         "triton: rows past the end count as keys",
         "kernels/attention.py",
-        "weight = tl.where(valid[None, :], tl.exp2(score - peak[:, None]), 0.0)",
+        "weight = tl.where(valid[None, :], tl.exp2(score - row_max[:, None]), 0.0)",
         "weight = tl.exp2(tl.where(score == -float('inf'), 0.0, score) - peak[:, None])",
         f"{MEMORY} -k cpu-triton",
     ),
@@ -90,14 +90,14 @@ FAULTS = [
     ),
     Fault(
         "cuda: weights are read before other lanes wrote them",
-        "csrc/cuda/attention_sums.cuh",
+        "csrc/cuda/attention_backward.cuh",
         "    __syncwarp();\n    if constexpr (gradients) {",
         "    if constexpr (gradients) {",
         f"{CORRELATION} -k cpu-cuda",
     ),
     Fault(
         "cuda: every block sums the temperature's gradient in one place",
-        "csrc/cuda/attention_sums.cuh",
+        "csrc/cuda/attention_backward.cuh",
         "s.temperature[blockIdx.z * gridDim.x + blockIdx.x] = all;",
         "s.temperature[0] = all;",
         f"{CORRELATION} -k cpu-cuda",
@@ -112,7 +112,7 @@ FAULTS = [
     ),
     Fault(
         "cuda: softmax to base 2 without log2(e)",
-        "csrc/cuda/attention_kernels.cuh",
+        "csrc/cuda/attention_forward.cuh",
         "const A temperature = p.temperature_here() * A(kLog2E);",
         "const A temperature = p.temperature_here();",
         f"{MEMORY} -k cpu-cuda",
@@ -126,14 +126,14 @@ FAULTS = [
     ),
     Fault(
         "reference: the hole is inverted",
-        "showface/ops/masked_correlation.py",
+        "showface/ops/backends/reference.py",
         'return ~hole if keys == "valid"',
         'return hole if keys == "valid"',
         f"{CORRELATION} -k cpu-reference",
     ),
     Fault(
         "reference: tokens of region -1 are written to block 0",
-        "showface/ops/memory_backends.py",
+        "showface/ops/backends/reference.py",
         "(region == k).nonzero()",
         "(region.clamp_min(0) == k).nonzero()",
         f"{MEMORY} -k cpu-reference",
@@ -147,7 +147,7 @@ FAULTS = [
     ),
     Fault(
         "cuda: the memory moves away from what is written",
-        "csrc/cuda/attention_shares.cuh",
+        "csrc/cuda/attention_combine.cuh",
         "wide - expm1(weight * log_keep)",
         "wide + expm1(weight * log_keep)",
         f"{MEMORY} -k cpu-cuda",
