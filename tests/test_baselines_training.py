@@ -36,7 +36,7 @@ def test_by_the_command(showface, faces):  # noqa: F811
     assert "is of another system or configuration than this one of pconv" in err
     assert_paints(showface, faces, "run/model")
     code, _, err = showface("memory", faces, "--model", "run/model", "-o", "memory.png")
-    assert (code, err) == (1, "error: run/model holds a unet: only MDRNets have a memory\n")
+    assert (code, err) == (1, "error: run/model is a unet model: only MDRNets have a memory\n")
 
 
 @pytest.mark.parametrize("name", ["pconv", "pic"])

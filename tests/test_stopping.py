@@ -143,7 +143,7 @@ def test_a_run_tells_of_a_full_disk(faces, tmp_path, monkeypatch):
 def test_a_vanished_image_is_replaced(faces, tmp_path):
     trainer = Trainer(small(faces, "steps=3"), tmp_path / "run")
     next(iter(sorted(faces.iterdir()))).unlink()
-    with pytest.warns(UserWarning, match="another image takes its place"):
+    with pytest.warns(UserWarning, match="another image replaces it"):
         trainer.run()
     assert entries(tmp_path / "run")[-1]["step"] == 3
 
