@@ -1,14 +1,14 @@
-"""The build of showface: what pyproject.toml can't say, which is the native extension `showface._C`.
+"""Build the native extension `showface._C`. Everything else about the package is in pyproject.toml.
 
-The extension is optional. Its C++ half needs a C++20 compiler, its CUDA half nvcc besides; without them showface
-installs all the same and runs on PyTorch and Triton. What was left out, and why, is written to
-`showface/_build.json`, which `showface.native` reads. Three environment variables steer the build:
+The extension is optional. Its C++ half needs a C++20 compiler; its CUDA half also needs nvcc. Without them, showface
+can still be installed, and runs on PyTorch and Triton. The build writes which half is missing, and the reason, to
+`showface/_build.json`, which `showface.native` reads. Three environment variables control the build:
 
     SHOWFACE_BUILD_EXTENSION   unset: build it if possible.  1: fail if it can't be built.  0: leave it out.
-    SHOWFACE_BUILD_CUDA        the same for the CUDA half.
-    SHOWFACE_CUDA_ARCHS        GPU architectures, by default "80;90"; PTX of the newest is added for later GPUs.
+    SHOWFACE_BUILD_CUDA        like SHOWFACE_BUILD_EXTENSION, for the CUDA half.
+    SHOWFACE_CUDA_ARCHS        GPU architectures, by default "80;90"; PTX of the newest one is added for later GPUs.
 
-The extension is written against PyTorch's stable ABI, so one build serves every torch from 2.11 on.
+The extension uses PyTorch's stable ABI, so one build works with every torch from 2.11 on.
 """
 
 import json
@@ -31,16 +31,16 @@ ROOT = Path(__file__).parent.resolve()
 REPORT = "_build.json"
 # The oldest torch whose stable ABI the sources use. It is also the run-time requirement in pyproject.toml.
 MIN_TORCH = (2, 11)
-MIN_NVCC = (12, 0)  # the first that compiles C++20
+MIN_NVCC = (12, 0)  # the first version that compiles C++20
 DEFAULT_ARCHS = "80;90"
 
 
 class UnavailableError(Exception):
-    """Something the build needs is not there, or failed; the message is for the user."""
+    """Something that the build needs is missing or has failed. The message is for the user."""
 
 
 def switch(name: str) -> bool | None:
-    """The three states of an environment variable: True (1), False (0), None (unset)."""
+    """Read an environment variable: True for 1, False for 0, None if it is unset."""
     value = os.environ.get(name, "")
     if value not in ("", "0", "1"):
         raise SystemExit(f"{name} must be 0, 1 or unset, got {value!r}")
@@ -48,7 +48,7 @@ def switch(name: str) -> bool | None:
 
 
 def output_of(command: Sequence[str]) -> str | None:
-    """What a command prints, or None if it is missing or fails."""
+    """Return what a command prints, or None if the command is missing or fails."""
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError):
@@ -56,7 +56,7 @@ def output_of(command: Sequence[str]) -> str | None:
 
 
 def find_torch() -> tuple[Path, str]:
-    """The folder of the torch whose headers are compiled against, and its version. It is not imported."""
+    """Find the folder and the version of the torch to compile against, without importing it."""
     spec = util.find_spec("torch")
     if spec is None or spec.origin is None:
         raise UnavailableError("torch was not found in the environment that built showface")
@@ -67,7 +67,7 @@ def find_torch() -> tuple[Path, str]:
 
 
 def find_compiler() -> str:
-    """The C++ compiler: $CXX if set, else the first of the usual names."""
+    """Return the C++ compiler: $CXX if set, otherwise the first of the usual names that is found."""
     if sys.platform != "linux":
         raise UnavailableError(f"the compiled kernels are built on Linux only, not on {sys.platform}")
     chosen = os.environ.get("CXX", "").split()
@@ -104,12 +104,12 @@ def cuda_archs() -> list[str]:
 
 
 def quote(words: Sequence[object]) -> str:
-    """Words as one line of a shell, escaped for a ninja file."""
+    """Join words into one shell command, escaped for a ninja file."""
     return shlex.join(str(word) for word in words).replace("$", "$$")
 
 
 def ninja_file(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> str:
-    """The ninja file that compiles csrc/ side by side and links `output`."""
+    """Return the text of a ninja file that compiles the sources in csrc/ in parallel and links `output`."""
     import pybind11
 
     cxx = find_compiler()
@@ -136,13 +136,14 @@ def ninja_file(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> str
         nvcc_flags = [*flags, "-ccbin", cxx, *codes, "--threads=2", "--expt-relaxed-constexpr", "-lineinfo"]
         nvcc_flags += ["-Xcompiler=-fPIC,-fvisibility=hidden,-Wall"]
         sources += sorted(ROOT.glob("csrc/cuda/*.cu"))
-        # A CUDA runtime of its own: the extension loads beside a torch of any CUDA version, or of none.
+        # Link the CUDA runtime statically, so that the extension loads beside a torch with any CUDA version, or without
+        # CUDA.
         link = [nvcc[0], "-ccbin", cxx, "-shared", "-cudart=static"]
         libraries += ["-ldl"]
 
     escaped = str(objects).replace(" ", "$ ")
     lines = [
-        f"builddir = {escaped}",  # ninja's own log goes there too
+        f"builddir = {escaped}",  # the folder for ninja's own log
         f"rule cpp\n  command = {quote([cxx, *cxx_flags])} -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d\n  deps = gcc\n  description = C++ $in",
         f"rule link\n  command = {quote(link)} $in {quote(libraries)} -o $out\n  description = link $out",
@@ -154,7 +155,7 @@ def ninja_file(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> str
         ]
     built = []
     for source in sources:
-        # Relative: __FILE__ ends up in error messages.
+        # Use relative paths, because __FILE__ appears in error messages.
         relative = source.relative_to(ROOT)
         built.append(f"{escaped}/{relative}.o")
         lines.append(f"build {built[-1]}: {relative.suffix[1:]} {relative}")
@@ -163,7 +164,7 @@ def ninja_file(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> str
 
 
 def compile_extension(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> None:
-    """Compile and link `output`. Raises UnavailableError with the first error of the compiler."""
+    """Compile and link `output`. Raises UnavailableError with the compiler's first error."""
     text = ninja_file(output, objects, nvcc)
     objects.mkdir(parents=True, exist_ok=True)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +180,7 @@ def compile_extension(output: Path, objects: Path, nvcc: tuple[str, str] | None)
 
 
 def place(source: Path, target: Path) -> None:
-    """Copy a file so that a process that has the old one loaded keeps it whole."""
+    """Replace `target` by a copy of `source` with a rename. A process that has loaded the old file keeps it intact."""
     if source != target:
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = target.with_name(f"{target.name}.{os.getpid()}")
@@ -188,7 +189,7 @@ def place(source: Path, target: Path) -> None:
 
 
 class BuildExtension(build_ext):
-    """Builds `showface._C` as far as this machine can, and reports what it could not."""
+    """Builds as much of `showface._C` as this machine can, and reports what it could not build."""
 
     def run(self) -> None:
         package = Path(self.build_lib).resolve() / "showface"
@@ -201,8 +202,8 @@ class BuildExtension(build_ext):
         report_file.parent.mkdir(parents=True, exist_ok=True)
         report_file.write_text(json.dumps(report, indent=2) + "\n")
 
-        # The checkout's folder gets the same, so that Python started there imports what was installed. A checkout
-        # that can't be written to does without.
+        # Copy the files into the checkout too, so that Python started there imports what was installed. If the
+        # checkout is not writable, skip this.
         try:
             place(report_file, checkout / REPORT)
             if extension.exists():
@@ -213,7 +214,7 @@ class BuildExtension(build_ext):
             print(f"showface: not copied into the checkout: {error}", file=sys.stderr)
 
     def build(self, output: Path) -> dict[str, str | None]:
-        """Build what can be built. Returns why the rest is missing; None stands for "it is there"."""
+        """Build what can be built. Returns for each half the reason why it is missing, or None if it was built."""
         want, want_cuda = switch("SHOWFACE_BUILD_EXTENSION"), switch("SHOWFACE_BUILD_CUDA")
         objects = Path(self.build_temp).resolve() / "csrc-objects"
         report: dict[str, str | None] = {"why_no_extension": None, "why_no_cuda": None}
@@ -249,7 +250,7 @@ class BuildExtension(build_ext):
 
 
 class BuildPython(build_py):
-    """Starts from an empty folder, so that a file removed from the sources is not installed from an old build."""
+    """Deletes old build results first, so that a file removed from the sources is not installed."""
 
     def run(self) -> None:
         shutil.rmtree(Path(self.build_lib) / "showface", ignore_errors=True)
@@ -258,7 +259,7 @@ class BuildPython(build_py):
 
 setup(
     packages=[*find_packages(include=["showface", "showface.*"]), "showface.kernels"],
-    # Marks the wheel as one for this platform and Python; BuildExtension finds its own sources.
+    # Marks the wheel as specific to this platform and Python version. BuildExtension finds the sources itself.
     ext_modules=[Extension("showface._C", sources=[])],
     cmdclass={"build_ext": BuildExtension, "build_py": BuildPython},
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import record
 
-# Why the measurements of an operator must not be recorded. A test file is named after its operator.
+# For each operator, the reason why its measurements must not be recorded. A test file is named after its operator.
 _incomplete: dict[str, str] = {}
 _messages: list[str] = []
 

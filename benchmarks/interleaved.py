@@ -21,7 +21,7 @@ Case = dict[str, str | int | float]
 
 
 def is_right(name: str, check: Callable[[], None]) -> bool:
-    """Whether the check passes. A failed check of our own implementation raises AssertionError."""
+    """Return whether the check passes. A failed check of our own implementation raises AssertionError."""
     try:
         check()
     except AssertionError:

@@ -84,7 +84,7 @@ def read(path: Path) -> dict[str, Any]:
 def speedups(groups: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str, float, str, float]]:
     """For each group: its case, our implementation and its time in ms, the fastest peer, and our speedup over it.
 
-    Ours is the first one recorded, which "auto" chooses, even if another one of ours is faster.
+    "Ours" is our first recorded implementation, which "auto" chooses, even if another one of ours is faster.
     """
     rows = []
     for group in groups:

@@ -44,7 +44,7 @@ def problems() -> Iterator[Problem]:
                     yield Problem(tokens=tokens, channels=channels, hole=hole, mode=mode)
         for hole in (0.1, 0.3, 0.5):
             yield Problem(mask="blob", hole=hole, mode=mode)
-        # One size varied at a time, for one image, to see how the cost grows.
+        # Vary one size at a time, for one image, to show how the cost grows.
         one = Problem(batch=1, mode=mode)
         yield one
         yield from (replace(one, tokens=tokens) for tokens in (256, 1024, 16384))

@@ -43,7 +43,7 @@ def problems() -> Iterator[Problem]:
     for dtype in ("float32", "bfloat16"):
         yield from (Problem(256, batch, 0.5, dtype, "inference") for batch in (1, 4, 16))
         yield Problem(256, 4, 0.5, dtype, "training step")
-    # How the cost grows with the image: the number N of tokens grows with its area, and all pairs of them with N².
+    # Show how the cost grows with the image. The number N of tokens grows with the area, the number of pairs with N².
     yield from (Problem(size, 1, 0.5, "float32", "inference") for size in (128, 512, 768, 1024))
     yield from (Problem(512, 1, hole, "float32", "inference") for hole in (0.1, 0.25, 0.75))
 

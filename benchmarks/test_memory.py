@@ -45,7 +45,7 @@ def _blocks(latent: Tensor, memory: Tensor, region: Tensor) -> Iterator[tuple[in
 
 
 def batched_read(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:
-    """One batched product, for tokens that are all regions of one face after another."""
+    """One batched product. The tokens must be all regions of the first face, then all of the second, and so on."""
     return torch.einsum("bks,ksc->bkc", _batched_address(latent, memory), memory).flatten(0, 1)
 
 
@@ -111,7 +111,7 @@ def ours(backend: str, write: bool) -> Callable[..., Tensor]:
 
 
 def implementations(write: bool) -> dict[str, Callable[..., Tensor]]:
-    """The peers, and our backends. The gather of a write also makes one-hot vectors."""
+    """The peers, and our backends. For a write, the gather peer also makes one-hot vectors."""
     compilable = (
         {"gather": one_hot_write, "batched": batched_write, "dense": dense_write}
         if write
@@ -133,7 +133,7 @@ def work(shape: str, mode: str) -> Work:
 
 
 def prepare(shape: str, mode: str) -> dict[str, Run]:
-    """The implementations to time, after a comparison with the loop in float64, itself compared with the definition."""
+    """The implementations to time. They are compared with a float64 loop, which is compared with the definition."""
     torch.compiler.reset()  # so that each size is compiled separately
     tokens, regions, slots, channels = SHAPES[shape]
     generator = torch.Generator().manual_seed(0)

@@ -85,7 +85,7 @@ def train(config: TrainingConfig, run: Path, model: Path) -> None:
 
 
 def summarise(name: str, config: TrainingConfig, run: Path, model: Path) -> Row:
-    """Read the training cost from the log of a finished run. Steps that were repeated after a stop count once."""
+    """Read the training cost from the log of a finished run. Steps repeated after an interruption count once."""
     entries = {}
     for line in (run / "log.jsonl").read_text().splitlines():
         entry = json.loads(line)

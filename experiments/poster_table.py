@@ -55,7 +55,7 @@ Cell = tuple[str, str, str, str]  # set, system, metric, bin
 
 @dataclass(frozen=True)
 class Results:
-    """Several runs of one evaluation: the mean of each cell in each run, and the PSNR of each pair in each run."""
+    """The results of several runs: for each run, the mean of each cell and the PSNR of each pair."""
 
     sets: list[str]
     systems: list[str]

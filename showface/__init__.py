@@ -19,8 +19,8 @@ __version__ = "0.1.0"
 class _CheckoutKernels:
     """Finds `showface.kernels` in a checkout, where it is the folder `kernels` beside this package.
 
-    In a wheel it is a subfolder, which Python's own finders find first. Nothing else of the checkout is importable as
-    part of showface.
+    In an installed wheel it is a subfolder of this package, which Python's own finders find first. Nothing
+    else in the checkout can be imported as part of showface.
     """
 
     folder = Path(__file__).parents[1] / "kernels"
@@ -35,7 +35,7 @@ class _CheckoutKernels:
 
 sys.meta_path.append(_CheckoutKernels)
 
-# Public names, and the module that defines each. They are imported on first use, so that `import showface` and
+# Public names and the modules that define them. They are imported on first use, so that `import showface` and
 # `showface --help` stay fast.
 _EXPORTS = {
     "MDRNets": "showface.models",

@@ -58,7 +58,7 @@ def inpaint(
     photo: Annotated[Path, typer.Argument(help="Photo of any size and format.")],
     mask: Annotated[Path, typer.Argument(help="Mask image: white = hole.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Output image.")],
-    mask_polarity: Annotated[str, typer.Option(help="Colour of the hole: white or black.")] = "white",
+    mask_polarity: Annotated[str, typer.Option(help="Colour of the hole in the mask: white or black.")] = "white",
     size: Annotated[
         int | None, typer.Option(help="Shorter side to fill at, in pixels. Default: the model's training size.")
     ] = None,
@@ -124,7 +124,7 @@ def evaluate(
     ] = None,
     size: Annotated[int, typer.Option(min=16, help="Side of the scored images in pixels.")] = 256,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first LIMIT images of each folder.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the masks and their order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the masks and of their order.")] = 0,
     fine: Annotated[bool, typer.Option("--fine", help="Use six bins of 10% instead of three of 20%.")] = False,
     lpips_weights: Annotated[Path | None, typer.Option(help="File with torchvision's AlexNet; adds LPIPS.")] = None,
     fid_weights: Annotated[Path | None, typer.Option(help="File with torch-fidelity's Inception; adds FID.")] = None,
@@ -168,7 +168,7 @@ def evaluate(
         shown = Table(*header)
         for line in cells:
             shown.add_row(*line)
-        # Use the terminal's own width, and a fixed one in a pipe, so that nothing is cut off there.
+        # In a terminal, use its width. In a pipe, use a fixed width, so that nothing is cut off.
         Console(width=None if console.is_terminal else 160).print(shown)
     console.print(f"written to {escape(str(out.resolve()))}")
 
@@ -219,7 +219,12 @@ def main() -> None:
 
 
 def _check_image_name(path: Path) -> None:
-    """Raise ValueError or FileNotFoundError, before any work, if no image can be written to this path."""
+    """Check, before any work starts, that an image can be written to this path.
+
+    Raises:
+        ValueError: unknown image format.
+        FileNotFoundError: the folder does not exist.
+    """
     from PIL import Image
 
     writable = {ending for ending, name in Image.registered_extensions().items() if name in Image.SAVE}

@@ -31,7 +31,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text atomically. Creates the folder if needed."""
     path = Path(path)
-    data = text.encode()  # text that can't be encoded fails before any file is touched
+    data = text.encode()  # before opening the file: this fails for text that can't be encoded
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
@@ -41,7 +41,7 @@ def existing_file(path: str | Path, what: str, where: str) -> Path:
 
     Args:
         what: why the file is needed, for the message, such as "LPIPS needs AlexNet's weights".
-        where: where to get it, for the message.
+        where: where to get the file, for the message.
 
     Raises:
         FileNotFoundError: the file does not exist, or the path is empty.

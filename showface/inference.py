@@ -1,4 +1,4 @@
-"""Restoring a photo: from a photo and a mask to a filled photo."""
+"""Fill the hole of a photo, given by a mask."""
 
 import warnings
 from dataclasses import dataclass
@@ -65,8 +65,8 @@ def inpaint(
             another size than the image is resized, with a warning.
         model: a model from `showface.load_model`, on any device; by default the bundled model, on the CPU.
         mask_polarity: the colour of the hole, "white" or "black"; ignored for a bool array.
-        size: a photo with a longer shorter side is filled at this size, and the fill is enlarged. The default is the
-            size that the model was trained at. Known pixels always keep their full resolution.
+        size: a photo with a longer shorter side is reduced to this size for filling, and the fill is enlarged again.
+            The default is the size at which the model was trained. Known pixels always keep their full resolution.
 
     Returns:
         An RGB image of the photo's size, with unchanged known pixels. For an empty mask it is the photo, with a
@@ -144,5 +144,5 @@ def _run(
 
 
 def _paste(photo: Image.Image, hole: NDArray[np.bool_], inside: Image.Image) -> Image.Image:
-    """The photo, with its hole replaced by that of another image of the same size."""
+    """Replace the pixels in the photo's hole by those of `inside`, an image of the same size."""
     return Image.fromarray(np.where(hole[..., None], np.asarray(inside), np.asarray(photo)))

@@ -30,7 +30,7 @@ def _devices() -> list[str]:
 
 
 def _operators() -> dict[str, dict[str, Any]]:
-    # Imported late: importing the operators registers their backends.
+    # Imported here, because importing the operators registers their backends.
     from showface.ops import dispatch
 
     return {

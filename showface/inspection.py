@@ -1,4 +1,4 @@
-"""Inspecting a memory: which slots a face reads, how full and how similar the slots are, and what they store."""
+"""Inspect a memory: which slots a face reads, how many are in use, how similar they are, and what they store."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ class SlotStatistics:
 
 @torch.no_grad()
 def slot_statistics(memory: DisentangledMemory) -> SlotStatistics:
-    """How full the blocks of a memory are, and how similar their slots."""
+    """Measure how many slots of each block are in use, and how similar they are."""
     unit = F.normalize(memory.memory, dim=-1)
     similarity = unit @ unit.mT
     others = similarity - 2 * torch.eye(unit.shape[1], device=unit.device, dtype=unit.dtype)
@@ -117,10 +117,10 @@ def memory_picture(model: MDRNets, photos: Sequence[Photo], slots: int = 10) -> 
     """Draw the contents of a memory, as the parts of photos that are most similar to its slots.
 
     Each row is a region of the face. Its text gives the number of slots that are read (the perplexity of the mean
-    address; if it equals the number of slots, all are read alike) and their similarity (the mean cosine between a slot
-    and the most similar other one). The columns are the slots that these photos read most, from left to right. A cell
-    shows the region of the photo most similar to the slot. The bar below it is the slot's weight, relative to that of
-    the most read slot.
+    address; if it equals the number of slots, all are read equally) and their similarity (the mean cosine between a
+    slot and the most similar other one). The columns are the slots that these photos read most, from left to right. A
+    cell shows the region of the photo most similar to the slot. The bar below it is the slot's weight, relative to that
+    of the most read slot.
 
     Args:
         photos: files or images of whole faces. Each is cropped to a square and resized to the model's size.

@@ -22,8 +22,8 @@ from support.pictures import save_faces
 
 pytest.register_assert_rewrite("support.operator_tests", "support.tolerances")
 
-# Triton decides when a kernel is defined whether it is compiled or interpreted. Without a CUDA device the kernels are
-# defined as interpreted ones; `backend` turns them on for the tests that ask for them, and only for these.
+# When a kernel is defined, Triton decides whether it is compiled or interpreted. Without a CUDA device, kernels are
+# defined as interpreted. The fixture `backend` enables them only for tests that use it.
 if find_spec("triton") is not None and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
     import showface.kernels
@@ -33,14 +33,14 @@ if find_spec("triton") is not None and not torch.cuda.is_available():
     del os.environ["TRITON_INTERPRET"]
 
 # The dtypes that Triton kernels are tested in. The interpreter computes bfloat16 in float32, and gradcheck goes through
-# float64; on a GPU they don't take it.
+# float64. On a GPU, the kernels refuse float64.
 TRITON = {
     "cpu": frozenset({torch.float32, torch.float16}),
     "cuda": frozenset({torch.float32, torch.float16, torch.bfloat16}),
 }
-# It can't run there by design, which is no news.
+# (device, backend) pairs that can't run by design, so they are not reported as skipped.
 IMPOSSIBLE = {("cuda", "cpp")}
-# Why tests are left out, as the summary says it, and where their numbers are kept.
+# The reasons for leaving out tests, as printed in the summary, and the key of their counts.
 GPU, LONG = "they need a CUDA device", "they are in the long list, which `-m long` runs"
 LEFT_OUT = pytest.StashKey[dict[str, int]]()
 PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -48,29 +48,29 @@ PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") el
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Run the whole list on all cores; starting processes is not worth it for a part that is named.
+    """Run all tests on all cores. If tests are named, use one process, since starting more takes too long.
 
-    `-n 0` runs it in one process, and `-n 2` any part of it in two.
+    `-n 0` runs all tests in one process, and `-n 2` runs any tests in two.
     """
     if "PYTEST_XDIST_WORKER" in os.environ:
-        return  # a worker, which must start none of its own
+        return  # a worker process must not start workers
     whole = config.args_source is not pytest.Config.ArgsSource.ARGS and not config.option.keyword
     single = config.option.collectonly or config.option.usepdb or torch.cuda.is_available()
     if whole and not single and getattr(config.option, "numprocesses", 0) is None and config.option.dist == "no":
         config.option.numprocesses = min(PROCESSORS, 8) if PROCESSORS > 1 else 0
     workers = getattr(config.option, "numprocesses", None)
     if workers:
-        # They share the cores, and a thread that waits must not keep one busy.
+        # The workers share the cores, so a waiting thread must not keep a core busy.
         threads = max(1, PROCESSORS // workers) if isinstance(workers, int) else 1
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         config.option.dist = "loadgroup" if config.option.dist == "no" else config.option.dist
-        config.option.benchmark_disable = True  # pytest-benchmark would say with each worker that it is
+        config.option.benchmark_disable = True  # otherwise pytest-benchmark warns in each worker
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a GPU where there is none, and the long list unless -m names it; count both."""
+    """Leave out tests that need a GPU if there is none, and the long list unless -m selects it. Count both."""
     kept, left_out = [], {GPU: [], LONG: []}
     for item in items:
         group = item.get_closest_marker("shared")
@@ -90,7 +90,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def is_long(item: pytest.Item) -> bool:
-    """Whether an operator's class of tests has this case in the long list only."""
+    """Return whether an operator's test class runs this case only in the long list."""
     case = item.callspec.params if hasattr(item, "callspec") else {}
     if "backend" not in case or "device" not in case or not hasattr(item.cls, "is_long"):
         return False
@@ -98,14 +98,14 @@ def is_long(item: pytest.Item) -> bool:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker tells its controller, which collects nothing itself."""
+    """Send a worker's counts to the controller process, which does not collect tests itself."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["left_out"] = session.config.stash.get(LEFT_OUT, {})
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Every worker collects the same list: any of them can say what was left out."""
+    """Take the counts from any worker, because all workers collect the same tests."""
     node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", {})
 
 
@@ -116,7 +116,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> object:
-    """Skip, with the reason, the cases whose sizes a backend refuses, in the tests that go through all backends."""
+    """In tests that run on all backends, skip cases whose sizes the backend refuses, and show the reason."""
     try:
         return (yield)
     except RuntimeError as error:
@@ -126,10 +126,10 @@ def pytest_runtest_call(item: pytest.Item) -> object:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that takes `device` on each of them.
+    """Run a test that takes `device` on every device.
 
-    One that takes `backend` too runs on every backend of its class's `op` there, and one that takes `dtype`, in every
-    dtype of these.
+    If it also takes `backend`, it runs on every backend of its class's `op` on that device. If it also takes `dtype`,
+    it runs in every dtype of that backend.
     """
     if "backend" not in metafunc.fixturenames:
         if "device" in metafunc.fixturenames:
@@ -137,7 +137,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     op = metafunc.cls.op
     cases = []
-    # What is marked as a test for GPUs has nothing to say on a CPU.
+    # Tests marked `gpu` don't run on a CPU.
     only_gpu = metafunc.definition.get_closest_marker("gpu")
     for device in ("cuda",) if only_gpu else ("cpu", "cuda"):
         for name in dispatch.BACKENDS:
@@ -157,10 +157,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def backend(request: pytest.FixtureRequest, device: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of a backend that runs here; the test is skipped, with the reason, where it can't.
+    """The name of a backend. If the backend can't run here, the test is skipped, with the reason.
 
-    On a CPU, Triton kernels are interpreted, and CUDA kernels run compiled for it, sized for a large chip or for a tiny
-    one, their threads in a random order that is another one at each launch. Fresh memory holds NaN.
+    On a CPU, Triton kernels are interpreted. CUDA kernels are compiled for the CPU, with launch sizes for a large or a
+    tiny chip; each launch runs its threads in a new random order. New memory is filled with NaN.
     """
     op, name = request.param
     reason = None
@@ -176,10 +176,10 @@ def backend(request: pytest.FixtureRequest, device: str, monkeypatch: pytest.Mon
     reason = reason or why_not(op, name, device)
     if reason:
         pytest.skip(f"{op} on {name}: {reason}")
-    torch.use_deterministic_algorithms(True, warn_only=True)  # which fills what torch.empty gives
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fills new tensors of torch.empty with NaN
     threads = torch.get_num_threads()
     if name == "cpp":
-        torch.set_num_threads(max(2, threads))  # its kernels divide their work, wherever the tests run
+        torch.set_num_threads(max(2, threads))  # so that the kernels always divide their work
     yield name
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
@@ -192,13 +192,13 @@ def _seed() -> None:
 
 @pytest.fixture
 def tiny() -> MDRNetsConfig:
-    """The smallest sizes that have every part."""
+    """The smallest configuration that has every part."""
     return TINY
 
 
 @pytest.fixture
 def model(tiny: MDRNetsConfig) -> MDRNets:
-    """A tiny random network in eval mode, no layer of it zero."""
+    """A tiny random network in eval mode, in which no layer is zero."""
     return wake(MDRNets(tiny)).eval()
 
 

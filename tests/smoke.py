@@ -1,4 +1,4 @@
-"""A short list for an installed showface: every backend that runs here gives the reference's result, the demo runs."""
+"""Quick checks of an installed showface: every backend that runs here agrees with the reference, and the demo runs."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The layers of docs/architecture.md hold: nothing imports from above, no two modules import each other."""
+"""The layers of docs/architecture.md hold: no module imports from a higher layer, and there are no circular imports."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter

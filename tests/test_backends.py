@@ -50,7 +50,7 @@ def flat(result):
     return list(result) if isinstance(result, tuple) else [result]
 
 
-# The choice.
+# The choice of a backend.
 
 
 @pytest.mark.parametrize("op", dispatch.OPS)
@@ -106,7 +106,7 @@ def test_a_named_backend_that_cannot_run_says_why(monkeypatch):
 
 def test_sizes_that_a_kernel_refuses(monkeypatch):
     wide = [torch.randn(1, 5, 600) for _ in range(3)] + [torch.tensor([[True, False, True, False, True]])]
-    monkeypatch.setitem(native.CUDA_LIBRARIES, "cpu", "showface_C")  # as if it ran here; it comes to no call
+    monkeypatch.setitem(native.CUDA_LIBRARIES, "cpu", "showface_C")  # pretend that the backend runs here
     with pytest.raises(
         RuntimeError, match=r"backend 'cuda' can't run here: its cuda kernel .* up to 512 wide, not 600"
     ):
@@ -117,7 +117,7 @@ def test_sizes_that_a_kernel_refuses(monkeypatch):
 
 
 def test_a_gradient_that_a_named_backend_is_too_narrow_for_is_refused(monkeypatch):
-    """The gradient of a write reads values with a column more. Nothing else than the named backend may compute it."""
+    """The gradient of a write reads values with an extra column. Only the named backend may compute it."""
     calls = []
     write = dispatch._kernels["memory_write", "reference"].forward
     accumulate = dispatch._kernels["memory_accumulate", "reference"].forward

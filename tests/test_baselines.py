@@ -1,4 +1,4 @@
-"""The baselines: properties that all share, and the special parts of each."""
+"""The baselines: the properties that all of them share, and the special parts of each."""
 
 import json
 

@@ -76,7 +76,7 @@ def test_memory_kernels_refuse_what_would_leave_the_memory():
 @needs_extension
 @pytest.mark.parametrize("instruction_set", extension.build_info()["instruction_sets_here"] if extension else [])
 def test_kernels_of_every_instruction_set(instruction_set):
-    """Those that this processor would not choose too; a process chooses once."""
+    """Also run kernels that this processor would not choose. A process chooses only once, so each needs its own."""
     program = """
 import torch
 from showface import native, ops
@@ -102,7 +102,7 @@ for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
 
 
 def cuobjdump():
-    """NVIDIA's tool of that name, from the toolkit or from Triton's wheel."""
+    """The path of NVIDIA's cuobjdump, from the CUDA toolkit or from Triton's wheel."""
     found = shutil.which("cuobjdump")
     spec = util.find_spec("triton")
     if found is None and spec is not None and spec.origin is not None:

@@ -1,4 +1,4 @@
-"""The models that the package carries."""
+"""The models that are bundled with the package."""
 
 from pathlib import Path
 

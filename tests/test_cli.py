@@ -55,7 +55,7 @@ def mask(tmp_path: Path) -> Path:
 
 
 def assert_fails(result: tuple[int, str, str], message: str) -> None:
-    """One line that says what is wrong, nothing else, and nothing written."""
+    """The command prints only one line, which says what is wrong, and writes no file."""
     code, out, err = result
     assert (code, out) == (1, "")
     lines = [line for line in err.splitlines() if not line.startswith("note:")]
@@ -88,7 +88,7 @@ class TestInpaint:
         assert np.array_equal(*(np.asarray(Image.open(name)) for name in ("white.png", "black.png")))
 
     def test_names_with_brackets(self, showface, folder, photo, mask):
-        """Brackets in names are names, not markup."""
+        """Brackets in file names are not read as markup."""
         _, out, _ = showface("inpaint", photo, mask, "-o", "face[copy].png", "--model", folder)
         assert "face[copy].png" in out
         Path("face[copy].png").unlink()
@@ -250,7 +250,7 @@ def test_usage_errors_are_told_by_the_parser(showface):
 
 
 def test_as_a_process(folder, photo, tmp_path):
-    """What a shell sees: exit codes, and no traceback."""
+    """Exit codes in a shell, and no traceback."""
     arguments = [photo, "nowhere.png", "-o", tmp_path / "x.png", "--model", folder]
     command = [sys.executable, "-m", "showface.cli", "inpaint", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -44,7 +44,7 @@ def test_shared_memory_and_barrier(library, size, order):
 @pytest.mark.parametrize("order", ORDERS)
 def test_collectives(library, order):
     values = torch.randint(-9, 10, (64,)).float()
-    out = run(library, "collectives", values, 64, order=order)  # the third number is added to NaN
+    out = run(library, "collectives", values, 64, order=order)  # the probe adds the third number to NaN
     assert out[0] == values[:32].sum()
     assert out[1] == (values[:32] > 0).sum()
     assert out[3] == 32

@@ -84,7 +84,7 @@ def test_identical_images_have_the_psnr_ceiling() -> None:
     assert ev.psnr(image, image) == ev.PSNR_CEILING
     assert ev.ssim(image, image) == pytest.approx(1)
     nearly = np.zeros((512, 512, 3), np.uint8)
-    nearly[0, 0, 0] = 1  # 107 dB by the formula: must not outrank an exact result
+    nearly[0, 0, 0] = 1  # 107 dB by the formula; it must not score higher than an exact result
     assert ev.psnr(nearly, np.zeros_like(nearly)) == ev.PSNR_CEILING
 
 
@@ -120,7 +120,7 @@ def test_metrics_refuse_bad_holes_and_tiny_images() -> None:
 def test_plan_is_reproducible_and_within_bins(folders) -> None:
     images, masks = folders
     pairs = ev.plan(images, masks, SIZE)
-    assert pairs == ev.plan(images, masks[::-1], SIZE)  # the masks' order is of no account
+    assert pairs == ev.plan(images, masks[::-1], SIZE)  # the order of the masks doesn't matter
     assert pairs != ev.plan(images, masks, SIZE, seed=1)
     assert len(pairs) == len(images) * len(ev.BINS)
     for pair in pairs:
@@ -129,7 +129,7 @@ def test_plan_is_reproducible_and_within_bins(folders) -> None:
         assert pair.bin[0] < pair.ratio <= pair.bin[1]
         assert pair.image_set == "faces"
     first_bin = [pair.mask for pair in pairs[:5]]
-    assert len(set(first_bin[:3])) == 3  # all three masks of the bin before one comes again
+    assert len(set(first_bin[:3])) == 3  # all three masks of the bin are used before one is used again
     assert first_bin[3:] == first_bin[:2]
 
 
@@ -141,7 +141,7 @@ def test_fewer_images_keep_their_masks(folders) -> None:
 
 def test_plan_measures_the_mask_as_used(folders, tmp_path: Path) -> None:
     big = np.zeros((3 * SIZE, 3 * SIZE), np.uint8)
-    big[1::3, : 3 * SIZE // 2] = 255  # a sixth of the file, half of what a nearest resize by 3 keeps
+    big[1::3, : 3 * SIZE // 2] = 255  # a sixth of the file, but half of the pixels that a nearest resize by 3 keeps
     path = tmp_path / "20_by_its_name.png"
     Image.fromarray(big).save(path)
     (pair,) = ev.plan(folders[0][:1], [path], SIZE, [(0.40, 0.60)])
@@ -177,7 +177,7 @@ def test_composite_is_enforced_and_alterations_are_counted(folders) -> None:
     pairs = ev.plan(*folders, SIZE)
 
     def careless(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-        image[:] = mean_fill(image, hole)  # what a system is given is its own to spoil
+        image[:] = mean_fill(image, hole)  # a system may overwrite its arguments
         hole[:] = True
         image[0, 0] += 1
         return image
@@ -246,7 +246,7 @@ def test_reports(folders, tmp_path: Path) -> None:
     assert content["settings"] == {"seed": 0}
     assert content["rows"][0]["psnr"] == rows[0].psnr
     assert len(content["scores"]) == len(content["manifest"]) == len(pairs)
-    assert str(tmp_path) not in (out / "r.json").read_text()  # names, not this machine's paths
+    assert str(tmp_path) not in (out / "r.json").read_text()  # file names only, without the paths of this machine
     with (out / "manifest.csv").open() as file:
         assert [line["mask_sha256"] for line in csv.DictReader(file)] == [pair.mask_sha256 for pair in pairs]
     table = ev.markdown_table(*ev.table(rows)).splitlines()

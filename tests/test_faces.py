@@ -72,7 +72,7 @@ def test_labels_are_found_from_the_folder_itself_and_below(faces: Path, tmp_path
     for root in (nested, nested / "x", nested / "x" / "deep"):
         dataset = FaceFolder(root, Augmentation(16))
         assert len(dataset) == 1
-        # Labels are looked for from the folder given downwards, not above it.
+        # Labels are searched in the given folder and below, not above it.
         assert dataset.labelled == (0 if root.name == "deep" else 1)
     with pytest.raises(ValueError, match="labels"):
         FaceFolder(faces / "a_parsing")
@@ -89,7 +89,7 @@ def test_given_label_folders(faces: Path, tmp_path: Path) -> None:
     shutil.move(faces / "a_parsing", labels)
     assert FaceFolder(faces, Augmentation(16)).labelled == 0
     assert FaceFolder(faces / "a", Augmentation(16), parsing=labels).labelled == 4
-    # The same names in another folder are other faces.
+    # Files with the same names in another folder are different faces.
     assert FaceFolder([faces / "b", faces / "a"], Augmentation(16), parsing=[None, labels]).labelled == 4
     inside = faces / "labels" / "a"
     shutil.copytree(labels, inside)
@@ -119,7 +119,7 @@ def test_flipping_swaps_left_and_right(tmp_path: Path) -> None:
         assert columns in (plain, mirrored)
         assert (item["parsing"][0] == -1).all()
         seen.add(columns == mirrored)
-        # The picture is turned together with its labels.
+        # The picture is mirrored together with its labels.
         assert (item["image"][0, 1, 0] > item["image"][0, 1, -1]) == (columns == mirrored)
     assert seen == {True, False}
 

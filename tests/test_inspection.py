@@ -69,7 +69,7 @@ def test_picture(model, tmp_path):
     picture = memory_picture(model, sorted(folder.iterdir()), slots=3)
     assert picture.mode == "RGB"
     assert picture.height > 19 * 72
-    assert len(picture.resize((64, 64)).getcolors(4096)) > 50  # it shows something
+    assert len(picture.resize((64, 64)).getcolors(4096)) > 50  # the picture is not blank
     assert memory_picture(model, [Image.new("RGB", (50, 40))]).width > picture.width
 
 

@@ -1,4 +1,4 @@
-"""The losses that systems share, and those of MDRNets."""
+"""The losses that all networks share, and the losses of MDRNets."""
 
 import dataclasses
 import subprocess

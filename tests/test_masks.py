@@ -49,7 +49,7 @@ def test_blocks_are_rectangles() -> None:
         hole = random_hole(64, 64, np.random.default_rng(seed), ratio=(0.01, 0.01), kind="blocks")
         rows, columns = np.nonzero(hole)
         filled.append(hole.sum() / ((np.ptp(rows) + 1) * (np.ptp(columns) + 1)))
-    # Mostly one block; its last row or column may be incomplete, where the exact area demands it.
+    # Most holes are one block. Its last row or column may be incomplete, to reach the exact area.
     assert np.median(filled) > 0.75
 
 

@@ -25,7 +25,7 @@ SIZES = [(64, 64), (37, 50), (16, 16), (1, 1), (250, 131)]
 
 
 def photo(height: int = 32, width: int = 32, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images and holes: blocks that differ from image to image."""
+    """Images, and block-shaped holes that differ between images."""
     image = torch.rand(batch, 3, height, width) * 2 - 1
     hole = torch.zeros(batch, 1, height, width)
     for index in range(batch):

@@ -125,7 +125,7 @@ class TestDisentangledMemory:
         memory = a_memory()
         features, parsing = features_and_parsing(present=(0, 2))
         latent, region = memory.pool(features, parsing)
-        # Idle long enough and almost without mass: the next slot to be replaced.
+        # The slot was idle long enough and has almost no mass, so it is replaced next.
         memory.reseed_below = 1e3
         for _ in range(SLOTS):
             memory.write(features, parsing)

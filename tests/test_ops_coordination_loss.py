@@ -36,7 +36,7 @@ class TestCoordinationLoss(OperatorTests):
 
     @pytest.mark.parametrize("share", [0.0, 1.0])
     def test_images_without_pairs(self, device, backend, share):
-        """One image has no pairs of a kind: the other gives the mean; if none has any, the loss is 0."""
+        """If one image has no pairs of a kind, the other image gives the mean. If neither has any, the loss is 0."""
         features, target, hole = make(2, 9, 5)
         hole[0] = share == 1.0
         for case in ((features, target, hole), (features, target, torch.full_like(hole, share == 1.0))):
@@ -61,7 +61,7 @@ class TestCoordinationLoss(OperatorTests):
         case = features, target, make(2, 100, 32)[2]
         losses = ops.coordination_loss(*on(device, case), backend=backend)
         for loss, expected in zip(losses, definitions.coordination_loss(*wide(case)), strict=True):
-            # Losses of some 1e-9: each is the square of differences that carry a few float32 roundings.
+            # Losses are about 1e-9. Each is the square of differences with a few float32 rounding errors.
             torch.testing.assert_close(loss.cpu().double(), expected, rtol=2e-3, atol=0)
 
     def test_equal_features_give_zero(self, device, backend, dtype):

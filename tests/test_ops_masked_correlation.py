@@ -69,7 +69,7 @@ class CorrelationTests(OperatorTests):
         finally:
             torch.set_float32_matmul_precision("highest")
         expected = self.define(*wide(case))
-        assert_close(results, expected, torch.float16)  # as many bits as float16
+        assert_close(results, expected, torch.float16)  # tf32 has as many mantissa bits as float16
         wide_inputs = [x.detach().double().requires_grad_() for x in case[:3]]
         for x, y in zip(grads, torch.autograd.grad(self.define(*wide_inputs, case[3]).sum(), wide_inputs), strict=True):
             assert_close(x, y, torch.float16, gradient=True)
@@ -88,7 +88,7 @@ class CorrelationTests(OperatorTests):
         out = self.call(*on(device, case), temperature=temperature, backend=backend)
         expected = self.define(*wide(case), temperature=temperature)
         if dtype.itemsize == 2 and temperature > 50:
-            # It multiplies the rounding of unit vectors in half precision: only that nothing blows up is of interest.
+            # The factor amplifies the rounding of unit vectors in half precision. Only check that it is bounded.
             torch.testing.assert_close(out.cpu().double(), expected, rtol=0, atol=0.25)
         else:
             assert_close(out, expected, gradient=temperature > 50)
@@ -100,7 +100,7 @@ class CorrelationTests(OperatorTests):
         case = on(device, self.make(129, 64, torch.float32))
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
-            self.call(*case, backend=backend)  # what is compiled or loaded once
+            self.call(*case, backend=backend)  # warm up: compile and load
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):

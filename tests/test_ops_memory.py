@@ -15,7 +15,7 @@ def make(tokens: int, blocks: int, slots: int, channels: int, dtype: torch.dtype
     return latent.to(dtype), memory.to(dtype), torch.randint(-1, blocks, (tokens,))
 
 
-# by tokens and channels
+# Blocks and slots for (tokens, channels).
 BLOCKS_AND_SLOTS = {
     (1, 1): (1, 1),
     (7, 3): (2, 1025),
@@ -33,8 +33,8 @@ BLOCKS_AND_SLOTS = {
 
 class MemoryTests(OperatorTests):
     def make(self, tokens, channels, dtype=torch.float64):
-        # Blocks and slots go through the sizes of tiles too. The product of all three is kept small: each block is
-        # a program or more, and an interpreter takes its time for each.
+        # Blocks and slots vary around the sizes of tiles too. The product of all three is small, because each block
+        # needs at least one program, and interpreting a program is slow.
         blocks, slots = BLOCKS_AND_SLOTS.get((tokens, channels), (min(tokens, 4), 5))
         return make(tokens, blocks, slots, channels, dtype)
 
@@ -57,9 +57,9 @@ class MemoryTests(OperatorTests):
 
     @pytest.mark.parametrize(("tokens", "blocks"), [(1500, 19), (5000, 3), (40, 300)])
     def test_many_tokens_and_blocks(self, device, backend, tokens, blocks):
-        """Sizes at which tokens are sorted in other ways; half of them have one region, the second has none."""
+        """Sizes at which tokens are sorted in other ways. Half of the tokens share a region; one region is empty."""
         if backend == "triton" and device == "cpu":
-            # Small, for the interpreter, but more tokens than FEW_TOKENS and (with 19 blocks) than one span sorts.
+            # Few for the interpreter, but more tokens than FEW_TOKENS and (with 19 blocks) than one span sorts.
             tokens, blocks = min(tokens, 1100), min(blocks, 33)
         latent, memory, region = make(tokens, blocks, 3, 8, torch.float32)
         region[region == 1] = -1
@@ -75,7 +75,7 @@ class MemoryTests(OperatorTests):
         case = on(device, make(tokens, 19, 40, 64, torch.float32))
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
-            self.call(*case, backend=backend)  # what is compiled or loaded once
+            self.call(*case, backend=backend)  # warm up: compile and load
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
@@ -114,7 +114,7 @@ class TestWrite(MemoryTests):
 
     @classmethod
     def is_long(cls, test, case):
-        # In Triton it is memory_accumulate and memory_blend, which have all the sizes.
+        # In Triton it consists of memory_accumulate and memory_blend, which are tested in all sizes.
         composed = case["backend"][1] == "triton" and case["device"] == "cpu"
         kept = {"test_definition": (7, 64, 1023), "test_gradient": (64,), "test_many_tokens_and_blocks": (1500,)}
         return super().is_long(test, case) or (composed and test in kept and case["tokens"] not in kept[test])
@@ -180,8 +180,8 @@ class TestAccumulate(MemoryTests):
         return torch.float32
 
     def test_many_tokens_of_one_region(self, device, backend):
-        """More than one task sums them up."""
-        tokens = 1100 if backend == "triton" and device == "cpu" else 9000  # an interpreter takes its time
+        """Several tasks share the sums."""
+        tokens = 1100 if backend == "triton" and device == "cpu" else 9000  # interpreting is slow
         latent, memory, region = make(tokens, 2, 3, 4, torch.float32)
         region[: tokens - 100] = 1
         self.check((latent, memory, region), device, backend)
@@ -218,20 +218,20 @@ class TestBlend(OperatorTests):
         memory[::2] *= factor
         total[:, ::2] *= factor
         rho[1::2] *= factor if dtype == torch.float64 else 1
-        total[1::2] *= rho[1::2, :, None]  # a mean of latents, whatever the mass
+        total[1::2] *= rho[1::2, :, None]  # a mean of latents, independent of the mass
         self.check((memory, rho, total), device, backend)
         if dtype == torch.float64:
             self.check_gradients((memory, rho, total), device, backend)
 
     def test_autocast(self, device, backend):
-        """It changes nothing: the memory is a state that small steps add up in."""
+        """Autocast changes nothing, because the memory is a state that accumulates small steps."""
         case = on(device, self.make(20, 6, torch.float32))
         expected = self.call(*case, backend=backend)
         with torch.autocast(device, torch.bfloat16):
             assert torch.equal(self.call(*case, backend=backend), expected)
 
     def test_slots_without_mass(self, device, backend, dtype):
-        """They keep their bits, and their gradient is that of a copy."""
+        """They stay bit for bit the same, and their gradient is that of a copy."""
         memory, rho, total = on(device, self.make(20, 6, dtype))
         rho[1] = 0
         total[1] = torch.nan
@@ -246,7 +246,7 @@ def test_write_is_an_average_of_rate_per_unit_of_mass():
     memory, latent = torch.zeros(1, 1, 2, dtype=torch.float64), torch.ones(3, 2, dtype=torch.float64)
     region = torch.zeros(3, dtype=torch.int64)
     after, rho = ops.memory_write(latent, memory, region, temperature=8.0, rate=0.5)
-    # One slot takes all: three units of mass, each of which halves the way that is left.
+    # One slot gets all three units of mass. Each unit halves the remaining distance.
     torch.testing.assert_close(rho, torch.full((1, 1), 3.0, dtype=torch.float64))
     torch.testing.assert_close(after, torch.full((1, 1, 2), 1 - 0.5**3, dtype=torch.float64))
 

@@ -19,7 +19,7 @@ ADVERSARIAL = ["loss.adversarial=0.1", "gan.channels=8", "gan.layers=2"]
 
 @pytest.fixture
 def in_one_place(monkeypatch):
-    """No shifts: then a few steps on one batch are enough to see the loss fall."""
+    """Turn off the shifts, so that the loss falls within a few steps on one batch."""
     monkeypatch.setattr("showface.training.trainer.shift_at", lambda step: (0, 0))
 
 

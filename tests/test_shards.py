@@ -68,7 +68,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:
-    """`faces/` with 7 images in several formats and folders, the names of two alike, labels for 3 of them."""
+    """`faces/` with 7 images in several formats and folders, two with the same name, and labels for 3."""
     root = tmp_path / "faces"
     for folder in ("a", "a_parsing", "b"):
         (root / folder).mkdir(parents=True)
@@ -87,7 +87,7 @@ def shards(faces: Path, tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def memory(shards: list[Path]) -> Iterator[str]:
-    """The URL of the shards in fsspec's memory, as a pattern."""
+    """The URL pattern of the shards in fsspec's memory file system."""
     fsspec = pytest.importorskip("fsspec")
     files = fsspec.filesystem("memory")
     for path in shards:
@@ -184,7 +184,7 @@ def test_workers_give_the_same_stream(shards: list[Path], memory: str) -> None:
         together = batches(FaceShards(shards, AUGMENTATION, seed=3), workers)
         assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
     if "fork" in multiprocessing.get_all_start_methods():
-        # The memory is inherited.
+        # Forked workers inherit the memory file system.
         together = batches(FaceShards(memory, AUGMENTATION, seed=3), 2, "fork")
         assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
@@ -264,7 +264,7 @@ def test_of_a_truncated_shard_the_whole_images_are_used(tmp_path: Path, cut: str
     whole = FaceShards(path, Augmentation(16))
     with tarfile.open(path) as tar:
         last = tar.getmembers()[-1]
-    # One byte of the image is missing; part of its header; everything behind the image before it.
+    # Cut off one byte of the image, part of its header, or everything after the previous image.
     length = {"image": last.offset_data + last.size - 1, "header": last.offset + 100, "end": last.offset}[cut]
     path.write_bytes(path.read_bytes()[:length])
     with pytest.warns(UserWarning, match=r"x\.tar is cut off or broken after image 2"):
@@ -333,7 +333,7 @@ def test_when_no_shard_is_left(shards: list[Path]) -> None:
         warnings.simplefilter("ignore")
         for path in shards[:2]:
             path.unlink()
-        # Shards of 3, 3 and 1: from any of the lost faces the way leads to the one that is left.
+        # The shards hold 3, 3 and 1 faces. Every lost face is replaced by the one that is left.
         sampled = [dataset[index]["image"] for index in range(6)]
         assert all(image.shape == good.shape for image in sampled)
         assert dataset.unreadable == 6
@@ -384,7 +384,7 @@ def test_the_parts_of_all_processes_are_the_whole_stream(world: int) -> None:
         samplers = [EpochSampler(11, 2, start, 40, batch=8, rank=rank, world=world) for rank in range(world)]
         assert [len(sampler) for sampler in samplers] == [(40 - start) // world] * world
         parts = np.array([list(sampler) for sampler in samplers])
-        # (process, batch, sample) -> batch by batch the processes' samples one behind the other
+        # (process, batch, sample) -> for each batch, the samples of all processes in order
         joined = parts.reshape(world, -1, 8 // world).transpose(1, 0, 2).ravel()
         assert joined.tolist() == whole[start:]
     endless = EpochSampler(11, 2, batch=8, rank=world - 1, world=world)

@@ -69,7 +69,7 @@ def test_a_stopped_run_goes_on_as_if_it_never_was(faces, tmp_path, number, syste
     )
     while process.poll() is None and len(list_checkpoints(out / "checkpoints")) < 1:
         time.sleep(0.02)
-    os.killpg(process.pid, number)  # like a terminal: to the data workers too
+    os.killpg(process.pid, number)  # as a terminal does, also signal the data workers
     said, _ = process.communicate(timeout=60)
     stopped_at = load_checkpoint(out / "checkpoints")["step"]
     assert 5 <= stopped_at < 24, said

@@ -1,4 +1,4 @@
-"""The gate for Triton kernels: they compile for every chip, and fit it."""
+"""Compile checks of the Triton kernels: they compile for every chip and fit its resources."""
 
 import json
 import os
@@ -16,13 +16,13 @@ pytestmark = [
 ROOT = Path(__file__).parents[1]
 
 
-# The short list has one chip, and widths whose rows are whole, in pieces and odd; the long list everything.
+# The short list has one chip, and widths with whole rows, rows in pieces, and odd rows. The long list has everything.
 SHORT = ["--chips", "90", "--widths", "64", "100", "256"]
 
 
 @pytest.fixture(scope="module", params=["short", pytest.param("all", marks=pytest.mark.long)])
 def report(request) -> dict:
-    # In a process of its own: in this one the kernels may be interpreted ones.
+    # Use a separate process, because kernels may be interpreted in this one.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = str(ROOT)
     command = [sys.executable, str(ROOT / "tools" / "triton_compile.py"), "--json"]

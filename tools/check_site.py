@@ -1,9 +1,9 @@
-"""Check that no page of the built documentation makes the browser ask another server for anything.
+"""Check that no page of the built documentation loads anything from another server.
 
     python tools/check_site.py [build/site]
 
-Looks at what HTML, CSS and SVG files load: scripts, styles, fonts, images, frames. Links that a reader may follow are
-fine. Exits with 1 and names each file and address that is not.
+Checks what HTML, CSS and SVG files load: scripts, styles, fonts, images, frames. Links that a reader may follow are
+allowed. Otherwise, prints each file and address, and exits with status 1.
 """
 
 import re
@@ -11,7 +11,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-# Elements that load what these attributes name; <a> and <form> do not.
+# Attributes whose address the browser loads. The links of <a> and <form> are not among them.
 LOADS = {"src", "srcset", "poster", "data", "background"}
 LINKS = {"stylesheet", "icon", "shortcut", "preload", "prefetch", "modulepreload", "preconnect", "dns-prefetch"}
 REMOTE = re.compile(r"^\s*(https?:)?//", re.IGNORECASE)
@@ -19,7 +19,7 @@ IN_CSS = re.compile(r"""(?:url\(|@import)\s*["']?\s*((?:https?:)?//[^"')\s]+)"""
 
 
 class Page(HTMLParser):
-    """Collects what a page loads from elsewhere."""
+    """Collects the addresses that a page loads from other servers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Page(HTMLParser):
 
 
 def loaded_from_elsewhere(path: Path) -> list[str]:
-    """The addresses of other servers that a file of the site makes the browser load."""
+    """List the addresses on other servers that the browser loads for a file of the site."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".css":
         return IN_CSS.findall(text)

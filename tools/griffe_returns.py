@@ -1,7 +1,7 @@
-"""A Griffe extension for the reference of the API: what "Returns:" says is text.
+"""A Griffe extension for the API reference: it makes Griffe treat the section "Returns:" as plain text.
 
-Griffe would take "(B, N), dtype of `query`: each row sums to 1" for a type and its description, split at the colon, and
-Markdown the asterisks of two "B*K" for emphasis.
+Griffe would split "(B, N), dtype of `query`: each row sums to 1" at the colon into a type and its description. Markdown
+would read the asterisks of two "B*K" as emphasis.
 """
 
 import re
@@ -13,7 +13,7 @@ _RETURNS = re.compile(r"(?<=^Returns:\n)(?:(?: +.*)?(?:\n|\Z))+", re.MULTILINE)
 
 
 class PlainReturns(Extension):
-    """Writes semicolons and dots in their place."""
+    """Replaces the colons by semicolons and the asterisks by dots."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         if obj.docstring:

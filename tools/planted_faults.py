@@ -1,10 +1,10 @@
-"""Plant faults in a copy of the tree, one at a time, and see whether the short list of tests catches each.
+"""Plant faults in a copy of the source tree, one at a time, and check that the short list of tests catches each one.
 
     python tools/planted_faults.py [NAME ...] [--check-texts]
 
-Needs what the tests need, and for the faults in `csrc/cpu` a C++ compiler. Prints a table in Markdown: the fault, the
-first test that fails, and how long it took to get there; for all faults, or those whose name contains a NAME. The exit
-status is 1 if a fault was missed or a text was not found.
+Needs the same packages as the tests, and a C++ compiler for the faults in `csrc/cpu`. Prints a Markdown table with the
+fault, the first test that fails, and the seconds until it failed. With NAMEs, plants only faults whose name contains
+one of them. The exit status is 1 if a fault was missed or a text was not found.
 """
 
 import argparse
@@ -25,7 +25,7 @@ LEFT_BEHIND = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", "results
 
 @dataclass(frozen=True)
 class Fault:
-    """A change of a text that stands in its file exactly once, and the tests that are to catch it."""
+    """A replacement for a text that occurs exactly once in its file, and the tests that must catch it."""
 
     name: str
     file: str
@@ -37,7 +37,7 @@ class Fault:
 MEMORY, CORRELATION = "tests/test_ops_memory.py", "tests/test_ops_masked_correlation.py"
 GATE = "tests/test_triton_compile.py"
 FAULTS = [
-    # Wrong signs in backwards, one in each kind of backend.
+    # A wrong sign in a backward pass, for each backend.
     Fault(
         "reference: sign in the gradient of unit vectors",
         "showface/ops/backends/reference.py",
@@ -102,7 +102,7 @@ FAULTS = [
         "s.temperature[0] = all;",
         f"{CORRELATION} -k cpu-cuda",
     ),
-    # What is computed.
+    # Wrong results.
     Fault(
         "triton: softmax to base 2 without log2(e)",
         "kernels/attention.py",
@@ -163,7 +163,7 @@ FAULTS = [
 
 
 def copy_tree(target: Path) -> None:
-    """The tree with what is built in it: a fault in C++ compiles only what depends on it."""
+    """Copy the source tree with its build results, so that a fault in C++ recompiles only the files that need it."""
     for source in ("showface", "kernels", "csrc", "tests", "tools", "benchmarks", "experiments", "build"):
         if (ROOT / source).exists():
             shutil.copytree(ROOT / source, target / source, ignore=LEFT_BEHIND, symlinks=True)
@@ -172,7 +172,7 @@ def copy_tree(target: Path) -> None:
 
 
 def plant(tree: Path, fault: Fault) -> None:
-    """Raises ValueError unless the text is there exactly once."""
+    """Replace the text of a fault. Raises ValueError unless the text occurs exactly once."""
     path = tree / fault.file
     text = path.read_text()
     if (times := text.count(fault.right)) != 1:
@@ -189,7 +189,7 @@ def build_extension(tree: Path) -> None:
 
 
 def run_tests(tree: Path, tests: str) -> tuple[str | None, float]:
-    """The first test that fails, or None, and the seconds it took."""
+    """Return the first test that fails, or None, and the seconds that the run took."""
     files, _, wanted = tests.partition(" -k ")
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *files.split()]
     command += ["-k", wanted] if wanted else []
@@ -200,13 +200,13 @@ def run_tests(tree: Path, tests: str) -> tuple[str | None, float]:
     if done.returncode == 0:
         return None, seconds
     found = re.search(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
-    if done.returncode != 1 or found is None:  # an ERROR too: what does not even compile proves nothing
+    if done.returncode != 1 or found is None:  # an ERROR does not count: code that does not compile proves nothing
         raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return found[1], seconds
 
 
 def check(tree: Path, fault: Fault) -> tuple[str | None, float]:
-    """What catches a fault, in a tree that is as it was afterwards."""
+    """Plant a fault, return the test that catches it and the seconds, and restore the tree."""
     plant(tree, fault)
     try:
         begin = time.monotonic()
@@ -216,13 +216,13 @@ def check(tree: Path, fault: Fault) -> tuple[str | None, float]:
         caught_by, seconds = run_tests(tree, fault.tests)
         return caught_by, built + seconds
     finally:
-        shutil.copy(ROOT / fault.file, tree / fault.file)  # newer than what was built of it
+        shutil.copy(ROOT / fault.file, tree / fault.file)  # with a new timestamp, so that it is compiled again
         for library in (ROOT / "showface").glob("_C*"):
             shutil.copy2(library, tree / "showface")
 
 
 def report(faults: Iterable[Fault]) -> bool:
-    """Print a row for each fault; whether all were caught. What does not run is told as not caught."""
+    """Print a row for each fault. Returns whether all were caught; a fault whose tests can't run counts as missed."""
     caught_all = True
     print("| fault | caught by | seconds |\n|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory(prefix="planted-faults-") as folder:
@@ -243,7 +243,7 @@ def report(faults: Iterable[Fault]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="only faults whose name contains one of these")
-    parser.add_argument("--check-texts", action="store_true", help="only check that every text is there once")
+    parser.add_argument("--check-texts", action="store_true", help="only check that every text occurs exactly once")
     options = parser.parse_args()
     chosen = [x for x in FAULTS if not options.names or any(name in x.name for name in options.names)]
     missing = [x for x in chosen if (ROOT / x.file).read_text().count(x.right) != 1]

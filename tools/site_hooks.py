@@ -1,4 +1,4 @@
-"""MkDocs hooks: pages from files outside docs/, links that hold on the site, and maths without JavaScript."""
+"""MkDocs hooks: pages from files outside docs/, links that work on the site, and maths without JavaScript."""
 
 import re
 from html import unescape
@@ -10,7 +10,7 @@ from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}  # on the site: in the repository
+PAGES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}  # site: repository
 
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
 _DISPLAY = re.compile(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', re.DOTALL)
@@ -26,7 +26,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Leave only the text of a link to a file that is not on the site, such as a source file."""
+    """Replace a link to a file that is not on the site, such as a source file, by its text."""
     on_site = {name: page_name for page_name, name in PAGES.items()}
 
     def replace(match: re.Match[str]) -> str:
@@ -51,7 +51,7 @@ def on_page_content(html: str, **_: Any) -> str:
 
 def _mathml(latex: str, display: str) -> str:
     text = convert(unescape(latex).strip(), display=display)
-    # What the converter does not know it leaves as it is.
+    # The converter leaves unknown commands unchanged.
     if re.search(r"&(?!#?\w+;)|\\", text):
         raise ValueError(f"latex2mathml does not know all of {latex!r}")
     return text

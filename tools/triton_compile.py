@@ -29,8 +29,8 @@ from triton.compiler import ASTSource
 
 from showface.kernels import attention, memory, rows, tiles, tokens
 
-# Bytes of shared memory per block. sm_86, sm_89 and sm_120 run the code for sm_80 but have less shared memory, so the
-# limit for sm_80 is theirs.
+# Bytes of shared memory per block. sm_86, sm_89 and sm_120 run the code for sm_80 but have less shared memory, so
+# their smaller limit is used for sm_80.
 CHIPS = {80: 101_376, 90: 232_448, 100: 232_448}
 PAGE = Path(__file__).parents[1] / "docs" / "triton-kernels.md"
 MARKERS = ("<!-- table of triton_compile.py: begin -->", "<!-- table of triton_compile.py: end -->")
@@ -77,7 +77,7 @@ FUNCTIONS = {
     "attention_bwd_key": attention.attention_bwd_key_kernel,
     "memory_blend": memory.memory_blend_kernel,
 }
-# The kernel that each entry of the table of tiles belongs to.
+# For each entry of the table of tiles, the kernel that uses it.
 ATTENTION = {
     "forward": "attention_fwd",
     "backward_query": "attention_bwd_query",
@@ -88,7 +88,7 @@ TRITON_DTYPES = {"fp32": triton.language.float32, "fp16": triton.language.float1
 
 
 def kernels(widths: Sequence[int] = WIDTHS) -> list[Kernel]:
-    """All kernels in all sizes that the widths lead to, without duplicates."""
+    """All kernels in all sizes for these widths, without duplicates."""
     every = [*sorting(), *merging(), *blending(), *attending(widths)]
     every += [of_ones(kernel) for kernel in every if "fp32" in kernel.size and " odd" in kernel.size]
     every += [of_ones(kernel) for kernel in every if kernel.name in ("count_tokens", "place_tokens")]
@@ -170,7 +170,7 @@ def attention_kernel(
     Args:
         kernel, dtype, kind: see `tiles.KERNELS`, DTYPES and `tiles.KINDS`.
         tile: the tile sizes.
-        width: of the rows of keys and values.
+        width: width of the rows of keys and values.
         listed_keys: keys are listed tokens, as in masked_correlation; else each group has a matrix of keys.
         small_groups: the forward finds its tokens itself instead of reading a sorted list.
         statistics: the forward computes only lse and has no values.
@@ -302,7 +302,7 @@ def table(compiled: list[Compiled]) -> str:
 
 
 def update_docs(text: str) -> None:
-    """Replace what is between the two markers of docs/triton-kernels.md by `text`."""
+    """Replace the text between the two markers of docs/triton-kernels.md by `text`."""
     page = PAGE.read_text()
     if page.count(MARKERS[0]) != 1 or page.count(MARKERS[1]) != 1:
         raise SystemExit(f"{PAGE} must contain the markers {MARKERS[0]} and {MARKERS[1]} once each")

@@ -1,6 +1,6 @@
 """The networks that MDRNets are compared with, trained by the same trainer on the same images and holes.
 
-`NETWORKS` holds them by name. Each has its own file, written from the description in its paper.
+`NETWORKS` maps names to classes. Each network has its own file, written from the description in its paper.
 """
 
 from showface.baselines.base import Baseline, BaselineConfig

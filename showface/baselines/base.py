@@ -19,9 +19,9 @@ class BaselineConfig(NetworkConfig):
     """The size of a baseline.
 
     Attributes:
-        channels: base width as the paper defines it; 0 for the paper's own.
-        image_size: side in pixels of the training images; some baselines choose their number of strides by it. 0 for
-            256, or in training for the size of the training images.
+        channels: base width as the paper defines it; 0 for the paper's value.
+        image_size: side in pixels of the training images; some baselines choose their number of strides by it. 0 means
+            256, or in training the size of the training images.
     """
 
     channels: int = 0
@@ -70,9 +70,9 @@ class Baseline(InpaintingNetwork):
         return self.finish(image, hole, *self.fill(*self.prepare(image, hole)))
 
     def prepare(self, image: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
-        """An image and its hole as `fill` takes them."""
+        """Blank the hole, and pad image and hole, as `fill` requires."""
         check_inputs(image, hole)
-        # `where`, not a product: a NaN under the hole must not spread.
+        # Use `where` instead of a product, because a NaN in the hole times 0 is still NaN.
         visible = torch.where(hole > 0.5, 0, image)
         return pad_to_multiple(visible, self.stride), pad_to_multiple((hole > 0.5).to(image.dtype), self.stride)
 

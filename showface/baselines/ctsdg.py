@@ -15,7 +15,7 @@ from showface.models.output import InpaintingOutput
 from showface.nn import ResidualBlock, push_pull_fill
 from showface.nn.blocks import activate, upsample
 
-STRUCTURE_WEIGHT = 0.6  # a tenth of the default weight of the hole, as in the paper
+STRUCTURE_WEIGHT = 0.6  # a tenth of the default weight of the hole loss, as in the paper
 
 
 class BidirectionalFusion(nn.Module):
@@ -83,8 +83,8 @@ class CTSDG(Baseline):
     `image_size` to 2x2. 52.2 M parameters by default.
 
     Simplifications: no discriminators, no perceptual and style loss. `edge_map` replaces the external edge detector.
-    The network's input edges are those of the push-pull fill at known pixels, so they don't depend on pixels under
-    the hole. The CFA works at stride 4 (*ours*) and divides by nine everywhere.
+    The network's input edges are computed from the push-pull fill and kept at known pixels only, so they don't depend
+    on pixels in the hole. The CFA works at stride 4 (*ours*) and divides by nine everywhere.
     """
 
     system = "ctsdg"
@@ -139,7 +139,7 @@ class CTSDG(Baseline):
 
 def known_structure(image: Tensor, hole: Tensor) -> Tensor:
     """The input of the structure stream: grey values and edges, (B, 2, H, W), 0 in the hole."""
-    # Edges of the fill, not of the blanked image, whose hole has an outline that is not part of the face.
+    # Take the edges of the fill. The blanked image would also give the outline of the hole.
     filled = push_pull_fill(image, hole)
     return torch.cat([_grey(image), edge_map(filled)], dim=1) * (1 - hole)
 
@@ -160,7 +160,7 @@ def edge_map(image: Tensor, threshold: float = 0.06) -> Tensor:
     def convolve(x: Tensor, *kernels: Tensor) -> Tensor:
         return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), torch.stack(kernels)[:, None])
 
-    with torch.autocast(image.device.type, enabled=False):  # rounded differences are noise
+    with torch.autocast(image.device.type, enabled=False):  # half precision would make the differences noisy
         gradient = convolve(convolve(_grey(image), smooth), across, across.T)  # (B, 2, H, W): along x, along y
     strength = gradient.square().sum(1, keepdim=True).sqrt()
     steepness = strength.clamp_min(1e-6)

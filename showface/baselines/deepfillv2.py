@@ -53,7 +53,8 @@ class ContextualAttention(nn.Module):
 class DeepFillv2(Baseline):
     """A coarse network of dilated gated convolutions, then a refinement network with a contextual attention branch.
 
-    Paper's size: `channels` 48, counted as in its code: before gating, which halves them. 4.1 M parameters by default.
+    Paper's size: `channels` 48, counted as in the paper's code: before gating, which halves them. 4.1 M parameters by
+    default.
 
     Simplifications: only L1 on both stages (no SN-PatchGAN, which gives the paper's results much of their sharpness);
     the hole is resized to the attention's size to find known patches; summing scores along diagonals does not wrap

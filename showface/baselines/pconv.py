@@ -32,7 +32,7 @@ class PartialConv2d(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight)
 
     def forward(self, *inputs: Masked) -> Masked:
-        """Convolve the concatenation of one or more features, each with a mask of its own.
+        """Convolve the concatenation of one or more features, each with its own mask.
 
         Returns:
             (B, outputs, h/stride, w/stride), and the updated mask (B, 1, h/stride, w/stride).

@@ -16,14 +16,14 @@ from showface.nn.blocks import activate, upsample
 
 @dataclass
 class Gaussian:
-    """Independent normal distributions, given by mean and standard deviation of one shape."""
+    """Independent normal distributions, given by mean and standard deviation, which have the same shape."""
 
     mean: Tensor
     deviation: Tensor
 
     @classmethod
     def of(cls, x: Tensor) -> "Gaussian":
-        """From features (B, 2 C, h, w): the mean, and the deviation before a softplus, each (B, C, h, w)."""
+        """Split features (B, 2 C, h, w) into the mean and, through a softplus, the deviation, each (B, C, h, w)."""
         mean, deviation = x.float().chunk(2, dim=1)
         return cls(mean, F.softplus(deviation) + 1e-3)
 
@@ -74,12 +74,12 @@ class PIC(Baseline):
     """A conditional variational autoencoder with two paths through the same networks.
 
     The generative path fills from the visible part and a latent of the prior p(z | visible). The reconstructive path
-    fills from the visible part and a latent of the posterior q(z | hidden), which has seen the hidden part. There are
-    two KL terms: from q to a normal distribution, which is narrower when less is hidden, and from q to p. `forward`
+    fills from the visible part and a latent of the posterior q(z | hidden), computed from the hidden part. There
+    are two KL terms: from q to a normal distribution, which is narrower when less is hidden, and from q to p. `forward`
     runs the generative path with the prior's mean, so it is deterministic.
 
     Paper's size: `channels` 32, for images of 256 with five strides of 2; here there are as many strides as reduce
-    `image_size` to 8x8. 5.4 M parameters by default, including the posterior's, which only training uses.
+    `image_size` to 8x8. 5.4 M parameters by default, including those of the posterior, which only training uses.
 
     Simplifications: no discriminators. Instead the generative path has an L1 loss in the hole too, which the paper
     does not use, so its results vary less. One output at full size instead of four sizes; no spectral normalisation.

@@ -1,4 +1,4 @@
-"""A plain U-Net, as a control: the cost, input and losses of MDRNets without the memory, the MREM and InCo²."""
+"""A plain U-Net, as a control: it has the cost, input and losses of MDRNets, but no memory, MREM or InCo²."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Random crops, mirroring, colours and holes: from a face and its labels to a training sample."""
+"""Make a training sample from a face and its labels: random crop, mirroring, colours and hole."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class FaceSource(Protocol):
         """
 
     def open_labels(self, index: int) -> Path | BinaryIO | None:
-        """The same for the label image; None for a face without labels. Raises as `open_image`."""
+        """Like `open_image`, for the label image. Returns None for a face without labels."""
 
 
 class LostFacesError(OSError):
@@ -59,7 +59,7 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
 
     Sample `i >= len(dataset)` is sample `i % len` of a later epoch. It depends only on the seed, the epoch and the
     index, so it is the same in any worker and after a restart. A broken face is reported once and replaced by the next
-    good one. If part of the source is lost, each lost face is replaced by a different face that follows that part.
+    readable face. If part of the source is lost, each lost face is replaced by a different face that follows that part.
     """
 
     def __init__(self, source: FaceSource, augmentation: Augmentation, seed: int = 0, *, unreadable: int = 0) -> None:
@@ -106,7 +106,7 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
         return len(self.source)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        # No index is too large, so Python's default iteration would never end.
+        # Without this method, iteration would never end, because `__getitem__` accepts every index from 0 upwards.
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
@@ -124,7 +124,7 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
                 try:
                     return read_image(self.source.open_image(index)), index
                 except LostFacesError as error:
-                    # Each lost face gets its own replacement: a single one would be seen far too often.
+                    # Replace each lost face by a different face. A single replacement would be seen far too often.
                     self._skip[error.first : error.first + error.count] = error.count
                     warnings.warn(f"{error}; other images replace its {error.count}", stacklevel=3)
                 except OSError as error:

@@ -155,7 +155,7 @@ def _is_label_folder(folder: Path, root: Path, given: Sequence[Path | None]) -> 
 
 
 def _sibling_labels(folder: Path, root: Path) -> tuple[Path, Path] | None:
-    """The nearest folder, from this one upwards, with a label folder beside it; and that label folder."""
+    """Search upwards for a folder that has a label folder beside it. Returns both folders, or None."""
     for above in _upwards(folder, root):
         path = Path(os.path.abspath(above))
         labels = path.with_name(path.name + PARSING_SUFFIX)

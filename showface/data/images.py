@@ -84,8 +84,8 @@ def read_mask(
 ) -> NDArray[np.bool_]:
     """Read a mask as booleans, True = hole.
 
-    Soft edges are cut at the threshold. Transparent parts of a mask are known, for either polarity. An 8-bit mask whose
-    largest value is 1 is read as 0 and 1, with a warning.
+    Soft edges are cut at the threshold. Transparent parts of a mask count as known pixels, for either polarity. An
+    8-bit mask whose largest value is 1 is read as 0 and 1, with a warning.
 
     Args:
         source: a path, a file open for reading bytes, or a PIL image of any mode.
@@ -159,7 +159,7 @@ def _flatten(image: Image.Image, background: int) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
-    """Scale integer or float greyscale to 8 bits. (Pillow's `convert` would clip at 255.)"""
+    """Scale integer or float greyscale to 8 bits. Pillow's `convert` would clip values at 255."""
     values = np.asarray(image).astype(np.float64)
     values = np.nan_to_num(values, nan=0.0)
     peak = float(values.max(initial=0.0))
@@ -168,7 +168,7 @@ def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
     elif image.mode.startswith("I;16"):
         full = 65535.0
     else:
-        # 32-bit integers may hold 8-bit or 16-bit data; only the values tell.
+        # A 32-bit image may hold 8-bit or 16-bit data. Decide by its largest value.
         full = 255.0 if peak <= 255.0 else 65535.0
     return np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
 

@@ -12,12 +12,12 @@ from PIL import Image, ImageDraw
 
 KINDS = ("strokes", "blocks", "both")
 
-# Shapes to try before the remaining area is filled at once. Only holes that are nearly full need this.
+# Number of shapes to draw before the rest of the area is filled at once. Only nearly full holes reach this limit.
 MAX_SHAPES = 60
 
 
 class _Shape(NamedTuple):
-    """A painted shape. `order` (H, W) uint8 is 0 outside, and n on the n-th dab, which is at `knots[n - 1]` (x, y)."""
+    """A painted shape. `order` (H, W) uint8 is n on the n-th dab, at `knots[n - 1]` (x, y), and 0 outside the shape."""
 
     order: NDArray[np.uint8]
     knots: NDArray[np.float64]

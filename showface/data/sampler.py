@@ -1,4 +1,4 @@
-"""The order of training: an endless stream that can be resumed and shared."""
+"""The order of the training samples: an endless stream that can be resumed, and shared by processes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-# Separates the shuffling's random stream from the samples': without it, seeds (a, b) and (a, b, 0) are the same.
+# Separates the random numbers of the shuffling from those of the samples: NumPy takes seeds (a, b) and (a, b, 0) as
+# the same seed.
 _SHUFFLE_KEY = 1
 
 
@@ -18,7 +19,7 @@ class EpochSampler(Sampler[int]):
     index once, in a new order. A run that stopped after `n` samples continues with `start=n`.
 
     Several processes can share the stream. Each batch of `batch` samples is split into `world` equal parts of
-    consecutive samples, and process `rank` gets the part of that number. `start` and `stop` count samples of the whole
+    consecutive samples, and process `rank` gets part number `rank`. `start` and `stop` count samples of the whole
     stream, so a run keeps its batches when it continues with another number of processes.
 
     Raises:

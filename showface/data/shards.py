@@ -149,7 +149,7 @@ class _Member(NamedTuple):
 
 
 class _Face(NamedTuple):
-    """An image in a shard, its shorter side (0 if not read, None if unreadable), and its labels."""
+    """An image in a shard, its shorter side (0 if not read, None if unreadable), and its label file or None."""
 
     image: _Member
     side: int | None

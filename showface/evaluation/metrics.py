@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 PSNR_CEILING = 100.0
-"""The largest value of `psnr`, in dB. Identical images get it, so that means over images stay finite."""
+"""The largest value of `psnr`, in dB. Identical images get this value, so that means over images stay finite."""
 
 _WINDOW = 11
 _SIGMA = 1.5
@@ -70,7 +70,7 @@ def hole_l1_percent(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]
 
 
 def seam_l1_percent(result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]) -> float:
-    """Mean absolute difference over the hole's pixels beside a known one, as a percentage of the full range.
+    """Mean absolute difference over those pixels of the hole that touch a known pixel, as a percentage of full range.
 
     Known pixels are exact, so this measures how visible the edge of the hole is.
 

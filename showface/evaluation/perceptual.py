@@ -35,7 +35,8 @@ class LPIPS:
         distance = lpips(result, target)        # (H, W, 3) uint8 each
 
     Args:
-        weights: file with the state dict of torchvision's AlexNet. The weights of its channels come with torchmetrics.
+        weights: file with the state dict of torchvision's AlexNet. The weights that LPIPS gives to its
+            channels come with torchmetrics.
 
     Raises:
         FileNotFoundError: no such file; the message says where to get it.

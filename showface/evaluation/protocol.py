@@ -49,7 +49,7 @@ Inpainter: TypeAlias = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], 
 """Fills the hole of an image: `(H, W, 3)` uint8 and `(H, W)` bool (True = corrupted) -> `(H, W, 3)` uint8."""
 
 BINS: tuple[Bin, ...] = ((0.01, 0.20), (0.20, 0.40), (0.40, 0.60))
-"""Ranges of hole ratios: above the first number, up to and including the second."""
+"""Ranges of hole ratios. A range excludes its first number and includes its second."""
 FINE_BINS: tuple[Bin, ...] = ((0.01, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6))
 """The same range in six bins."""
 
@@ -58,7 +58,7 @@ _BLANK = 127
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and the mask that it is scored with.
+    """An image and its mask.
 
     Attributes:
         image_set: name of the image's set, in the results.
@@ -167,9 +167,9 @@ def plan(
         images: image files. In each bin, image i gets mask i.
         masks: mask files, white = hole; their order doesn't matter.
         size: side in pixels of the square images that are scored.
-        bins: ranges of hole ratios, each above its first number, up to and including its second.
+        bins: ranges of hole ratios. A range excludes its first number and includes its second.
         seed: seed of the order of masks.
-        image_set: name of the images in the results; by default the name of the first one's folder.
+        image_set: name of the images in the results; by default the name of the first image's folder.
         labels: for each image, its label image (0-18, as `showface.data.REGIONS`), for errors by region.
 
     Returns:
@@ -237,8 +237,8 @@ def evaluate(
     Args:
         systems: the inpainter of each system, by name. Inpainters may modify their arguments.
         pairs: from `plan`.
-        lpips: also measures the perceptual distance of each composite.
-        frechet: collects composites and targets by system, image set and bin.
+        lpips: if given, measures the perceptual distance of each composite.
+        frechet: if given, collects composites and targets by system, image set and bin.
         progress: called after each pair with the number of finished pairs and the total.
 
     Returns:

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 ALL_SETS = "all"
-"""The name of the image set in a `Row` with the means over all image sets."""
+"""The `image_set` of a `Row` that holds the means over all image sets."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,10 @@ Record: TypeAlias = Row | RegionRow | Score | Pair
 
 
 def summarise(scores: Sequence[Score], frechet: FrechetDistances | None = None) -> list[Row]:
-    """Means per system, image set and bin, in the order of the scores; and over all sets if there are several.
+    """Compute means per system, image set and bin, in the order of the scores; with several sets, also over all sets.
 
-    All metrics are averaged over images, PSNR too: squared errors are not pooled. `frechet` was filled by `evaluate`.
+    All metrics are averaged over images, including PSNR: squared errors are not pooled. `frechet` must have been filled
+    by `evaluate`.
     """
     groups: dict[tuple[str, str, str], list[Score]] = {}
     sets = list(dict.fromkeys(score.image_set for score in scores))

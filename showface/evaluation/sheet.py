@@ -1,4 +1,4 @@
-"""A contact sheet: inputs, results and targets of typical cases and of the worst ones."""
+"""A contact sheet: inputs, results and targets of typical and of the worst cases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARGIN, _CAPTION = 4, 16
 def choose_cases(
     pairs: Sequence[Pair], scores: Sequence[Score], system: str, typical: int = 2, worst: int = 2
 ) -> list[tuple[str, Pair]]:
-    """Choose the cases to show of each bin: those around a system's median PSNR, then those with the lowest.
+    """Choose the cases to show from each bin: cases around a system's median PSNR, then cases with its lowest PSNR.
 
     Returns pairs with their kind, "typical" or "worst".
     """

@@ -35,12 +35,12 @@ def model_system(model: InpaintingNetwork | str | Path = "default") -> Inpainter
 def classical_system(name: str, radius: float = 3) -> Inpainter:
     """The inpainter of a classical method in OpenCV, which needs no training.
 
-    Source: "telea" is Telea 2004: it fills from the hole's edge inwards, each pixel with a weighted mean of known ones.
-    "navier-stokes" is Bertalmio et al. 2001: it continues edges into the hole as fluid dynamics would.
+    Source: "telea" is Telea 2004: it fills from the hole's edge inwards; each pixel gets a weighted mean of known
+    pixels. "navier-stokes" is Bertalmio et al. 2001: it continues edges into the hole as fluid dynamics would.
 
     Args:
         name: one of `CLASSICAL`.
-        radius: of the neighbourhood that a pixel is filled from, in pixels.
+        radius: radius in pixels of the neighbourhood from which a pixel is filled.
 
     Raises:
         ValueError: another name.

@@ -15,7 +15,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     """Write `step-<step>.pt` into the folder, then delete all but the newest `keep`.
 
     Raises:
-        OSError: it can't be written, for example on a full disk; the other checkpoints stay as they are.
+        OSError: the checkpoint can't be written, for example on a full disk. The other checkpoints stay unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
@@ -65,7 +65,10 @@ def _with_new_names(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fault(path: Path) -> str | None:
-    """Why a file is damaged, None if it is intact. torch writes checksums but does not verify them on loading."""
+    """Return why a file is damaged, or None if it is intact.
+
+    torch writes checksums but does not verify them on loading.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()

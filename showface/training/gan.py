@@ -17,8 +17,8 @@ def discriminator_loss(real: Tensor, fake: Tensor, hole: Tensor | None = None) -
     Args:
         real, fake: logits (B, 1, h, w) of real and of filled images, in any floating dtype. Detach the filled images
             from the generator.
-        hole: (B, 1, H, W), 1 = filled in: only patches that it touches count. The loss is 0 where it is empty. None:
-            all patches count.
+        hole: (B, 1, H, W), 1 = filled in. Only patches that the hole touches count; the loss of an empty hole is 0.
+            With None, all patches count.
     """
     return _mean(F.relu(1 - real.float()), hole) + _mean(F.relu(1 + fake.float()), hole)
 

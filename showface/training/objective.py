@@ -19,7 +19,7 @@ class Objective(nn.Module):
 
     Args:
         model: the network to train.
-        weights: of the losses.
+        weights: the weights of the losses.
         features: the network of the perceptual and style losses, None if both have weight 0.
     """
 
@@ -36,7 +36,7 @@ class Objective(nn.Module):
         discriminator: nn.Module | None = None,
         shift: tuple[int, int] = (0, 0),
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The result, (B, 3, H, W) detached, and all losses by name: unweighted, and `total`, their weighted sum.
+        """Return the detached result (B, 3, H, W) and the losses by name: unweighted, plus their weighted sum `total`.
 
         Args:
             image, hole, labels: as `InpaintingNetwork.training_losses`.

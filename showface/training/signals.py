@@ -10,14 +10,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """The signal that asked to stop, None while there is none."""
+    """The signal that requested a stop; None if no signal has arrived."""
 
     by: signal.Signals | None = None
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Record the first Ctrl-C or SIGTERM as a request; later ones act as usual. Only works in the main thread."""
+    """Record the first Ctrl-C or SIGTERM as a request; later signals keep their usual effect.
+
+    Only works in the main thread.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

@@ -87,7 +87,7 @@ class Trainer:
         self._lr_scales = {"model": 1.0, "discriminator": gan.lr_scale}
         self._saved: dict[str, torch.nn.Module] = {**trained, "ema": self.ema}
         self.step = 0
-        # All processes start with the same weights, then each has its own random numbers.
+        # All processes start with the same weights. From here on, each draws its own random numbers.
         torch.manual_seed(config.seed + self.accelerator.process_index)
         if resume:
             self._restore(load_checkpoint(self.checkpoints))
@@ -109,8 +109,8 @@ class Trainer:
         """Train to `config.steps`, saving on the way. Returns the folder of the EMA model.
 
         Raises:
-            FloatingPointError: a loss is not finite. Nothing was saved since.
-            SystemExit: a signal asked to stop (a second one stops at once); the step was finished and saved.
+            FloatingPointError: a loss is not finite. Nothing was saved after that step.
+            SystemExit: a signal requested a stop. The step was finished and saved. A second signal stops at once.
             OSError: the disk is full, or the data has vanished.
         """
         config, main = self.config, self.accelerator.is_main_process
@@ -125,7 +125,7 @@ class Trainer:
                 logs = last or self.step % config.log_every == 0
                 samples = last or self.step % config.sample_every == 0
                 saves = last or self.step % config.save_every == 0
-                # On a GPU a check waits for the step, so it is rare; but nothing is saved unchecked.
+                # On a GPU, a check waits for the step to end, so it only runs before logging and before saving.
                 if logs or saves or self.device.type == "cpu":
                     meter.check(self.step)
                 if logs:
@@ -186,7 +186,7 @@ class Trainer:
     def _backward(
         self, batch: Batch, discriminator: PatchDiscriminator | None, count: int, last: bool
     ) -> dict[str, Tensor]:
-        """Add the gradients of one of a step's `count` batches, divided by `count`; returns the batch's losses."""
+        """Add the gradients of one batch, divided by the step's `count` of batches. Returns the batch's losses."""
         image = batch["image"].to(self.device, memory_format=torch.channels_last, non_blocking=True)
         hole, labels = (batch[name].to(self.device, non_blocking=True) for name in ("hole", "parsing"))
         shift = shift_at(self.step)
@@ -278,7 +278,7 @@ class Trainer:
         return nullcontext() if last else self.accelerator.no_sync(network)
 
     def _any_process(self, asked: bool) -> bool:
-        """Whether `asked` is true in any process."""
+        """Return whether `asked` is true in at least one process."""
         if self.accelerator.num_processes == 1:
             return asked
         return bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.device), "sum") > 0)
@@ -327,7 +327,7 @@ def _dataset(config: TrainingConfig) -> FaceFolder | FaceShards:
 
 
 def _start_from(model: InpaintingNetwork, folder: str) -> None:
-    """Copy the weights of a saved model. Parts of `model` that it lacks keep theirs."""
+    """Copy the weights of a saved model. Parts of `model` that the saved model lacks keep their weights."""
     state = type(model).from_pretrained(folder).state_dict()
     own = model.state_dict()
     unfit = [name for name, x in state.items() if name not in own or own[name].shape != x.shape]

@@ -17,7 +17,7 @@ TINY = MDRNetsConfig(
 
 
 def wake(model: torch.nn.Module) -> torch.nn.Module:
-    """Add noise to all weights: layers that start at zero would hide what comes before them."""
+    """Add noise to all weights: layers that start at zero would hide errors in the layers before them."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))

@@ -9,15 +9,15 @@ from torch import Tensor
 from support.tolerances import assert_close, gradients
 
 Case = tuple[Tensor, ...]
-# tokens and channels: around the sizes of tiles, and the widths that networks have
+# Tokens and channels: sizes around those of tiles, and widths that networks use.
 SIZES = [(1, 1), (7, 3), (63, 8), (64, 20), (100, 64), (129, 128), (1023, 256), (64, 320), (7, 512)]
-# of these, where the short list has float16 interpreted too: one piece of a row and several, one tile and several
+# The sizes at which the short list also interprets float16: one or several pieces per row, one or several tiles.
 HALF_SIZES = [(64, 20), (129, 128), (64, 64)]
 TEMPERATURE = 8.0
 
 
 class OperatorTests:
-    """An operator's class of tests derives from this one, says what the operator is, and adds what only it has."""
+    """Base class of an operator's tests. A subclass defines the operator and adds the tests that only it needs."""
 
     op: str
 
@@ -26,7 +26,7 @@ class OperatorTests:
         raise NotImplementedError
 
     def call(self, *case: Tensor, temperature: Any = TEMPERATURE, backend: str = "auto") -> Any:
-        """The operator as users call it. One without a temperature ignores that."""
+        """The operator as users call it. An operator without a temperature ignores `temperature`."""
         raise NotImplementedError
 
     def define(self, *case: Tensor, temperature: Any = TEMPERATURE) -> Any:
@@ -41,10 +41,10 @@ class OperatorTests:
 
     @classmethod
     def is_long(cls, test: str, case: dict[str, Any]) -> bool:
-        """Whether only the long list has this case of a test.
+        """Return whether only the long list runs this case of a test.
 
         Triton's interpreter takes up to a second for one program of a launch. In the short list it runs float32 in all
-        sizes, float16 in a few, and the checks of what torch sees, which is the same on all backends, once.
+        sizes, and float16 in a few. Checks of the registration in torch, which all backends share, run once.
         """
         if (case["device"], case["backend"][1]) != ("cpu", "triton"):
             return False
@@ -54,21 +54,21 @@ class OperatorTests:
         repeats = {"dynamic": False, "with_temperature": False, "half": torch.bfloat16}
         return any(name in case and case[name] == value for name, value in repeats.items())
 
-    # What is compared.
+    # Comparisons with the definition.
 
     def check(self, case: Case, device: str, backend: str) -> None:
-        """The results are those of the definition."""
+        """Check that the results equal those of the definition."""
         assert torch.empty(64, device=device).isnan().all(), "fresh memory should be poisoned"
         results = flat(self.call(*on(device, case), backend=backend))
         expected = flat(self.define(*wide(case)))
         assert len(results) == len(expected)
         for x, y in zip(results, expected, strict=True):
             assert x.device.type == device
-            # Mass and losses are sums: they come in float32 for half-precision arguments.
+            # Mass and losses are sums, so they are float32 for half-precision arguments.
             assert_close(x, y)
 
     def check_gradients(self, case: Case, device: str, backend: str) -> None:
-        """The gradients are those of the definition, each in the dtype of its argument."""
+        """Check that the gradients equal those of the definition, each in the dtype of its argument."""
         dtype = case[0].dtype
         weights = [torch.randn(x.shape, dtype=torch.float64) for x in flat(self.define(*wide(case)))]
         tau = [torch.tensor(4.0, dtype=torch.float64)] * self.has_temperature
@@ -84,7 +84,7 @@ class OperatorTests:
         for x, y in zip(got, expected, strict=True):
             assert_close(x, y, dtype, gradient=True)
 
-    # The list.
+    # The tests.
 
     @pytest.mark.parametrize(("tokens", "channels"), SIZES)
     def test_definition(self, device, backend, dtype, tokens, channels):
@@ -105,7 +105,7 @@ class OperatorTests:
             *tensors, temperature = inputs if self.has_temperature else (*inputs, None)
             return self.call(*tensors, *rest, temperature=temperature, backend=backend)
 
-        # Along random directions where an interpreter runs the kernels: it would take minutes for all numbers.
+        # With interpreted kernels, check random directions only: all elements would take minutes.
         fast = backend == "triton" and device == "cpu"
         assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in inputs], fast_mode=fast)
 
@@ -130,7 +130,7 @@ class OperatorTests:
         case = self.make(24, 10, torch.float32)
         turned = [x.transpose(0, -1).contiguous().transpose(0, -1) for x in case]
         channels_first = [x.mT.contiguous().mT if x.dim() == 3 else x for x in case]
-        # Every second of what lies there.
+        # Views of every second element.
         gaps = [torch.stack([x, x], -1)[..., 0] for x in case]
         rows_with_gaps = [torch.cat([x, x], -1)[..., : x.shape[-1]] for x in case]
         for views in (turned, channels_first, gaps, rows_with_gaps):
@@ -156,7 +156,7 @@ class OperatorTests:
 
     @pytest.mark.parametrize("dynamic", [False, True])
     def test_compile(self, device, backend, dynamic):
-        """One graph, and in the dynamic one, other sizes."""
+        """It compiles to one graph. The dynamic graph also runs with other sizes."""
         torch._dynamo.reset()
 
         def function(*case, temperature):
@@ -179,10 +179,10 @@ class OperatorTests:
 
     @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
     def test_autocast(self, device, backend, half):
-        """It runs in the autocast dtype where its kernel has it; what is summed up stays in float32."""
+        """It runs in the autocast dtype if its kernel supports it. Sums stay in float32."""
         case = on(device, self.make(20, 6, torch.float32))
         expected = flat(self.call(*case, backend=backend))
-        half_first = case[0].to(half), *case[1:]  # as a layer before would give it
+        half_first = case[0].to(half), *case[1:]  # as from a preceding layer under autocast
         with torch.autocast(device, half):
             for mixed in (case, half_first):
                 for got, exact in zip(flat(self.call(*mixed, backend=backend)), expected, strict=True):
@@ -190,12 +190,12 @@ class OperatorTests:
                     torch.testing.assert_close(got.float(), exact, rtol=0.1, atol=0.1)
 
     def autocast_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """That of the results under autocast to `dtype`."""
+        """The dtype of the results under autocast to `dtype`."""
         return dtype
 
     @pytest.mark.gpu
     def test_current_stream(self, device, backend):
-        """A launch waits for what its own stream does, and for nothing else."""
+        """A launch runs on the current stream and waits only for it."""
         case = on(device, self.make(1023, 64, torch.float32))
         expected = flat(self.call(*case, backend=backend))
         torch.cuda.synchronize()
@@ -203,7 +203,7 @@ class OperatorTests:
         results = []
         for stream in streams:
             with torch.cuda.stream(stream):
-                # Long enough that a launch on another stream would read the arguments before they are there.
+                # This work takes long enough that a launch on another stream would read the arguments too early.
                 late = [torch.zeros_like(x) for x in case]
                 torch.cuda._sleep(100_000_000)
                 for x, y in zip(late, case, strict=True):

@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def noise(height: int = 40, width: int = 32, seed: int = 0) -> Image.Image:
-    """A picture of which no two pixels are alike by rule."""
+    """A picture of random noise."""
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
@@ -21,7 +21,7 @@ def save(image: Image.Image, path: Path, **options: Any) -> Path:
 
 
 def save_faces(folder: Path, count: int = 3, side: int = 40) -> Path:
-    """Smooth random pictures as PNGs: something that a network can learn."""
+    """Write smooth random pictures, which a network can learn, as PNGs."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for index in range(count):

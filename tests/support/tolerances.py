@@ -1,11 +1,11 @@
-"""How close a result in each dtype must come to the definition in float64, and the helpers that compare."""
+"""Tolerances for results in each dtype against the float64 definition, and helpers for the comparison."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-# Relative to the largest number expected: (results, gradients).
+# (results, gradients), relative to the largest expected value.
 TOLERANCES = {
     torch.float64: (1e-12, 1e-10),
     torch.float32: (1e-5, 1e-4),
@@ -15,9 +15,11 @@ TOLERANCES = {
 
 
 def assert_close(got: Tensor, expected: Tensor, dtype: torch.dtype | None = None, *, gradient: bool = False) -> None:
-    """Check shape and values against an expectation in float64; `dtype` is what was computed in, `got`'s by default.
+    """Check shape and values against an expectation in float64.
 
-    A single number is a sum whose terms may cancel: it is measured by 0.1 where it is smaller.
+    `dtype` is the dtype of the computation, by default that of `got`. The error is relative to the
+    largest expected value. A single number is a sum whose terms may cancel: if it is below 0.1, the error is relative
+    to 0.1.
     """
     assert got.shape == expected.shape
     tolerance = TOLERANCES[dtype or got.dtype][gradient]
@@ -32,7 +34,7 @@ def assert_close(got: Tensor, expected: Tensor, dtype: torch.dtype | None = None
 def gradients(
     function: Callable[..., Tensor | tuple[Tensor, ...]], inputs: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> list[Tensor]:
-    """The gradients of a weighted sum of a function's outputs; inputs that take none are left out."""
+    """The gradients of a weighted sum of a function's outputs. Inputs that need no gradient are left out."""
     inputs = [x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs]
     outputs = function(*inputs)
     outputs = (outputs,) if isinstance(outputs, Tensor) else outputs

@@ -1,4 +1,4 @@
-"""Run a probe, or all kernels, under AddressSanitizer and UndefinedBehaviorSanitizer in a process of its own.
+"""Run a probe, or all kernels, under AddressSanitizer and UndefinedBehaviorSanitizer in a separate process.
 
 python sanitized.py probe LIBRARY NAME N THREADS SHARED_BYTES
 python sanitized.py kernels LIBRARY
@@ -9,7 +9,7 @@ import sys
 
 
 def run_probe(library: str, name: str, n: int, threads: int, shared_bytes: int) -> None:
-    libc = ctypes.CDLL(None)  # its malloc is the sanitizer's, which detects accesses outside the array
+    libc = ctypes.CDLL(None)  # with the sanitizer's malloc, which detects accesses outside the array
     libc.malloc.restype = ctypes.c_void_p
     source, target = (ctypes.cast(libc.malloc(4 * n), ctypes.POINTER(ctypes.c_float)) for _ in range(2))
     for i in range(n):
@@ -34,7 +34,7 @@ def run_kernels(library: str) -> None:
             (7, 3, 5, 3, 4),
             (5, 2, 1025, 20, None),
             (63, 4, 64, 129, 130),
-            (2100, 5, 3, 8, None),  # enough tokens that separate launches sort them
+            (2100, 5, 3, 8, None),  # so many tokens that separate launches sort them
         ):
             latent, memory = torch.randn(tokens, channels).to(dtype), torch.randn(regions, slots, channels).to(dtype)
             value = None if values is None else torch.randn(regions, slots, values).to(dtype)
