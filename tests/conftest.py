@@ -4,8 +4,10 @@ import ctypes
 import importlib
 import os
 import pkgutil
+import sys
+import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from showface import MDRNets, MDRNetsConfig, native
+from showface import MDRNets, MDRNetsConfig, cli, native
 from showface.ops import dispatch, why_not
 
 from support.cuda_on_cpu import build
@@ -206,3 +208,23 @@ def model(tiny: MDRNetsConfig) -> MDRNets:
 def faces(tmp_path: Path) -> Path:
     """A folder of three small pictures."""
     return save_faces(tmp_path / "faces")
+
+
+@pytest.fixture
+def showface(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in an empty folder; returns the exit code, stdout and stderr."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["showface", *map(str, arguments)])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="showface runs without its compiled kernels")
+            with pytest.raises(SystemExit) as stop:
+                cli.main()
+        return stop.value.code, *capsys.readouterr()
+
+    return run

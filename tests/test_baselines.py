@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from test_models import SIZES, photo
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as expected_kl
 
@@ -23,7 +22,7 @@ from showface.losses import LossWeights, weighted_sum
 from showface.nn import channels_last
 from showface.training import load_config
 
-from support.networks import TINY, wake
+from support.networks import SIZES, TINY, photo, wake
 
 WIDTH = 8
 

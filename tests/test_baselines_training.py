@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_cli import showface  # noqa: F401, a fixture
-from test_training import SMALL, entries, small, weights
 
 import showface as package
 from showface.baselines import NETWORKS, BaselineConfig
 from showface.training import Trainer
 
+from support.runs import SMALL, entries, small, weights
+
 WIDTH = 8
 
 
-def test_by_the_command(showface, faces):  # noqa: F811
+def test_by_the_command(showface, faces):
     options = [*SMALL, "system=unet", f"baseline.channels={WIDTH}"]
     code, out, err = showface("train", "--out", "run", "--data", faces, *options, "steps=2")
     assert (code, err) == (0, "")
@@ -102,7 +102,7 @@ def test_comparing_trained_systems(faces, tmp_path, monkeypatch, capsys):
         run("lr=1e-4")
 
 
-def assert_paints(showface, faces: Path, model: str) -> None:  # noqa: F811
+def assert_paints(showface, faces: Path, model: str) -> None:
     face = next(faces.iterdir())
     mask = np.zeros((40, 40), dtype=np.uint8)
     mask[10:20, 10:20] = 255

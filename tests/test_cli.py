@@ -3,35 +3,16 @@
 import json
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from test_training import SMALL, entries
 
-from showface import MDRNets, MDRNetsConfig, cli
+from showface import MDRNets, MDRNetsConfig
 
 from support.pictures import save_faces
-
-
-@pytest.fixture
-def showface(monkeypatch, capsys, tmp_path):
-    """Run the command in an empty folder; returns the exit code, stdout and stderr."""
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["showface", *map(str, arguments)])
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="showface runs without its compiled kernels")
-            with pytest.raises(SystemExit) as stop:
-                cli.main()
-        return stop.value.code, *capsys.readouterr()
-
-    return run
+from support.runs import SMALL, entries
 
 
 @pytest.fixture

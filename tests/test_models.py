@@ -12,7 +12,7 @@ from showface.losses import LossWeights, weighted_sum
 from showface.models.losses import inpainting_losses
 from showface.nn import channels_last
 
-from support.networks import wake
+from support.networks import SIZES, photo, wake
 
 SWITCHES = {
     "whole": {},
@@ -21,16 +21,6 @@ SWITCHES = {
     "neither": {"use_memory": False, "use_enhancement": False},
     "coarse only": {"use_refinement": False},
 }
-SIZES = [(64, 64), (37, 50), (16, 16), (1, 1), (250, 131)]
-
-
-def photo(height: int = 32, width: int = 32, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images, and block-shaped holes that differ between images."""
-    image = torch.rand(batch, 3, height, width) * 2 - 1
-    hole = torch.zeros(batch, 1, height, width)
-    for index in range(batch):
-        hole[index, :, height // 4 : height // 2 + 1 + index, width // 4 : width // 2 + 1] = 1
-    return image, hole
 
 
 @pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing
-from test_training import entries, small, weights
 
 from showface.files import write_text
 from showface.training import Trainer, load_config
@@ -13,6 +12,7 @@ from showface.training.checkpoint import load_checkpoint
 from showface.training.objective import SHIFTS, shift_at
 
 from support.pictures import save_faces
+from support.runs import entries, small, weights
 
 ADVERSARIAL = ["loss.adversarial=0.1", "gan.channels=8", "gan.layers=2"]
 

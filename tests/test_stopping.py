@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import SMALL, entries, small
 
 from showface.training import Trainer
 from showface.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+
+from support.runs import SMALL, entries, small
 
 ADVERSARIAL = ["loss.adversarial=0.1", "gan.channels=8", "gan.start=3", "data.workers=1"]
 LOSSES = {"hole", "known", "coarse_hole", "coarse_known", "total", "adversarial", "discriminator", "lr"}

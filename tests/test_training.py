@@ -1,8 +1,6 @@
 """Training on small pictures: configuration, the loop, checkpoints, resuming."""
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,27 +14,7 @@ from showface.training.checkpoint import list_checkpoints, load_checkpoint, save
 
 from support.networks import TINY
 from support.pictures import save_faces
-
-SMALL = [
-    *(f"model.{name}={list(value) if isinstance(value, tuple) else value}" for name, value in TINY.to_dict().items()),
-    "data.size=32",
-    "data.workers=0",
-    "batch=2",
-    "warmup=2",
-    "device=cpu",
-]
-
-
-def small(faces: Path, *overrides: str) -> TrainingConfig:
-    return load_config(overrides=[*SMALL, f"data.folders=[{faces}]", *overrides])
-
-
-def entries(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(out / "checkpoints")["model"]
+from support.runs import SMALL, entries, small, weights
 
 
 class TestConfig:
