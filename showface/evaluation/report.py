@@ -126,7 +126,7 @@ def summarise_regions(scores: Sequence[Score]) -> list[RegionRow]:
 
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of a table of the rows. Metrics that were not measured have no column."""
-    header = ["set", "hole", "system", "images", "L1 %", "hole L1 %", "seam L1 %", "PSNR dB", "SSIM", "sharp %"]
+    header = ["set", "hole", "system", "images", "L1 %", "hole L1 %", "seam L1 %", "PSNR dB", "SSIM", "sharpness %"]
     extra = [name for name in ("lpips", "fid") if any(getattr(row, name) is not None for row in rows)]
     cells = []
     for row in rows:
