@@ -1,4 +1,4 @@
-"""Queries about the processes that train together."""
+"""Information about the processes of distributed training."""
 
 from torch import distributed
 

@@ -1,6 +1,7 @@
-"""The compiled extension: loading it, and saying in words what is missing where it or a part of it is not there.
+"""Load the compiled extension, and explain why it or its CUDA part is missing.
 
-The extension is optional. Nothing here raises; the operators in `showface.ops` ask before they choose a backend.
+The extension is optional, and nothing here raises if it is missing. `showface.ops` calls these functions to choose a
+backend.
 """
 
 import importlib
@@ -11,15 +12,15 @@ from types import ModuleType
 from typing import Any
 
 _FOLDER = Path(__file__).parent
-# Where the CUDA kernels are for tensors of a device: the namespace of their operators. The tests add the CPU, with a
-# library that holds the same kernels compiled for it.
+# The namespace of the CUDA kernels' operators, by device type of the tensors. The tests add an entry for "cpu": a
+# library with the same kernels compiled for the CPU.
 CUDA_LIBRARIES = {"cuda": "showface_C"}
 _INSTALL = "run `pip install .` in the checkout of showface"
 
 
 @cache
 def _report() -> dict[str, str | None] | None:
-    """What the build wrote about itself: for each part, why it was left out. None if nothing was ever built."""
+    """The report of the build: for each part, why it was left out. None if nothing was built."""
     try:
         report: dict[str, str | None] = json.loads((_FOLDER / "_build.json").read_text())
     except (OSError, ValueError):
@@ -52,14 +53,14 @@ def load() -> ModuleType | None:
 
 
 def cuda_library(like: Any) -> Any:
-    """The operators `torch.ops.<namespace>` that hold the CUDA kernels for tensors such as `like`."""
+    """The namespace `torch.ops.<name>` with the CUDA kernels for tensors on the device of `like`."""
     import torch
 
     return getattr(torch.ops, CUDA_LIBRARIES[like.device.type])
 
 
 def allow_tf32() -> bool:
-    """Whether kernels may do with float32 what torch's own matrix products may."""
+    """Whether kernels may use tf32 for float32 products; follows torch's setting for matrix products."""
     import torch
 
     return torch.get_float32_matmul_precision() != "highest"

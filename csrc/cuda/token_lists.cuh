@@ -28,7 +28,7 @@ struct Work {
   RowList rows, columns;
 };
 
-// Groups of queries and the keys that they look at.
+// Groups of queries, and the keys that they attend to.
 //
 // Tokens are listed in segments. A group has one or two segments: its queries, and (masked_correlation) its known
 // tokens, which are its keys if listed_keys is true. One more segment may follow the groups. Its tokens belong to no

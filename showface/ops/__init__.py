@@ -2,14 +2,14 @@
 
 | operator | what it does |
 |---|---|
-| `memory_read`, `memory_write` | address memory blocks by cosine (DMM) |
-| `memory_accumulate`, `memory_blend` | the two halves of a write, to sum over processes in between |
-| `memory_address` | which slots a token reads, to look into the above |
-| `masked_correlation` | known tokens answer for corrupted ones (MREM) |
-| `correlation_rows` | what chosen corrupted tokens look at, to look into the above |
-| `coordination_loss` | InCo² loss in linear cost |
+| `memory_read`, `memory_write` | read and write memory blocks by cosine attention (DMM) |
+| `memory_accumulate`, `memory_blend` | the two halves of a write; processes add their sums in between |
+| `memory_address` | the attention weights of each token over its slots, for inspection |
+| `masked_correlation` | corrupted tokens attend to known tokens (MREM) |
+| `correlation_rows` | the attention weights of chosen corrupted tokens, for inspection |
+| `coordination_loss` | InCo² loss in time linear in the number of tokens |
 
-`showface.ops.definitions` holds the plain PyTorch meaning of each.
+`showface.ops.definitions` defines each operator in plain PyTorch.
 """
 
 from showface.ops import backends  # noqa: F401  (registers every backend)

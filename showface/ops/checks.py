@@ -1,4 +1,4 @@
-"""Argument checks shared by the operators. Each error names the argument, what it got and what it needs."""
+"""Argument checks shared by the operators. Each error names the argument, the expected value and the actual value."""
 
 import math
 
@@ -17,8 +17,8 @@ def check_tensor(
 ) -> None:
     """Check that `x` is a tensor with the dimensions that `shape` names, such as "(T, C)".
 
-    `dtype` None means floating point. `like` asks for that tensor's device, and for its dtype where `dtype` is None and
-    autocast won't convert both to one.
+    `dtype` None means floating point. With `like`, `x` must be on that tensor's device. If `dtype` is also None, both
+    must have the same dtype, unless autocast converts them to one.
     """
     wanted = str(dtype) if dtype else "a floating-point tensor"
     if not isinstance(x, Tensor):
@@ -35,7 +35,7 @@ def check_tensor(
 
 
 def _autocast_joins(x: Tensor, other: Tensor) -> bool:
-    """Whether the operators' autocast, which leaves float64 alone, gives both tensors one dtype."""
+    """Whether autocast converts both tensors to the same dtype. It does not convert float64."""
     device = x.device.type
     return (
         device in ("cpu", "cuda") and torch.is_autocast_enabled(device) and torch.float64 not in (x.dtype, other.dtype)
@@ -49,10 +49,10 @@ def check_size(name: str, x: Tensor, dim: int, size: int, meaning: str) -> None:
 
 
 def check_temperature(temperature: float | Tensor, like: Tensor) -> tuple[Tensor | None, float]:
-    """Split a temperature into what the operators take: a 0-d tensor or None, and a factor.
+    """Split a temperature into the two arguments of the operators: a 0-d tensor or None, and a float factor.
 
-    A number stays a number: making a tensor of it would cost a launch, and reading a tensor on the host would wait
-    for the GPU. The value of a tensor is checked by `check_positive`, where the operator runs.
+    A float stays a float: converting it to a tensor would cost a kernel launch. The value of a tensor is not read
+    here, because that would wait for the GPU; `check_positive` checks it when the operator runs.
     """
     if isinstance(temperature, Tensor):
         if temperature.dtype not in FLOATS:
@@ -74,8 +74,8 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
-# Values inside tensors are looked at on a CPU only. On a GPU a look from the host would wait for the device, and one on
-# the device costs launches, of which a small problem needs few. The kernels stay inside memory whatever the values.
+# Values inside tensors are checked on the CPU only. On a GPU, reading them on the host would wait for the device, and
+# checking them on the device would cost extra kernel launches. The kernels access no invalid memory for any values.
 
 
 def check_regions(region: Tensor, regions: int) -> None:

@@ -1,4 +1,4 @@
-"""`coordination_loss`, the InCo² loss in linear cost: its API, schema and gradient."""
+"""`coordination_loss`, the InCo² loss in time linear in the number of tokens: its API, schema and gradient."""
 
 from typing import Any
 
@@ -13,11 +13,13 @@ from showface.ops.precision import accumulation_dtype
 def coordination_loss(
     features: Tensor, target: Tensor, hole: Tensor, *, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """The inter and the intra coordination loss of features against their target.
+    """The inter and intra coordination losses between features and their target.
 
     With unit features f and g and `D[i,j] = <f_i, f_j> - <g_i, g_j>`: inter is the mean of D² over i corrupted and
-    j known, intra over i and j corrupted; each is the mean over the images that have such pairs. It is computed
-    exactly in O(N C²) by way of C x C matrices. Source: the pair of losses is *stated*, their form is *ours*.
+    j known, intra over i and j corrupted; each is the mean over the images that have such pairs. The
+    computation is exact and takes O(N C²) time: it uses C x C matrices, not N x N ones.
+
+    Source: the pair of losses is *stated*, their form is *ours*.
 
     Args:
         features: (B, N, C) floating point. Differentiable.
@@ -88,7 +90,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _gradient(ctx: Any, grad_inter: Tensor, grad_intra: Tensor) -> tuple[Any, ...]:
-    # The target is data in most uses and needs no gradient.
+    # In most uses the target needs no gradient.
     target_too = ctx.needs_input_grad[1]
     features, target = torch.ops.showface.coordination_loss_backward(
         grad_inter, grad_intra, *ctx.saved_tensors, target_too, ctx.backend
@@ -97,5 +99,5 @@ def _gradient(ctx: Any, grad_inter: Tensor, grad_intra: Tensor) -> tuple[Any, ..
 
 
 differentiate("coordination_loss", _gradient, _setup)
-# Like torch's own losses it runs in float32: it is a small difference of near-equal numbers.
+# Runs in float32 under autocast, as torch's own losses do: D is a small difference of nearly equal numbers.
 autocast("coordination_loss", cast=(0, 1), dtype=torch.float32)

@@ -1,7 +1,7 @@
-"""The plain PyTorch meaning of every operator: the specification.
+"""The definition of every operator in plain PyTorch: the specification.
 
-Each function here is written to be read, is differentiable by autograd in every floating-point argument, and is
-what all kernels are tested against. Nothing here is tuned. The definitions are *ours*; the poster names the parts
+Each function is written for readability, not speed. Autograd differentiates it in every floating-point argument. All
+kernels are tested against these functions. The definitions are *ours*; the poster names the parts
 (disentangled memory, masked correlation mining, InCo² loss) and gives no equation.
 
 Shapes: T tokens, K regions (one memory block each), S slots a block, C channels, B images, N tokens an image.
@@ -38,7 +38,7 @@ def memory_read(latent: Tensor, memory: Tensor, region: Tensor, temperature: flo
     """out[t] = sum over s of a[t,s] * memory[region[t], s]: (T, C)."""
     address = memory_address(latent, memory, region, temperature)
     out = torch.einsum("ts,tsc->tc", address, memory[region.clamp_min(0)])
-    # Not left to the zero address: 0 times what block 0 holds could be NaN.
+    # Zero weights alone are not enough: 0 times a NaN or infinity in block 0 is NaN.
     return out.masked_fill((region < 0)[:, None], 0)
 
 
@@ -103,7 +103,7 @@ def masked_correlation(
 
 
 def coordination_loss(features: Tensor, target: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
-    """InCo² loss, written with the (N, N) matrix it is defined by: two scalars, inter and intra.
+    """InCo² loss, computed from the full (N, N) matrix that defines it: two scalars, inter and intra.
 
     With D[i,j] = <f_i, f_j> - <g_i, g_j> of unit features f (result) and g (target):
     inter = mean of D² over i corrupted, j known; intra = mean of D² over i, j corrupted; each is the mean over the

@@ -1,8 +1,8 @@
-"""Which implementation of an operator runs: the choice, and the reasons against the others.
+"""Choose the backend that runs an operator, and explain why a backend can't run.
 
 An operator has up to four backends. "reference" is plain PyTorch and runs everywhere. "cpp" and "cuda" are the
 compiled extension on CPU and CUDA tensors, "triton" the Triton kernels. The modules of `showface.ops.backends`
-register what each has. "auto" takes the first of `BACKENDS` that can run, and never fails.
+register their kernels here. "auto" takes the first of `BACKENDS` that can run; "reference" always can.
 """
 
 import os
@@ -26,10 +26,10 @@ class Kernel:
     """One implementation of an operator.
 
     Attributes:
-        forward, backward: its functions. Writes to the memory have one backward for all backends, in
-            `memory_gradients`, and none here.
-        dtypes: those it takes.
-        refuses: says why it can't take tensors of some sizes, see `register`.
+        forward, backward: its functions. Writes to the memory have no backward here: all backends share the one in
+            `memory_gradients`.
+        dtypes: the supported dtypes.
+        refuses: returns why tensors of some sizes are not supported, see `register`.
     """
 
     forward: Callable[..., Any]
@@ -58,10 +58,10 @@ def register(
     dtypes: frozenset[torch.dtype] = FLOATS,
     refuses: Callable[..., str | None] = refuses_nothing,
 ) -> None:
-    """Add the implementation of `op` by `backend`; the modules of `showface.ops.backends` call it.
+    """Register the implementation of `op` by `backend`. The modules of `showface.ops.backends` call this function.
 
-    `refuses` gets the tensors that `kernel` gets. It returns why they can't be taken, as the end of a sentence, or
-    None.
+    `refuses` is called with the tensors passed to `kernel`. It returns why they are not supported, as the end of a
+    sentence, or None if they are.
     """
     _kernels[op, backend] = Kernel(forward, backward, dtypes, refuses)
 
@@ -76,7 +76,9 @@ def _interpreting() -> bool:
 
 
 def why_not(op: str, backend: str, device_type: str, dtype: torch.dtype = torch.float32) -> str | None:
-    """The reason why `backend` can't run `op` on such tensors, as the end of a sentence, or None if it can.
+    """Why `backend` can't run `op` on tensors of this device type and dtype, or None if it can.
+
+    The reason is the end of a sentence.
 
     Raises ValueError for an unknown operator or backend.
     """
@@ -105,7 +107,7 @@ def why_not(op: str, backend: str, device_type: str, dtype: torch.dtype = torch.
 
 
 def choose(op: str, device_type: str, dtype: torch.dtype = torch.float32) -> str:
-    """The backend that "auto" takes."""
+    """The backend that "auto" selects for this device type and dtype, before tensor sizes are checked."""
     return next(backend for backend in BACKENDS if why_not(op, backend, device_type, dtype) is None)
 
 
@@ -117,15 +119,15 @@ def _say_what_is_missing() -> None:
 
 
 def refusal(op: str, backend: str, *tensors: torch.Tensor) -> str | None:
-    """The reason why `backend` can't run `op` on tensors like these, as the end of a sentence, or None if it can."""
+    """The reason why `backend` can't run `op` on these tensors, as the end of a sentence, or None if it can."""
     return why_not(op, backend, tensors[0].device.type, tensors[0].dtype) or _kernels[op, backend].refuses(*tensors)
 
 
 def kernel(op: str, backend: str, *tensors: torch.Tensor, called: str = "") -> Kernel:
-    """The implementation to run on tensors like these; the first one tells device and dtype.
+    """The implementation that runs on these tensors. The first tensor determines device and dtype.
 
-    Raises RuntimeError with the reason if a named backend can't run. The message speaks of `called`, by default the
-    operator.
+    Raises RuntimeError with the reason if a named backend can't run. The message names `called`, by default
+    the operator.
     """
     if backend == "auto":
         _say_what_is_missing()

@@ -1,8 +1,8 @@
-"""How an operator of this package becomes a torch operator in the namespace `showface`.
+"""Register the operators of this package as torch operators in the namespace `showface`.
 
 Every operator is declared once with `declare`: a schema for its forward and one for its backward, an implementation
-that picks a backend, a fake one for tracing, and autocasting. torch.compile, torch.export and opcheck then see it
-as they see torch's own.
+that picks a backend, a fake one for tracing, and autocasting. torch.compile, torch.export and opcheck then
+handle it like torch's own operators.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ LIBRARY = torch.library.Library("showface", "DEF")
 def declare(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> None:
     """Define the operator `schema` with one implementation for all devices and one for fake tensors.
 
-    What it returns is made contiguous, since that is what `fake` promises whatever the layout of the arguments.
+    The results are made contiguous, because `fake` returns contiguous tensors for arguments of any layout.
     """
     name = schema[: schema.index("(")]
 
@@ -33,9 +33,9 @@ def declare(schema: str, implementation: Callable[..., Any], fake: Callable[...,
 def differentiate(
     name: str, backward: Callable[..., Any], setup_context: Callable[..., Any], public: str | None = None
 ) -> None:
-    """Register the gradient of an operator, and that its gradient has none: second derivatives raise an error.
+    """Register the gradient of an operator. Second derivatives raise an error.
 
-    `public` is the operator's name for its users, where it differs.
+    `public` is the public name of the operator, if it differs from `name`.
     """
     torch.library.register_autograd(f"showface::{name}", backward, setup_context=setup_context, lib=LIBRARY)
 

@@ -21,7 +21,7 @@ def masked_correlation(
     keys: str = "valid",
     backend: str = "auto",
 ) -> Tensor:
-    """Answer each corrupted token with a mean of values, weighted by its correlation with the keys.
+    """Compute for each corrupted token a mean of the values, weighted by its correlation with the keys.
 
     `out[b,i] = sum over j of softmax_j(temperature * <unit(query[b,i]), unit(key[b,j])>) * value[b,j]` for
     corrupted i; zeros for known i, and for an image without keys. The work is |corrupted| x |keys|.
@@ -39,8 +39,8 @@ def masked_correlation(
         (B, N, Cv), dtype of `value`.
 
     Raises:
-        TypeError, ValueError: a wrong dtype, shape, device or value. On a GPU values inside tensors are
-            not looked at.
+        TypeError, ValueError: a wrong dtype, shape, device or value. On a GPU, values inside tensors
+            are not checked.
         RuntimeError: the backend was named and can't run; the message says why.
     """
     checks.check_tensor("query", query, "(B, N, C)")
@@ -72,17 +72,17 @@ def correlation_rows(
     temperature: float | Tensor,
     keys: str = "valid",
 ) -> Tensor:
-    """What chosen corrupted tokens look at: their rows of the correlation map, without the rest of it.
+    """The attention weights of chosen corrupted tokens: only their rows of the correlation map are computed.
 
-    For pictures and statistics; plain PyTorch, differentiable. Source: *ours*.
+    For plots and statistics. It is plain PyTorch and differentiable. Source: *ours*.
 
     Args:
         query, key, hole, temperature, keys: as `masked_correlation`.
         tokens: (B, R) int64, 0 to N-1, R tokens of each image.
 
     Returns:
-        (B, R, N), dtype of `query`: each row sums to 1, and is 0 for tokens that are no keys. The row of a known token,
-        and of an image without keys, is 0.
+        (B, R, N), dtype of `query`: each row sums to 1, with 0 at tokens that are not keys. Rows of known tokens, and
+        all rows of an image without keys, are zeros.
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or value.

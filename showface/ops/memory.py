@@ -31,8 +31,8 @@ def memory_read(
         (T, C), dtype of `latent`.
 
     Raises:
-        TypeError, ValueError: a wrong dtype, shape, device or value. On a GPU values inside tensors are
-            not looked at: a region outside 0..K-1 counts as -1 there, or stops the kernel by an assert.
+        TypeError, ValueError: a wrong dtype, shape, device or value. On a GPU, values inside tensors
+            are not checked: a region outside 0..K-1 counts as -1, or a device assert stops the kernel.
         RuntimeError: the backend was named and can't run; the message says why.
     """
     _check(latent, memory, region, backend)
@@ -51,8 +51,8 @@ def memory_write(
 ) -> tuple[Tensor, Tensor]:
     """Move the slots that the latents address towards the latents.
 
-    `rho[k,s]` sums the address `a[t,s]` over the tokens of region k, `mean[k,s]` is the latents' mean by that
-    weight, and `memory' = memory + g * (mean - memory)` with `g = 1 - (1 - rate) ** rho`. A slot without mass
+    `rho[k,s]` sums the address `a[t,s]` over the tokens of region k, `mean[k,s]` is the mean of the latents with
+    these weights, and `memory' = memory + g * (mean - memory)` with `g = 1 - (1 - rate) ** rho`. A slot without mass
     keeps its exact bits. The same as `memory_accumulate` followed by `memory_blend`. Source: *ours*.
 
     Args:
@@ -60,7 +60,7 @@ def memory_write(
         memory: (K, S, C), dtype of `latent`. Differentiable. It is not changed in place.
         region: (T,) int64, 0 to K-1, or -1 for a token that writes nothing.
         temperature: positive; a float, or a 0-d tensor, which is differentiable.
-        rate: the share by which one unit of mass moves a slot, in (0, 1).
+        rate: EMA rate of a slot for one unit of mass, in (0, 1).
         backend: "auto", "reference", "cpp", "cuda" or "triton".
 
     Returns:
@@ -80,8 +80,8 @@ def memory_accumulate(
 ) -> tuple[Tensor, Tensor]:
     """The first half of `memory_write`: the mass and the weighted sum that each slot receives.
 
-    Both are sums over tokens, so workers that hold a part of a batch each add theirs (all-reduce) before
-    `memory_blend`, and all get the memory that one worker with the whole batch would get. Source: *ours*.
+    Both are sums over tokens. Processes that each hold a part of a batch can all-reduce them before `memory_blend`;
+    the memory is then the one that a single process with the whole batch would compute. Source: *ours*.
 
     Args and errors as `memory_read`.
 
@@ -125,14 +125,14 @@ def memory_blend(memory: Tensor, rho: Tensor, total: Tensor, *, rate: float, bac
 
 
 def memory_address(latent: Tensor, memory: Tensor, region: Tensor, *, temperature: float | Tensor) -> Tensor:
-    """How much of each slot a token reads, which `memory_read` keeps to itself.
+    """The attention weights of each token over the slots of its block. `memory_read` does not return them.
 
-    For pictures and statistics; plain PyTorch, differentiable, with a copy of its block for each token. Source: *ours*.
+    For plots and statistics. It is plain PyTorch, differentiable, and copies each token's block. Source: *ours*.
 
     Args and errors as `memory_read`.
 
     Returns:
-        (T, S), dtype of `latent`: each row sums to 1, that of a token of region -1 is 0.
+        (T, S), dtype of `latent`: each row sums to 1; the rows of tokens of region -1 are zeros.
     """
     _check(latent, memory, region, "auto")
     tensor, scale = checks.check_temperature(temperature, latent)
@@ -160,11 +160,11 @@ def _check_rate(rate: float) -> None:
         raise ValueError(f"rate must lie in (0, 1), got {rate}")
 
 
-# The torch operators. Reading also returns what its backward needs: the log-sum-exp (base 2) of each softmax.
+# The torch operators. The forward of a read also returns the log-sum-exp (base 2) of each softmax, for the backward.
 
 _ADDRESS = "Tensor latent, Tensor memory, Tensor region"
 _TEMPERATURE = "Tensor? temperature, float scale"
-# torch leaves out a last argument that has its default value, so the implementations have the default too.
+# torch omits trailing arguments that equal their default, so the implementations need the same default.
 _BACKEND = "str backend='auto'"
 
 
@@ -373,6 +373,6 @@ differentiate("memory_accumulate", _gradient("memory_accumulate"), _address_setu
 differentiate("memory_write", _gradient("memory_write"), _address_setup)
 differentiate("memory_blend", _blend_gradient, _blend_setup)
 autocast("memory_read_rows", cast=(0, 1))
-# The memory is a state that many small steps add up in, so writing to it stays in float32.
+# The memory accumulates many small updates, so writes stay in float32 under autocast.
 autocast("memory_accumulate", cast=(0, 1), dtype=torch.float32)
 autocast("memory_write", cast=(0, 1), dtype=torch.float32)

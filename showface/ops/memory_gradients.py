@@ -1,4 +1,4 @@
-"""Gradients of writing to the memory, the same for all backends: they call the kernels that read it."""
+"""Gradients of writing to the memory, shared by all backends: they call the backend's read kernels."""
 
 import math
 
@@ -23,14 +23,14 @@ def accumulate_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of latent, memory and temperature.
 
-    They need sum_s a[t,s] * (<z[t], grad_total[s]> + grad_rho[s]) for each token t, where a is its address. A read of
-    slots with the values [grad_total[s], grad_rho[s]] gives it, times [z[t], 1].
+    They need sum_s a[t,s] * (<z[t], grad_total[s]> + grad_rho[s]) for each token t, where a is its address. This is
+    the dot product of [z[t], 1] with the result of a read whose values are [grad_total[s], grad_rho[s]].
 
     Raises:
-        RuntimeError: the backend was named and can't read values this wide; `op` stands in the message.
+        RuntimeError: the backend was named and can't read values this wide; the message names `op`.
     """
     z, m, _ = wide(None, 1.0, latent, memory)
-    # Up to a multiple of 16: a GPU reads rows of other widths more slowly.
+    # Pad the width to a multiple of 16: a GPU reads rows of other widths more slowly.
     padding = -(z.shape[1] + 1) % 16
     value = F.pad(torch.cat([grad_total, grad_rho[..., None]], dim=-1).to(z.dtype), (0, padding))
     # The extra mass column may exceed the width limit of a backend that could write.
@@ -50,7 +50,7 @@ def blend_backward(
     total: Tensor,  # (K, S, C)
     rate: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of memory, rho and total. Elementwise, in plain PyTorch: training writes without gradients."""
+    """The gradients of memory, rho and total. Elementwise, in plain PyTorch: training does not differentiate writes."""
     written = rho[..., None] > 0
     mass = torch.where(written, rho[..., None], 1)
     exponent = torch.where(written, mass * math.log1p(-rate), 0)
@@ -72,7 +72,7 @@ def write_backward(
     rate: float,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of latent, memory and temperature. It accumulates again what the forward did not keep."""
+    """The gradients of latent, memory and temperature. It recomputes rho and total, which the forward does not save."""
     accumulate = dispatch.kernel("memory_accumulate", backend, latent, memory)
     rho, total = accumulate.forward(latent, memory, region, temperature, scale)
     grad_memory, grad_rho_by_blend, grad_total = blend_backward(grad, memory, rho, total, rate)

@@ -1,4 +1,4 @@
-"""One module for each backend: what calls its kernels, what it can't take, and its registration with the dispatcher."""
+"""One module per backend: the calls of its kernels, its limits, and its registration with the dispatcher."""
 
 from showface.ops.backends import cpp, cuda, reference, triton
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from showface.ops.dispatch import register
 from showface.ops.precision import wide
 
-# The extension's schemas end in a flag for tf32, which a CPU doesn't have.
+# The extension's schemas end with a tf32 flag. The CPU kernels ignore it.
 _TF32 = False
 
 

@@ -50,7 +50,7 @@ def _memory_attend_backward(
 def _memory_accumulate(
     latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    z, m, _ = wide(None, 1.0, latent, memory)  # products of half precision would not be worth float32 sums
+    z, m, _ = wide(None, 1.0, latent, memory)  # float32 sums use float32 operands
     return cuda_library(latent).memory_accumulate(z, m, region, temperature, scale, allow_tf32())
 
 

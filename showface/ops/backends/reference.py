@@ -1,4 +1,4 @@
-"""The "reference" backend: plain PyTorch, with gradients written out. It runs on every device and in every dtype."""
+"""The "reference" backend: plain PyTorch, with explicit gradients. It runs on every device and in every dtype."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from showface.ops.precision import accumulation_dtype, wide
 
 
 def unit_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient of `x`, from that of `unit(x)`."""
+    """The gradient of `x`, from the gradient of `unit(x)`."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     norm = length.clamp_min(EPSILON)
     # Below epsilon the norm is a constant, so nothing is projected out.
@@ -21,10 +21,11 @@ def unit_backward(grad: Tensor, x: Tensor) -> Tensor:
     return (grad - delta * x) / norm
 
 
-# Attention by cosine of one group of queries to one group of keys: an image's corrupted and known tokens, or a region's
-# tokens and its block of memory. A few rows of weights at a time: so memory stays linear, and they stay in the cache.
+# Cosine attention of one group of queries to one group of keys: the corrupted and known tokens of an image, or the
+# tokens of a region and its memory block. Only a few rows of weights are computed at a time, so that the memory used is
+# linear and the weights stay in the cache.
 
-_CHUNK = 2**19  # weights, of 4 or 8 bytes each
+_CHUNK = 2**19  # weights computed at a time
 
 
 def _rows(queries: int, keys: int) -> list[slice]:
@@ -33,14 +34,14 @@ def _rows(queries: int, keys: int) -> list[slice]:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Mean values by weight `softmax(temperature * <unit(query), unit(key)>)`; zeros where there is no key.
+    """Mean of the values with weights `softmax(temperature * <unit(query), unit(key)>)`; zeros if there is no key.
 
     Args:
         query: (R, C).
         key, value: (J, C) and (J, V).
 
     Returns:
-        (R, V), and for the backward (R,): the log-sum-exp (base 2) of each softmax.
+        out (R, V), and lse (R,), the log-sum-exp (base 2) of each softmax, for the backward.
     """
     out, lse = value.new_zeros(len(query), value.shape[1]), value.new_zeros(len(query))
     if len(key):
@@ -62,7 +63,7 @@ def attend_backward(
     lse: Tensor,
     temperature: Tensor | float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of `attend` in query, key, value and temperature, from that of its answers and its results."""
+    """The gradients of query, key, value and temperature, from the gradient of `out` and the results of `attend`."""
     q, k = unit(query), unit(key)
     grad_q, grad_k, grad_v = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
     grad_temperature = query.new_zeros(())
@@ -184,14 +185,14 @@ def _masked_correlation_backward(
 
 # coordination_loss.
 
-# With X = [F + G, F - G], the rows X_I of a set I, S_I = X_I^T X_I, and S' for S with its halves exchanged in rows and
-# columns, D = X_I X'_J^T / 2 and so
+# Let X = [F + G, F - G], X_I the rows of X in a set I, and S_I = X_I^T X_I. Let X' be X with its two column halves
+# exchanged, and S' be S with its halves exchanged in both rows and columns. Then D = X_I X'_J^T / 2, and therefore
 #   sum of D² = 1/4 <S_I, S'_J>.
-# Every term holds F - G twice, so nothing cancels when F is near G.
+# Every term contains F - G twice, so there is no cancellation when F is close to G.
 
 
 def _moments(features: Tensor, target: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """X (B, N, 2C), and S of the corrupted and of the known rows, each (B, 2C, 2C)."""
+    """X (B, N, 2C), and S for the corrupted and for the known rows, each (B, 2C, 2C)."""
     dtype = accumulation_dtype(features.dtype)
     f, g = unit(features.to(dtype)), unit(target.to(dtype))
     x = torch.cat([f + g, f - g], dim=-1)
@@ -201,12 +202,12 @@ def _moments(features: Tensor, target: Tensor, hole: Tensor) -> tuple[Tensor, Te
 
 
 def _exchanged(moments: Tensor) -> Tensor:
-    """S' of S."""
+    """S', from S: both halves exchanged in rows and columns."""
     return moments.roll((moments.shape[-1] // 2,) * 2, dims=(1, 2))
 
 
 def _weights(hole: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """What an image's sums of D² weigh in inter and in intra, the means over pairs and images that have any: (B,)."""
+    """The weights of each image's sums of D² in inter and in intra, each (B,); 0 for an image without such pairs."""
     corrupted, known = hole.sum(1).to(dtype), (~hole).sum(1).to(dtype)
 
     def weights(pairs: Tensor) -> Tensor:
@@ -231,12 +232,12 @@ def _coordination_loss_backward(
     x, corrupted, known = _moments(features, target, hole)
     across, within = (w[:, None, None] for w in _weights(hole, x.dtype))
     exchanged = _exchanged(corrupted)
-    # The gradient of X is X times one matrix in the corrupted rows and another in the known ones.
+    # The gradient of X is X times a matrix: one matrix for the corrupted rows, another for the known rows.
     by_corrupted = grad_inter * across / 2 * _exchanged(known) + grad_intra * within * exchanged
     by_known = grad_inter * across / 2 * exchanged
 
     def gradient(of: Tensor, sign: int) -> Tensor:
-        """From that of [F + G, F - G]: the sum of its halves for F, their difference for G."""
+        """Add the halves of the gradient of X for `features` (sign 1), or subtract them for `target` (sign -1)."""
 
         def rows(matrix: Tensor) -> Tensor:
             plus, minus = matrix.chunk(2, dim=-1)

@@ -1,17 +1,17 @@
-"""The "triton" backend: the kernels of `showface.kernels`, which are imported when they are first called."""
+"""The "triton" backend: the kernels of `showface.kernels`, imported at the first call."""
 
 import torch
 from torch import Tensor
 
 from showface.ops.dispatch import register
 
-_MAX_INDEX = 2**31  # the kernels count the numbers of a matrix in int32
-_MAX_BLOCKS = 1024  # of a memory: a program holds a count for each
+_MAX_INDEX = 2**31  # the kernels index the elements of a matrix in int32
+_MAX_BLOCKS = 1024  # memory blocks: each program holds one count per block
 _MAX_IMAGES = 65535  # the second dimension of a CUDA grid
 
 
 def _refuses_memory(latent: Tensor, memory: Tensor) -> str | None:
-    """Why the kernels can't take these latents and blocks, or None if they can."""
+    """Why the kernels don't support these latents and blocks, or None if they do."""
     width = max(latent.shape[1], memory.shape[2])
     if max(latent.shape[0], memory.shape[1]) * width >= _MAX_INDEX:
         return "its triton kernel takes latents, and blocks, of less than 2**31 numbers"
@@ -21,7 +21,7 @@ def _refuses_memory(latent: Tensor, memory: Tensor) -> str | None:
 
 
 def _refuses_correlation(query: Tensor, value: Tensor) -> str | None:
-    """Why the kernels can't take these queries and values, or None if they can."""
+    """Why the kernels don't support these queries and values, or None if they do."""
     if query.shape[1] * max(query.shape[2], value.shape[2]) >= _MAX_INDEX:
         return "its triton kernel takes images of less than 2**31 numbers"
     if query.shape[0] > _MAX_IMAGES:
