@@ -111,13 +111,13 @@ def attention_fwd_kernel(
                 values_ptr = value_ptr + block * key_rows * values
                 value = load_rows(values_ptr, index, valid, values, part * BLOCK_P, BLOCK_P).to(OPERAND)
                 acc = tl.dot(weight.to(OPERAND), value, acc, input_precision=PRECISION, out_dtype=ACCUMULATE)
-    answered = exists & (row_sum > 0)
-    row_sum = tl.where(answered, row_sum, 1.0)
-    lse = tl.where(answered, row_max + tl.log2(row_sum), -float("inf") if splits > 1 else 0.0)
+    has_keys = exists & (row_sum > 0)
+    row_sum = tl.where(has_keys, row_sum, 1.0)
+    lse = tl.where(has_keys, row_max + tl.log2(row_sum), -float("inf") if splits > 1 else 0.0)
     if part == 0:
         tl.store(lse_ptr + token, lse, mask=exists)
     if value_ptr is not None:
-        acc = tl.where(answered[:, None], acc / row_sum[:, None], 0.0)
+        acc = tl.where(has_keys[:, None], acc / row_sum[:, None], 0.0)
         store_rows(out_ptr + partial_index * tokens * values, token, exists, values, part * BLOCK_P, acc, BLOCK_P)
 
 
@@ -141,8 +141,8 @@ def attention_combine_kernel(
     row_max = tl.full((BLOCK_M,), -float("inf"), partial_lse_ptr.dtype.element_ty)
     for split in range(splits):
         row_max = tl.maximum(row_max, tl.load(partial_lse + split * rows, mask=exists, other=-float("inf")))
-    answered = row_max > -float("inf")
-    row_max = tl.where(answered, row_max, 0.0)
+    has_keys = row_max > -float("inf")
+    row_max = tl.where(has_keys, row_max, 0.0)
     row_sum = tl.zeros_like(row_max)
     acc = tl.zeros((BLOCK_M, BLOCK_P), partial_lse_ptr.dtype.element_ty)
     for split in range(splits):
@@ -151,8 +151,8 @@ def attention_combine_kernel(
         if partial_ptr is not None:
             partials = partial_ptr + (split * rows + first) * values
             acc += weight[:, None] * load_rows(partials, row, exists, values, column, BLOCK_P)
-    row_sum = tl.where(answered, row_sum, 1.0)
-    lse = tl.where(answered, row_max + tl.log2(row_sum), 0.0)
+    row_sum = tl.where(has_keys, row_sum, 1.0)
+    lse = tl.where(has_keys, row_max + tl.log2(row_sum), 0.0)
     if tl.program_id(1) == 0:
         tl.store(lse_ptr + first + row, lse, mask=exists)
     if partial_ptr is not None:
@@ -304,37 +304,37 @@ def attention_bwd_key_kernel(
     if LISTED_KEYS:
         # Read the list from its end: known tokens (the keys) come first, corrupted tokens after them.
         row = tl.load(order_ptr + tokens - 1 - j, mask=exists, other=0)
-        answers = j < tokens - end
+        key_valid = j < tokens - end
         steps = tl.where(tl.program_id(0) * BLOCK_N < tokens - end, steps, 0)
     else:
         row = j
-        answers = exists
+        key_valid = exists
     temperature = load_temperature(temperature_ptr, scale, ACCUMULATE)
-    inverse = inverse_length(row_dots(key_ptr, key_ptr, row, answers, channels, ACCUMULATE, BLOCK_C))
-    key = load_rows(key_ptr, row, answers, channels, 0, BLOCK_C)
+    inverse = inverse_length(row_dots(key_ptr, key_ptr, row, key_valid, channels, ACCUMULATE, BLOCK_C))
+    key = load_rows(key_ptr, row, key_valid, channels, 0, BLOCK_C)
     grad_value = tl.zeros((BLOCK_N, BLOCK_P), ACCUMULATE)
     mass = tl.zeros((BLOCK_N,), ACCUMULATE)
     if grad_key_ptr is not None:
         value_ptr += block * key_rows * values
         delta_ptr += batch * tokens
-        value = load_rows(value_ptr, row, answers, values, 0, BLOCK_C)
+        value = load_rows(value_ptr, row, key_valid, values, 0, BLOCK_C)
         grad_unit = tl.zeros((BLOCK_N, BLOCK_P), ACCUMULATE)
         projection = tl.zeros((BLOCK_N,), ACCUMULATE)  # <gradient of the unit key, unit key>, without tau
     for step in range(split * steps, (split + 1) * steps):
         i = begin + step * BLOCK_M + tl.arange(0, BLOCK_M)
-        asks = i < end
-        index = tl.load(order_ptr + i, mask=asks, other=0)
-        query = load_rows(query_ptr, index, asks, channels, 0, BLOCK_C)
+        query_valid = i < end
+        index = tl.load(order_ptr + i, mask=query_valid, other=0)
+        query = load_rows(query_ptr, index, query_valid, channels, 0, BLOCK_C)
         cosine, square = pair_dots(
-            key, query, key_ptr, row, answers, query_ptr, index, asks, channels,
+            key, query, key_ptr, row, key_valid, query_ptr, index, query_valid, channels,
             True, WHOLE, ACCUMULATE, OPERAND, PRECISION, BLOCK_C,
         )  # fmt: skip
         query_inverse = inverse_length(square)
         cosine *= inverse[:, None] * query_inverse[None, :]
-        lse = tl.load(lse_ptr + index, mask=asks, other=float("inf"))
+        lse = tl.load(lse_ptr + index, mask=query_valid, other=float("inf"))
         weight = tl.exp2(cosine * (temperature * LOG2_E) - lse[None, :])
-        weight = tl.where(asks[None, :], weight, 0.0)
-        grad = load_rows(grad_ptr, index, asks, values, part * BLOCK_P, BLOCK_P)
+        weight = tl.where(query_valid[None, :], weight, 0.0)
+        grad = load_rows(grad_ptr, index, query_valid, values, part * BLOCK_P, BLOCK_P)
         grad_value = tl.dot(
             weight.to(VALUE_OPERAND),
             grad.to(VALUE_OPERAND),
@@ -345,15 +345,15 @@ def attention_bwd_key_kernel(
         if mass_ptr is not None:
             mass += tl.sum(weight, axis=1)
         if grad_key_ptr is not None:
-            delta = tl.load(delta_ptr + index, mask=asks, other=0.0)
+            delta = tl.load(delta_ptr + index, mask=query_valid, other=0.0)
             grad_weight, _square = pair_dots(
-                value, grad, value_ptr, row, answers, grad_ptr, index, asks, values,
+                value, grad, value_ptr, row, key_valid, grad_ptr, index, query_valid, values,
                 False, WHOLE, ACCUMULATE, OPERAND, PRECISION, BLOCK_C,
             )  # fmt: skip
             grad_score = weight * (grad_weight - delta[None, :])
             projection += tl.sum(grad_score * cosine, axis=1)
             if not WHOLE:
-                query = load_rows(query_ptr, index, asks, channels, part * BLOCK_P, BLOCK_P)
+                query = load_rows(query_ptr, index, query_valid, channels, part * BLOCK_P, BLOCK_P)
             unit = (query.to(ACCUMULATE) * query_inverse[:, None]).to(OPERAND)
             grad_unit = tl.dot(grad_score.to(OPERAND), unit, grad_unit, input_precision=PRECISION, out_dtype=ACCUMULATE)
     column = part * BLOCK_P
@@ -361,12 +361,12 @@ def attention_bwd_key_kernel(
         if part == 0:
             tl.store(mass_ptr + partial_index * key_rows + row, mass, mask=exists)
     if grad_key_ptr is not None:
-        rows = load_rows(key_ptr, row, answers, channels, column, BLOCK_P).to(ACCUMULATE)
+        rows = load_rows(key_ptr, row, key_valid, channels, column, BLOCK_P).to(ACCUMULATE)
         grad_key = unit_gradient(rows, inverse, grad_unit, projection) * temperature
         if grad_value_ptr is None:
             grad_key += grad_value
-        grad_key = tl.where(answers[:, None], grad_key, 0.0)
+        grad_key = tl.where(key_valid[:, None], grad_key, 0.0)
         store_rows(grad_key_ptr + partial_index * key_rows * channels, row, exists, channels, column, grad_key, BLOCK_P)
     if grad_value_ptr is not None:
-        grad_value = tl.where(answers[:, None], grad_value, 0.0)
+        grad_value = tl.where(key_valid[:, None], grad_value, 0.0)
         store_rows(grad_value_ptr + partial_index * key_rows * values, row, exists, values, column, grad_value, BLOCK_P)

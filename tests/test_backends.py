@@ -90,7 +90,7 @@ def test_triton_on_the_cpu_needs_its_interpreter(monkeypatch):
 
 def test_missing_extension_is_told_once(monkeypatch):
     monkeypatch.setattr(native, "why_missing", lambda: "it was not built")
-    dispatch._say_what_is_missing.cache_clear()
+    dispatch._warn_if_not_compiled.cache_clear()
     with pytest.warns(UserWarning, match="without its compiled kernels: it was not built"):
         read(*memory_case())
     with warnings.catch_warnings():

@@ -102,13 +102,13 @@ void forward(const Attention& call, Tensor* out, Tensor& lse) {
   const unsigned parts = std::max(1u, blocks_of(call.values, kValueTiles<A> * 8));
   const int64_t busy = blocks_of(call.queries_per_group, tile.rows) * call.groups.count * parts;
   const int splits = splits_of(call, busy, call.keys_per_group, columns);
-  T* const answers = out != nullptr ? numbers_to_fill<T>(*out) : nullptr;
+  T* const out_data = out != nullptr ? numbers_to_fill<T>(*out) : nullptr;
   // float16 has few small exponents, so the largest weight of a row must be near 1: use the row maximum early.
   const A high = std::is_same_v<T, c10::Half> ? 2 : 40;
   const auto run = [&](A* partial_lse, A* partial) {
     launch(call.op, forward_kernel<T, A, TensorCores, ColumnTiles>,
            dim3(tiles_of_queries(call, tile.rows), parts, splits), kThreads, tile.bytes, call.stream,
-           problem_of<T, A>(call), high, tile.rows, tile.stages, answers, partial_lse, partial);
+           problem_of<T, A>(call), high, tile.rows, tile.stages, out_data, partial_lse, partial);
   };
   if (splits == 1) return run(numbers_to_fill<A>(lse), nullptr);
   Tensor partial = empty_like(lse, {splits, call.queries, call.values + 1});
@@ -116,7 +116,7 @@ void forward(const Attention& call, Tensor* out, Tensor& lse) {
   run(partial_lse, numbers_to_fill<A>(partial));
   launch(call.op, combine_kernel<T, A>, dim3(blocks_of(call.queries, kThreads / 32)), kThreads, 0, call.stream,
          numbers<A>(partial), partial_lse, splits, static_cast<int>(call.queries), static_cast<int>(call.values),
-         answers, numbers_to_fill<A>(lse));
+         out_data, numbers_to_fill<A>(lse));
 }
 
 template <typename T, typename A>

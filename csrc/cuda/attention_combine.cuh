@@ -23,10 +23,10 @@ __global__ void __launch_bounds__(kThreads)
   if (row >= queries) return;
   const A mine = lane < splits ? partial_lse[static_cast<int64_t>(lane) * queries + row] : -INFINITY;
   const A row_max = warp_reduce<Max>(mine);
-  const bool answered = row_max > -INFINITY;
-  const A weight = answered ? exp2(mine - row_max) : A(0);
+  const bool has_keys = row_max > -INFINITY;
+  const A weight = has_keys ? exp2(mine - row_max) : A(0);
   const A row_sum = warp_reduce<Sum>(weight);
-  if (lane == 0) lse[row] = answered ? row_max + log2(row_sum) : A(0);
+  if (lane == 0) lse[row] = has_keys ? row_max + log2(row_sum) : A(0);
   for (int first = 0; first < values; first += 32) {
     const int c = first + lane;
     A acc = 0;
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kThreads)
       // A split without keys did not write its partial result.
       if (part > 0 && c < values) acc += part * partial[(static_cast<int64_t>(split) * queries + row) * values + c];
     }
-    if (c < values) out[row * values + c] = static_cast<T>(answered ? acc / row_sum : A(0));
+    if (c < values) out[row * values + c] = static_cast<T>(has_keys ? acc / row_sum : A(0));
   }
 }
 

@@ -112,7 +112,7 @@ def choose(op: str, device_type: str, dtype: torch.dtype = torch.float32) -> str
 
 
 @cache
-def _say_what_is_missing() -> None:
+def _warn_if_not_compiled() -> None:
     reason = native.why_missing()
     if reason:
         warnings.warn(f"showface runs without its compiled kernels: {reason}", stacklevel=2)
@@ -130,7 +130,7 @@ def kernel(op: str, backend: str, *tensors: torch.Tensor, called: str = "") -> K
     the operator.
     """
     if backend == "auto":
-        _say_what_is_missing()
+        _warn_if_not_compiled()
         return _kernels[op, next(name for name in BACKENDS if refusal(op, name, *tensors) is None)]
     reason = refusal(op, backend, *tensors)
     if reason:

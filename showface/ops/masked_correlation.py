@@ -95,12 +95,12 @@ def correlation_rows(
     checks.check_positive(tensor)
     q_all, k_all, tau = wide(tensor, scale, query, key)
     chosen = torch.take_along_dim(unit(q_all), tokens[..., None], dim=1)
-    source = (~hole if keys == "valid" else torch.ones_like(hole))[:, None]
-    logits = (tau * chosen @ unit(k_all).mT).masked_fill(~source, -torch.inf)
+    is_key = (~hole if keys == "valid" else torch.ones_like(hole))[:, None]
+    logits = (tau * chosen @ unit(k_all).mT).masked_fill(~is_key, -torch.inf)
     # A row without any key would be NaN, and so would its gradient.
-    logits = torch.where(source.any(-1, keepdim=True), logits, 0)
-    asks = torch.take_along_dim(hole, tokens, dim=1)[..., None]
-    return (torch.softmax(logits, dim=-1) * (asks & source)).to(query.dtype)
+    logits = torch.where(is_key.any(-1, keepdim=True), logits, 0)
+    corrupted = torch.take_along_dim(hole, tokens, dim=1)[..., None]
+    return (torch.softmax(logits, dim=-1) * (corrupted & is_key)).to(query.dtype)
 
 
 # The torch operators.
