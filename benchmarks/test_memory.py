@@ -16,7 +16,7 @@ from torch import Tensor
 
 from showface import ops
 from showface.ops import definitions
-from showface.ops.backends import BACKENDS
+from showface.ops.dispatch import BACKENDS
 
 TEMPERATURE, RATE = 16.0, 0.05
 # tokens, regions, slots, channels: the regions of 16 faces, and the positions of 4 feature maps

@@ -1,5 +1,7 @@
 """docs/performance.md matches the records in benchmarks/results, and `benchmarks/report.py` writes the right tables."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import report
@@ -66,3 +68,10 @@ def test_a_record_is_written_by_operator(tmp_path):
     record = report.record.read(path)
     assert list(record["groups"]) == ["two group"]
     assert record["groups"]["two group"]["results"] == {"x": {"median_ms": 1.5}}
+
+
+def test_the_benchmarks_can_be_collected():
+    """They are no part of the tests, so nothing else would notice that one can't be imported."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "benchmarks"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
