@@ -31,7 +31,7 @@ class YourNetwork(nn.Module):
     def forward(self, image: Tensor, hole: Tensor) -> Tensor:  # (B, 3, H, W), (B, 1, H, W) -> (B, 3, H, W)
         features = self.encode(image, hole)
         recalled = self.memory(features, self.parsing(features))  # each part of the face reads its own block
-        fill = self.decoder(self.enhance(features, hole, recalled))  # known tokens answer for corrupted ones
+        fill = self.decoder(self.enhance(features, hole, recalled))  # corrupted tokens attend to known ones
         return torch.where(hole.bool(), fill, image)
 
 
