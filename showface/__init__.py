@@ -27,8 +27,10 @@ class _CheckoutKernels:
 
     @classmethod
     def find_spec(cls, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name != "showface.kernels":
+            return None
         init = cls.folder / "__init__.py"
-        if name != "showface.kernels" or not init.is_file():
+        if not init.is_file():
             return None
         return spec_from_file_location(name, init, submodule_search_locations=[str(cls.folder)])
 

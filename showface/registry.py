@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from showface import baselines
+from showface.distributed import device_errors
 from showface.models import InpaintingNetwork, MDRNets
 from showface.models.network import saved_system
 from showface.nn import channels_last
@@ -35,7 +36,5 @@ def load_model(folder: str | Path = "default", device: str | torch.device = "cpu
             used.
     """
     model = find_network(saved_system(folder)).from_pretrained(folder)
-    try:
+    with device_errors(device):
         return channels_last(model.to(device))
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device} can't be used: {str(error).splitlines()[0]}") from error

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from showface.data import EpochSampler, FaceFolder, FaceShards
+from showface.distributed import device_errors
 from showface.models import InpaintingNetwork
 from showface.models.discriminator import PatchDiscriminator
 from showface.nn import channels_last
@@ -303,10 +304,8 @@ def _accelerator(device: str) -> Accelerator:
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
+    with device_errors(device):
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device} can't be used: {str(error).splitlines()[0]}") from error
     if not launched:
         # Accelerate's state is global and keeps the first device: reset it.
         AcceleratorState._reset_state(reset_partial_state=True)
