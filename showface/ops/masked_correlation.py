@@ -8,7 +8,7 @@ from torch import Tensor
 from showface.ops import checks, dispatch
 from showface.ops.definitions import unit
 from showface.ops.library import LIBRARY, autocast, declare, differentiate
-from showface.ops.precision import accumulation_dtype, wide
+from showface.ops.precision import accumulation_dtype, temperature_factor, widen
 
 
 def masked_correlation(
@@ -93,7 +93,8 @@ def correlation_rows(
     _check(query, keys, key=key, hole=hole)
     tensor, scale = checks.check_temperature(temperature, query)
     checks.check_positive(tensor)
-    q_all, k_all, tau = wide(tensor, scale, query, key)
+    q_all, k_all = widen(query, key)
+    tau = temperature_factor(tensor, scale, q_all)
     chosen = torch.take_along_dim(unit(q_all), tokens[..., None], dim=1)
     is_key = (~hole if keys == "valid" else torch.ones_like(hole))[:, None]
     logits = (tau * chosen @ unit(k_all).mT).masked_fill(~is_key, -torch.inf)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from showface.ops import checks, definitions, dispatch, memory_gradients
 from showface.ops.library import LIBRARY, autocast, declare, differentiate
-from showface.ops.precision import accumulation_dtype, wide
+from showface.ops.precision import accumulation_dtype, temperature_factor, widen
 
 
 def memory_read(
@@ -138,7 +138,8 @@ def memory_address(latent: Tensor, memory: Tensor, region: Tensor, *, temperatur
     tensor, scale = checks.check_temperature(temperature, latent)
     checks.check_regions(region, memory.shape[0])
     checks.check_positive(tensor)
-    z, m, tau = wide(tensor, scale, latent, memory)
+    z, m = widen(latent, memory)
+    tau = temperature_factor(tensor, scale, z)
     return definitions.memory_address(z, m, region, tau).to(latent.dtype)
 
 
@@ -215,20 +216,6 @@ def _accumulate(
     return kernel.forward(latent, memory, region, temperature, scale)
 
 
-def _accumulate_backward(
-    grad_rho: Tensor,
-    grad_total: Tensor,
-    latent: Tensor,
-    memory: Tensor,
-    region: Tensor,
-    temperature: Tensor | None,
-    scale: float,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor, Tensor]:
-    tensors = (latent, memory, region, temperature)
-    return memory_gradients.accumulate_backward(grad_rho, grad_total, *tensors, scale, backend)
-
-
 def _write(
     latent: Tensor,
     memory: Tensor,
@@ -240,21 +227,6 @@ def _write(
 ) -> tuple[Tensor, Tensor]:
     kernel = _checked_kernel("memory_write", backend, latent, memory, region, temperature)
     return kernel.forward(latent, memory, region, temperature, scale, rate)
-
-
-def _write_backward(
-    grad: Tensor,
-    grad_rho: Tensor,
-    latent: Tensor,
-    memory: Tensor,
-    region: Tensor,
-    temperature: Tensor | None,
-    scale: float,
-    rate: float,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor, Tensor]:
-    tensors = (latent, memory, region, temperature)
-    return memory_gradients.write_backward(grad, grad_rho, *tensors, scale, rate, backend)
 
 
 def _blend(memory: Tensor, rho: Tensor, total: Tensor, rate: float, backend: str = "auto") -> Tensor:
@@ -305,7 +277,7 @@ declare(
 declare(
     f"memory_accumulate_backward(Tensor grad_rho, Tensor grad_total, {_ADDRESS}, {_TEMPERATURE}, {_BACKEND})"
     " -> (Tensor, Tensor, Tensor)",
-    _accumulate_backward,
+    memory_gradients.accumulate_backward,
     lambda grad_rho, grad_total, latent, memory, *_: _fake_gradients(latent, memory),
 )
 declare(
@@ -316,7 +288,7 @@ declare(
 declare(
     f"memory_write_backward(Tensor grad, Tensor grad_rho, {_ADDRESS}, {_TEMPERATURE}, float rate, {_BACKEND})"
     " -> (Tensor, Tensor, Tensor)",
-    _write_backward,
+    memory_gradients.write_backward,
     lambda grad, grad_rho, latent, memory, *_: _fake_gradients(latent, memory),
 )
 declare(

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from showface.ops import dispatch
-from showface.ops.precision import wide
+from showface.ops.precision import widen
 
 
 def accumulate_backward(
@@ -18,7 +18,8 @@ def accumulate_backward(
     region: Tensor,  # (T,)
     temperature: Tensor | None,
     scale: float,
-    backend: str,
+    backend: str = "auto",
+    *,
     op: str = "memory_accumulate",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of latent, memory and temperature.
@@ -29,7 +30,7 @@ def accumulate_backward(
     Raises:
         RuntimeError: the backend was named and can't read values this wide; the message names `op`.
     """
-    z, m, _ = wide(None, 1.0, latent, memory)
+    z, m = widen(latent, memory)
     # Pad the width to a multiple of 16: a GPU reads rows of other widths more slowly.
     padding = -(z.shape[1] + 1) % 16
     value = F.pad(torch.cat([grad_total, grad_rho[..., None]], dim=-1).to(z.dtype), (0, padding))
@@ -70,13 +71,13 @@ def write_backward(
     temperature: Tensor | None,
     scale: float,
     rate: float,
-    backend: str,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of latent, memory and temperature. It recomputes rho and total, which the forward does not save."""
     accumulate = dispatch.kernel("memory_accumulate", backend, latent, memory)
     rho, total = accumulate.forward(latent, memory, region, temperature, scale)
     grad_memory, grad_rho_by_blend, grad_total = blend_backward(grad, memory, rho, total, rate)
     grad_latent, grad_memory_by_address, grad_temperature = accumulate_backward(
-        grad_rho + grad_rho_by_blend, grad_total, latent, memory, region, temperature, scale, backend, "memory_write"
+        grad_rho + grad_rho_by_blend, grad_total, latent, memory, region, temperature, scale, backend, op="memory_write"
     )
     return grad_latent, grad_memory + grad_memory_by_address, grad_temperature

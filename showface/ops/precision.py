@@ -1,7 +1,5 @@
 """The dtype of accumulators."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -11,8 +9,12 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def wide(temperature: Tensor | None, scale: float, *tensors: Tensor) -> tuple[Any, ...]:
-    """The tensors in the accumulation dtype of the first one, and the temperature as one factor."""
-    dtype = accumulation_dtype(tensors[0].dtype)
-    factor = scale if temperature is None else scale * temperature.to(dtype)
-    return (*(x.to(dtype) for x in tensors), factor)
+def widen(first: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """All tensors in the accumulation dtype of the first one."""
+    dtype = accumulation_dtype(first.dtype)
+    return tuple(x.to(dtype) for x in (first, *others))
+
+
+def temperature_factor(temperature: Tensor | None, scale: float, like: Tensor) -> Tensor | float:
+    """The temperature as one factor, in the dtype of `like`: the product of the operators' two arguments."""
+    return scale if temperature is None else scale * temperature.to(like.dtype)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from showface.ops.dispatch import register
-from showface.ops.precision import wide
+from showface.ops.precision import widen
 
 # The extension's schemas end with a tf32 flag. The CPU kernels ignore it.
 _TF32 = False
@@ -13,7 +13,7 @@ _TF32 = False
 def _memory_attend(
     latent: Tensor, memory: Tensor, value: Tensor | None, region: Tensor, temperature: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    z, m, _ = wide(None, 1.0, latent, memory)
+    z, m = widen(latent, memory)
     v = None if value is None else value.to(z.dtype)
     out, lse = torch.ops.showface_C.memory_attend(z, m, v, region, temperature, scale, _TF32)
     return out.to(memory.dtype), lse
@@ -30,7 +30,7 @@ def _memory_attend_backward(
     temperature: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    g, z, m, o, _ = wide(None, 1.0, grad, latent, memory, out)
+    g, z, m, o = widen(grad, latent, memory, out)
     v = None if value is None else value.to(z.dtype)
     grad_latent, grad_memory, grad_value, partials = torch.ops.showface_C.memory_attend_backward(
         g, z, m, v, region, o, lse, temperature, scale, _TF32
@@ -42,14 +42,14 @@ def _memory_attend_backward(
 def _memory_accumulate(
     latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    z, m, _ = wide(None, 1.0, latent, memory)
+    z, m = widen(latent, memory)
     return torch.ops.showface_C.memory_accumulate(z, m, region, temperature, scale, _TF32)
 
 
 def _memory_write(
     latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, rate: float
 ) -> tuple[Tensor, Tensor]:
-    z, m, _ = wide(None, 1.0, latent, memory)
+    z, m = widen(latent, memory)
     written, rho = torch.ops.showface_C.memory_write(z, m, region, temperature, scale, rate, _TF32)
     return written.to(memory.dtype), rho
 
@@ -61,7 +61,7 @@ def _memory_blend(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Te
 def _masked_correlation(
     query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
 ) -> tuple[Tensor, Tensor]:
-    q, k, v, _ = wide(None, 1.0, query, key, value)
+    q, k, v = widen(query, key, value)
     out, lse = torch.ops.showface_C.masked_correlation(q, k, v, hole, temperature, scale, keys == "all", _TF32)
     return out.to(value.dtype), lse
 
@@ -78,7 +78,7 @@ def _masked_correlation_backward(
     scale: float,
     keys: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    g, q, k, v, o, _ = wide(None, 1.0, grad, query, key, value, out)
+    g, q, k, v, o = widen(grad, query, key, value, out)
     grad_q, grad_k, grad_v, partials = torch.ops.showface_C.masked_correlation_backward(
         g, q, k, v, hole, o, lse, temperature, scale, keys == "all", _TF32
     )

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from showface.native import allow_tf32, cuda_library
 from showface.ops.dispatch import register
-from showface.ops.precision import wide
+from showface.ops.precision import widen
 
 MAX_WIDTH = 512  # channels of a row
 MAX_FLOAT64_WIDTH = 512  # channels of a key and its value together
@@ -50,14 +50,14 @@ def _memory_attend_backward(
 def _memory_accumulate(
     latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    z, m, _ = wide(None, 1.0, latent, memory)  # float32 sums use float32 operands
+    z, m = widen(latent, memory)  # float32 sums use float32 operands
     return cuda_library(latent).memory_accumulate(z, m, region, temperature, scale, allow_tf32())
 
 
 def _memory_write(
     latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, rate: float
 ) -> tuple[Tensor, Tensor]:
-    z, m, _ = wide(None, 1.0, latent, memory)
+    z, m = widen(latent, memory)
     written, rho = cuda_library(latent).memory_write(z, m, region, temperature, scale, rate, allow_tf32())
     return written.to(memory.dtype), rho
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from showface.ops import definitions
 from showface.ops.definitions import EPSILON, unit
 from showface.ops.dispatch import register
-from showface.ops.precision import accumulation_dtype, wide
+from showface.ops.precision import accumulation_dtype, temperature_factor, widen
 
 
 def unit_backward(grad: Tensor, x: Tensor) -> Tensor:
@@ -91,7 +91,8 @@ def _memory_attend(
     latent: Tensor, memory: Tensor, value: Tensor | None, region: Tensor, temperature: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     value = memory if value is None else value
-    z, m, v, tau = wide(temperature, scale, latent, memory, value)
+    z, m, v = widen(latent, memory, value)
+    tau = temperature_factor(temperature, scale, z)
     out, lse = z.new_zeros(len(z), v.shape[2]), z.new_zeros(len(z))
     for k, rows in _tokens_of_regions(region, len(m)):
         out[rows], lse[rows] = attend(z[rows], m[k], v[k], tau)
@@ -109,7 +110,8 @@ def _memory_attend_backward(
     temperature: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    g, z, m, v, o, tau = wide(temperature, scale, grad, latent, memory, memory if value is None else value, out)
+    g, z, m, v, o = widen(grad, latent, memory, memory if value is None else value, out)
+    tau = temperature_factor(temperature, scale, g)
     grad_z, grad_m, grad_v, grad_tau = torch.zeros_like(z), torch.zeros_like(m), torch.zeros_like(v), z.new_zeros(())
     for k, rows in _tokens_of_regions(region, len(m)):
         grad_z[rows], grad_m[k], grad_v[k], partial = attend_backward(
@@ -124,7 +126,8 @@ def _memory_attend_backward(
 def _memory_accumulate(
     latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    z, m, tau = wide(temperature, scale, latent, memory)
+    z, m = widen(latent, memory)
+    tau = temperature_factor(temperature, scale, z)
     rho, total = m.new_zeros(m.shape[:2]), torch.zeros_like(m)
     for k, rows in _tokens_of_regions(region, len(m)):
         address = torch.softmax(tau * unit(z[rows]) @ unit(m[k]).T, dim=-1)
@@ -153,7 +156,8 @@ def _is_key(hole: Tensor, keys: str) -> Tensor:
 def _masked_correlation(
     query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
 ) -> tuple[Tensor, Tensor]:
-    q, k, v, tau = wide(temperature, scale, query, key, value)
+    q, k, v = widen(query, key, value)
+    tau = temperature_factor(temperature, scale, q)
     out, lse = torch.zeros_like(v, memory_format=torch.contiguous_format), v.new_zeros(hole.shape)
     for b, (rows, source) in enumerate(zip(hole, _is_key(hole, keys), strict=True)):
         out[b, rows], lse[b, rows] = attend(q[b, rows], k[b, source], v[b, source], tau)
@@ -172,7 +176,8 @@ def _masked_correlation_backward(
     scale: float,
     keys: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    g, q, k, v, o, tau = wide(temperature, scale, grad, query, key, value, out)
+    g, q, k, v, o = widen(grad, query, key, value, out)
+    tau = temperature_factor(temperature, scale, g)
     grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     grad_tau = q.new_zeros(())
     for b, (rows, source) in enumerate(zip(hole, _is_key(hole, keys), strict=True)):
