@@ -114,7 +114,8 @@ def ninja_file(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> str
 
     cxx = find_compiler()
     torch, torch_version = find_torch()
-    includes = [torch / "include", pybind11.get_include(), sysconfig.get_paths()["include"]]
+    # pybind11 first: torch bundles a copy, which older versions refuse to compile under TORCH_TARGET_VERSION.
+    includes = [pybind11.get_include(), torch / "include", sysconfig.get_paths()["include"]]
     flags: list[object] = [
         "-std=c++20",
         "-O3",
