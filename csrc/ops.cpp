@@ -6,8 +6,8 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(showface_C, m) {
-  // latent (T, C), memory (K, S, C), value (K, S, V), region (T,) int64 in -1..K-1, temperature (). Without value, the
-  // slots are the values.
+  // latent (T, C), memory (K, S, C), value (K, S, V), region (T,) int64, temperature (). Without value, the slots are
+  // the values. A region outside 0..K-1 counts as none.
   // -> out (T, V), lse (T,)
   m.def(
       "memory_attend(Tensor latent, Tensor memory, Tensor? value, Tensor region, Tensor? temperature, float scale, "
@@ -41,4 +41,8 @@ STABLE_TORCH_LIBRARY(showface_C, m) {
   m.def(
       "masked_correlation_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor hole, Tensor out, "
       "Tensor lse, Tensor? temperature, float scale, bool all_keys, bool tf32) -> (Tensor, Tensor, Tensor, Tensor)");
+  // CUDA only. Keys of `channels` and values of `values` numbers, with the dtype of `like`; `memory` for the operators
+  // memory_*, `sums` for memory_accumulate and memory_write.
+  // -> bytes of shared memory that a block needs at least, and those that the device of `like` has
+  m.def("shared_bytes(Tensor like, int channels, int values, bool memory, bool sums) -> (int, int)");
 }

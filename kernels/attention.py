@@ -111,7 +111,7 @@ def attention_fwd_kernel(
                 values_ptr = value_ptr + block * key_rows * values
                 value = load_rows(values_ptr, index, valid, values, part * BLOCK_P, BLOCK_P).to(OPERAND)
                 acc = tl.dot(weight.to(OPERAND), value, acc, input_precision=PRECISION, out_dtype=ACCUMULATE)
-    has_keys = exists & (row_sum > 0)
+    has_keys = exists & (row_sum != 0)  # true for NaN
     row_sum = tl.where(has_keys, row_sum, 1.0)
     lse = tl.where(has_keys, row_max + tl.log2(row_sum), -float("inf") if splits > 1 else 0.0)
     if part == 0:
@@ -141,8 +141,7 @@ def attention_combine_kernel(
     row_max = tl.full((BLOCK_M,), -float("inf"), partial_lse_ptr.dtype.element_ty)
     for split in range(splits):
         row_max = tl.maximum(row_max, tl.load(partial_lse + split * rows, mask=exists, other=-float("inf")))
-    has_keys = row_max > -float("inf")
-    row_max = tl.where(has_keys, row_max, 0.0)
+    row_max = tl.where(row_max > -float("inf"), row_max, 0.0)
     row_sum = tl.zeros_like(row_max)
     acc = tl.zeros((BLOCK_M, BLOCK_P), partial_lse_ptr.dtype.element_ty)
     for split in range(splits):
@@ -151,6 +150,7 @@ def attention_combine_kernel(
         if partial_ptr is not None:
             partials = partial_ptr + (split * rows + first) * values
             acc += weight[:, None] * load_rows(partials, row, exists, values, column, BLOCK_P)
+    has_keys = row_sum != 0  # true for NaN
     row_sum = tl.where(has_keys, row_sum, 1.0)
     lse = tl.where(has_keys, row_max + tl.log2(row_sum), 0.0)
     if tl.program_id(1) == 0:

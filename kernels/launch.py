@@ -17,6 +17,7 @@ from showface.kernels.attention import (
     attention_fwd_kernel,
 )
 from showface.kernels.tokens import group_blocks, tiles_of
+from showface.native import allow_tf32
 
 
 class Groups(NamedTuple):
@@ -60,7 +61,7 @@ def numbers(x: Tensor, temperature: Tensor | None, scale: float) -> Numbers:
     operands = {torch.float16: tl.float16, torch.float32: tl.float32, torch.float64: tl.float64}
     operand = operands.get(x.dtype, tl.bfloat16 if x.is_cuda else tl.float32)
     # Without tf32, each float32 product is computed as three tf32 products on tensor cores, exact to a bit or two.
-    tf32 = x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    tf32 = x.dtype == torch.float32 and allow_tf32()
     options = {
         "ACCUMULATE": tl.float64 if double else tl.float32,
         "OPERAND": operand,

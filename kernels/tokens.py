@@ -15,10 +15,11 @@ def load_groups(group_ptr, i, tokens, groups, HOLE: tl.constexpr):
 
     With HOLE the corrupted tokens are group 0.
     """
-    group = tl.load(group_ptr + i, mask=i < tokens, other=0).to(tl.int32)
+    group = tl.load(group_ptr + i, mask=i < tokens, other=0)
     if HOLE:
-        group = 1 - group
-    group = tl.where((group >= 0) & (group < groups), group, groups)
+        group = 1 - group.to(tl.int32)
+    # Compare before the cast, which would make a group of 2**32.
+    group = tl.where((group >= 0) & (group < groups), group, groups).to(tl.int32)
     return tl.where(i < tokens, group, -1)
 
 

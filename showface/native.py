@@ -60,10 +60,14 @@ def cuda_library(like: Any) -> Any:
 
 
 def allow_tf32() -> bool:
-    """Whether kernels may use tf32 for float32 products; follows torch's setting for matrix products."""
+    """Whether kernels may use tf32 for float32 products, as torch's own products on CUDA do at this moment.
+
+    It follows `torch.set_float32_matmul_precision`, `torch.backends.cuda.matmul.allow_tf32` and the `fp32_precision`
+    settings, in any combination. (torch's getters of the first two raise if the last were used too.)
+    """
     import torch
 
-    return torch.get_float32_matmul_precision() != "highest"
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 def why_missing() -> str | None:

@@ -17,6 +17,7 @@ import torch
 
 from showface import MDRNets, MDRNetsConfig, cli, native
 from showface.ops import dispatch, why_not
+from showface.ops.backends import cuda
 
 from support.cuda_on_cpu import build
 from support.networks import TINY, wake
@@ -40,6 +41,8 @@ TRITON = {
     "cpu": frozenset({torch.float32, torch.float16}),
     "cuda": frozenset({torch.float32, torch.float16, torch.bfloat16}),
 }
+# Kilobytes of shared memory of a block: the emulated GPU is sm_90, or one like sm_86, sm_89 and sm_120.
+SHARED_MEMORY = (227, 99)
 # (device, backend) pairs that can't run by design, so they are not reported as skipped.
 IMPOSSIBLE = {("cuda", "cpp")}
 # The reasons for leaving out tests, as printed in the summary, and the key of their counts.
@@ -130,8 +133,8 @@ def pytest_runtest_call(item: pytest.Item) -> object:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes `device` on every device.
 
-    If it also takes `backend`, it runs on every backend of its class's `op` on that device. If it also takes `dtype`,
-    it runs in every dtype of that backend.
+    If it also takes `backend`, it runs on every backend of its class's `op` on that device, and on emulated GPUs with
+    much and with little shared memory. If it also takes `dtype`, it runs in every dtype of that backend.
     """
     if "backend" not in metafunc.fixturenames:
         if "device" in metafunc.fixturenames:
@@ -147,14 +150,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             if kernel is None or (device, name) in IMPOSSIBLE:
                 continue
             marks = [pytest.mark.gpu] if device == "cuda" else []
-            if "dtype" in metafunc.fixturenames:
-                dtypes = sorted(kernel.dtypes & TRITON[device] if name == "triton" else kernel.dtypes, key=str)
-                cases += [pytest.param(device, (op, name), dtype, marks=marks) for dtype in dtypes]
-            else:
-                cases.append(pytest.param(device, (op, name), marks=marks))
+            dtypes = sorted(kernel.dtypes & TRITON[device] if name == "triton" else kernel.dtypes, key=str)
+            for kilobytes in SHARED_MEMORY if (device, name) == ("cpu", "cuda") else (None,):
+                case = f"{device}-{name}" + (f"-{kilobytes}KB" if kilobytes == SHARED_MEMORY[1] else "")
+                where = device, (op, name, kilobytes)
+                if "dtype" in metafunc.fixturenames:
+                    cases += [pytest.param(*where, dtype, marks=marks, id=f"{case}-{dtype}") for dtype in dtypes]
+                else:
+                    cases.append(pytest.param(*where, marks=marks, id=case))
     names = ["device", "backend"] + ["dtype"] * ("dtype" in metafunc.fixturenames)
-    ids = ["-".join(str(value[1] if isinstance(value, tuple) else value) for value in case.values) for case in cases]
-    metafunc.parametrize(names, cases, ids=ids, indirect=["backend"])
+    metafunc.parametrize(names, cases, indirect=["backend"])
 
 
 @pytest.fixture
@@ -164,7 +169,7 @@ def backend(request: pytest.FixtureRequest, device: str, monkeypatch: pytest.Mon
     On a CPU, Triton kernels are interpreted. CUDA kernels are compiled for the CPU, with launch sizes for a large or a
     tiny chip; each launch runs its threads in a new random order. New memory is filled with NaN.
     """
-    op, name = request.param
+    op, name, kilobytes = request.param
     reason = None
     if name == "triton" and device == "cpu" and not torch.cuda.is_available():
         monkeypatch.setenv("TRITON_INTERPRET", "1")
@@ -174,6 +179,8 @@ def backend(request: pytest.FixtureRequest, device: str, monkeypatch: pytest.Mon
             seed = zlib.crc32(request.node.name.encode())
             build.load().cuda_on_cpu_order(ctypes.c_uint64(seed | 1))
             build.load().cuda_on_cpu_multiprocessors(132 if seed & 2 else 1)
+            build.load().cuda_on_cpu_shared_bytes(kilobytes << 10)
+            cuda._lacks_shared_memory.cache_clear()
             monkeypatch.setitem(native.CUDA_LIBRARIES, "cpu", build.LIBRARY)
     reason = reason or why_not(op, name, device)
     if reason:

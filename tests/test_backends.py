@@ -1,6 +1,10 @@
 """The choice of backends, and the operators as torch sees them: opcheck, compile, export, autocast."""
 
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from showface import native, ops
 from showface.ops import dispatch
 from showface.ops.backends import cuda
 
+from support.cuda_on_cpu import build
 from support.tolerances import assert_close
 
 TOKENS, BLOCKS, SLOTS, CHANNELS = 20, 3, 4, 6
@@ -104,37 +109,95 @@ def test_a_named_backend_that_cannot_run_says_why(monkeypatch):
         ops.memory_read(*memory_case(), temperature=8.0, backend="cpp")
 
 
-def test_sizes_that_a_kernel_refuses(monkeypatch):
+@pytest.fixture
+def little_shared_memory(monkeypatch):
+    """The CUDA kernels run on the CPU, as on a GPU whose blocks have 99 KB of shared memory."""
+    if build.why_not():
+        pytest.skip(build.why_not())
+    monkeypatch.setitem(native.CUDA_LIBRARIES, "cpu", build.LIBRARY)
+    build.load().cuda_on_cpu_shared_bytes(99 << 10)
+    cuda._lacks_shared_memory.cache_clear()
+    yield
+    cuda._lacks_shared_memory.cache_clear()
+
+
+def test_sizes_that_a_kernel_refuses(monkeypatch, little_shared_memory):
     wide = [torch.randn(1, 5, 600) for _ in range(3)] + [torch.tensor([[True, False, True, False, True]])]
-    monkeypatch.setitem(native.CUDA_LIBRARIES, "cpu", "showface_C")  # pretend that the backend runs here
     with pytest.raises(
-        RuntimeError, match=r"backend 'cuda' can't run here: its cuda kernel .* up to 512 wide, not 600"
+        RuntimeError,
+        match=r"backend 'cuda' can't run here: its cuda kernel needs \d+ KB of shared memory for keys of 600 and "
+        r"values of 600 float32 numbers, and this device has 99 KB",
     ):
         ops.masked_correlation(*wide, temperature=8.0, backend="cuda")
+    with pytest.raises(RuntimeError, match="its cuda kernel takes up to 2,048 blocks, not 2,049"):
+        ops.memory_read(torch.ones(1, 4), torch.ones(2049, 1, 4), torch.tensor([0]), temperature=8.0, backend="cuda")
     monkeypatch.setattr(dispatch, "BACKENDS", ("cuda", "reference"))
     reference = ops.masked_correlation(*wide, temperature=8.0, backend="reference")
     assert torch.equal(ops.masked_correlation(*wide, temperature=8.0), reference)
 
 
-def test_a_gradient_that_a_named_backend_is_too_narrow_for_is_refused(monkeypatch):
+def test_a_gradient_that_a_named_backend_is_too_narrow_for_is_refused(little_shared_memory):
     """The gradient of a write reads values with an extra column. Only the named backend may compute it."""
-    calls = []
-    write = dispatch._kernels["memory_write", "reference"].forward
-    accumulate = dispatch._kernels["memory_accumulate", "reference"].forward
-    for op, forward in (("memory_write", write), ("memory_accumulate", accumulate)):
-        fake = dispatch.Kernel(forward, calls.append, dispatch.FLOATS, cuda.refuses)
-        monkeypatch.setitem(dispatch._kernels, (op, "cuda"), fake)
-    monkeypatch.setitem(native.CUDA_LIBRARIES, "cpu", "showface_C")
-    latent, memory = torch.randn(3, 512, requires_grad=True), torch.randn(2, 4, 512)
+    latent, memory = torch.randn(3, 384, requires_grad=True), torch.randn(2, 4, 384)
     region = torch.tensor([0, 1, -1])
     for op, more in ((ops.memory_write, {"rate": 0.1}), (ops.memory_accumulate, {})):
         out = op(latent, memory, region, temperature=8.0, backend="cuda", **more)[1]
         with pytest.raises(
-            RuntimeError, match=rf"the gradient of showface.ops.{op.__name__}: backend 'cuda' can't run here: .* 528"
+            RuntimeError, match=rf"the gradient of showface.ops.{op.__name__}: backend 'cuda' can't run here: .* of 400"
         ):
             out.sum().backward()
         op(latent, memory, region, temperature=8.0, **more)[1].sum().backward()  # "auto" takes another
-    assert not calls
+
+
+# The setters of torch that decide whether CUDA matrix products use tf32: the level of each, from the most specific,
+# and its answer.
+PRECISIONS = {
+    'torch.set_float32_matmul_precision("highest")': (0, False),
+    'torch.set_float32_matmul_precision("high")': (0, True),
+    'torch.set_float32_matmul_precision("medium")': (0, True),
+    "torch.backends.cuda.matmul.allow_tf32 = True": (0, True),
+    "torch.backends.cuda.matmul.allow_tf32 = False": (0, False),
+    'torch.backends.cuda.matmul.fp32_precision = "tf32"': (0, True),
+    'torch.backends.cuda.matmul.fp32_precision = "ieee"': (0, False),
+    'torch.backends.cuda.matmul.fp32_precision = "none"': (0, None),
+    'torch.backends.cudnn.fp32_precision = "tf32"': (1, True),
+    'torch.backends.fp32_precision = "tf32"': (2, True),
+    'torch.backends.fp32_precision = "ieee"': (2, False),
+    'torch.backends.mkldnn.matmul.fp32_precision = "bf16"': (3, None),
+    'torch.backends.cudnn.conv.fp32_precision = "tf32"': (3, None),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="each case needs a process of its own, which is forked")
+def test_tf32_follows_every_setting_of_torch():
+    """Each pair of setters in turn. torch's older getters raise for many of them."""
+    program = f"""
+import os
+import torch
+from showface.native import allow_tf32
+from showface.ops import masked_correlation
+case = *torch.ones(3, 1, 2, 4), torch.tensor([[True, False]])
+for first in {list(PRECISIONS)!r}:
+    for second in {list(PRECISIONS)!r}:
+        if os.fork() == 0:
+            exec(first)
+            exec(second)
+            masked_correlation(*case, temperature=8.0)
+            os.write(1, f"{{first}} | {{second}} | {{allow_tf32()}}\\n".encode())
+            os._exit(0)
+        os.wait()
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(native.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    lines = [line.split(" | ") for line in done.stdout.splitlines()]
+    assert len(lines) == len(PRECISIONS) ** 2
+    for *setters, got in lines:
+        levels = {}
+        for setter in setters:
+            level, answer = PRECISIONS[setter]
+            levels[level] = answer
+        answers = [levels[level] for level in sorted(levels) if levels[level] is not None]
+        assert got == str(bool(answers and answers[0])), setters
 
 
 # The operators as torch sees them.

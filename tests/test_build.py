@@ -59,8 +59,6 @@ def test_memory_kernels_refuse_what_would_leave_the_memory():
     def read(latent, memory, region, temperature, scale):
         torch.ops.showface_C.memory_accumulate(latent, memory, region, temperature, scale, False)
 
-    with pytest.raises(RuntimeError, match=r"outside -1\.\.2"):
-        read(latent, memory, torch.full_like(region, 3), None, 8.0)
     with pytest.raises(RuntimeError, match="channels"):
         read(latent[:, :8], memory, region, None, 8.0)
     with pytest.raises(RuntimeError, match=r"region must be \(T,\)"):

@@ -86,9 +86,70 @@ def test_products_of_fragments(library, kind, depth, transposed):
     assert torch.equal(out.view(16, 16), a @ (b.T if transposed else b))
 
 
+@pytest.mark.parametrize("transposed", [True, False])
+def test_operands_of_tf32_are_rounded_to_the_nearest(library, transposed):
+    a, b = torch.randn(16, 8), torch.randn(16, 8) if transposed else torch.randn(8, 16)
+    values = torch.cat([a.flatten(), b.flatten()])
+    options = {"threads": 32, "n": 0 if transposed else 1, "shared_bytes": 1024}
+    out = run(library, "product_tf32", values, 256, **options).view(16, 16)
+    nearest = [((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32).double() for x in (a, b)]
+    # Rounded to the nearest, not cut off: that would be wrong by up to 1e-3.
+    expected = nearest[0] @ (nearest[1].T if transposed else nearest[1])
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0x7F800001, 0x7FC00000, -1])
+@pytest.mark.parametrize("place", [0, 128], ids=["a", "b"])
+def test_nan_stays_nan_in_tf32(library, bits, place):
+    """0x7fffffff is the NaN that a GPU computes. Rounding by integer arithmetic makes it -0."""
+    values = torch.ones(256)
+    values.view(torch.int32)[place] = bits
+    out = run(library, "product_tf32", values, 256, threads=32, n=0, shared_bytes=1024).view(16, 16)
+    assert out[0].isnan().all() if place == 0 else out[:, 0].isnan().all()
+    assert out[1:, 1:].isfinite().all()
+
+
+def test_ldmatrix_does_not_wait_for_what_other_lanes_write(library):
+    values = torch.ones(512)
+    options = {"threads": 32, "n": 0, "shared_bytes": 2048}
+    assert torch.equal(run(library, "product_bfloat16", values, 256, **options), torch.full((256,), 16.0))
+    assert run(library, "product_without_wait", values, 256, **options).isnan().any()
+
+
+@pytest.mark.parametrize("tokens", [1, 31, 64, 65, 200, 1000])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_list_of_tokens(library, tokens, share):
+    hole = torch.rand(tokens) < share
+    out = run(library, "list_tokens", hole.float(), 2 * tokens, threads=64, n=tokens, shared_bytes=4 * tokens + 8)
+    assert torch.equal(out[:tokens].long(), torch.cat([hole.nonzero(), (~hole).nonzero()]).squeeze(1))
+    # Neighbouring tokens are read by neighbouring lanes at the same time.
+    assert all((times == times[0]).all() for times in out[tokens:].split(32))
+
+
 def test_launches_that_no_chip_takes(library):
     with pytest.raises(RuntimeError, match="would fail"):
         run(library, "reverse", torch.zeros(64), threads=1025)
+
+
+def test_a_block_finds_its_tile_in_few_steps():
+    """The number of steps doesn't grow with the number of regions."""
+    kernels = build.load()
+    kernels.cuda_on_cpu_collectives.restype = ctypes.c_uint64
+    latent, region, regions = torch.randn(40, 16), torch.full((40,), 1234), 1500
+    before = kernels.cuda_on_cpu_collectives()
+    torch.ops.showface_cuda_on_cpu.memory_attend(latent, torch.randn(regions, 1, 16), None, region, None, 8.0, False)
+    warps = 4 * (regions + 1 + 40 // 16)
+    assert kernels.cuda_on_cpu_collectives() - before < 8 * warps
+
+
+@pytest.mark.parametrize("limit", [99, 227])
+def test_shared_memory_is_limited(library, limit):
+    library.cuda_on_cpu_shared_bytes(limit << 10)
+    values = torch.randn(64)
+    assert torch.equal(run(library, "copies", values, shared_bytes=limit << 10)[:60], values[:60])
+    with pytest.raises(RuntimeError, match="invalid argument"):
+        run(library, "copies", values, shared_bytes=(limit << 10) + 1)
+    library.cuda_on_cpu_shared_bytes(227 << 10)
 
 
 def sanitized(*arguments) -> subprocess.CompletedProcess:
@@ -145,5 +206,12 @@ def test_fragments_use_tensor_cores(tmp_path):
     command = ["nvcc", "-std=c++20", "-ptx", "-arch=compute_80", "-isystem", include, build.PROBES[0], "-o", ptx]
     subprocess.run(command, check=True)
     text = ptx.read_text()
-    for instruction in ("f16.f16.f32", "bf16.bf16.f32", "tf32.tf32.f32", "ldmatrix", "cp.async.cg.shared.global"):
+    for instruction in (
+        "f16.f16.f32",
+        "bf16.bf16.f32",
+        "tf32.tf32.f32",
+        "ldmatrix",
+        "cp.async.cg.shared.global",
+        "cvt.rna.tf32",
+    ):
         assert instruction in text

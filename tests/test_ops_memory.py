@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from showface import ops
-from showface.ops import definitions, dispatch
+from showface.ops import checks, definitions, dispatch
 
 from support.operator_tests import TEMPERATURE, Case, OperatorTests, flat, on, wide
 from support.tolerances import assert_close
@@ -66,6 +66,24 @@ class MemoryTests(OperatorTests):
         region[: tokens // 2] = 2
         self.check((latent, memory, region), device, backend)
         self.check_gradients((latent, memory, region), device, backend)
+
+    @pytest.mark.parametrize("tokens", [40, 1100])
+    def test_a_region_out_of_range_counts_as_none(self, device, backend, tokens, monkeypatch):
+        """As on a GPU, where the values of regions are not checked. On a CPU they raise before a backend is called."""
+        monkeypatch.setattr(checks, "check_regions", lambda *_: None)
+        latent, memory, region = on(device, make(tokens, 3, 5, 7, torch.float32))
+        odd = region.clone()
+        odd[::8] = -1
+        expected = self.run_with_gradients(latent, memory, odd, backend)
+        for place, value in enumerate((3, 4, -2, 2**31, 2**32, 2**32 + 1, -(2**40), 2**63 - 1)):
+            odd[8 * place :: 64] = value
+        for x, y in zip(self.run_with_gradients(latent, memory, odd, backend), expected, strict=True):
+            assert torch.equal(x, y)
+
+    def run_with_gradients(self, latent, memory, region, backend):
+        inputs = latent.clone().requires_grad_(), memory.clone().requires_grad_()
+        out = flat(self.call(*inputs, region, backend=backend))
+        return [*out, *torch.autograd.grad(sum(x.square().sum() for x in out), inputs)]
 
     @pytest.mark.gpu
     @pytest.mark.parametrize("tokens", [129, 5000])

@@ -78,7 +78,7 @@ FAULTS = [
         "triton: rows past the end count as keys",
         "kernels/attention.py",
         "weight = tl.where(valid[None, :], tl.exp2(score - row_max[:, None]), 0.0)",
-        "weight = tl.exp2(tl.where(score == -float('inf'), 0.0, score) - peak[:, None])",
+        "weight = tl.exp2(tl.where(score == -float('inf'), 0.0, score) - row_max[:, None])",
         f"{MEMORY} -k cpu-triton",
     ),
     Fault(
@@ -88,12 +88,41 @@ FAULTS = [
         "counts[i] = 0;\n  const int each",
         f"{MEMORY} -k cpu-cuda",
     ),
+    # In half precision ldmatrix reads the weights, which is itself a collective but waits for no memory.
     Fault(
-        "cuda: weights are read before other lanes wrote them",
+        "cuda: the forward reads weights before other lanes wrote them",
+        "csrc/cuda/attention_forward.cuh",
+        "    __syncwarp();\n    if (value_tiles > 0) {",
+        "    if (value_tiles > 0) {",
+        f"{CORRELATION} -k cpu-cuda and bfloat16",
+    ),
+    Fault(
+        "cuda: the backward reads weights before other lanes wrote them",
         "csrc/cuda/attention_backward.cuh",
         "    __syncwarp();\n    if constexpr (gradients) {",
         "    if constexpr (gradients) {",
+        f"{CORRELATION} -k cpu-cuda and bfloat16",
+    ),
+    Fault(
+        "cuda: tf32 is rounded by integers, which loses NaN",
+        "csrc/cuda/mma.h",
+        "return is_nan ? 0x7fffffffu : (bits + 0x1000u) & ~0x1fffu;",
+        "return (bits + 0x1000u) & ~0x1fffu;",
         f"{CORRELATION} -k cpu-cuda",
+    ),
+    Fault(
+        "cuda: a tile is larger than the shared memory of a small GPU",
+        "csrc/cuda/attention.cu",
+        "const size_t most = call.shared_bytes;",
+        "const size_t most = 163 << 10;",
+        f"{CORRELATION} -k cpu-cuda-99KB",
+    ),
+    Fault(
+        "triton: a region of 2**32 is region 0",
+        "kernels/tokens.py",
+        "    group = tl.load(group_ptr + i, mask=i < tokens, other=0)\n",
+        "    group = tl.load(group_ptr + i, mask=i < tokens, other=0).to(tl.int32)\n",
+        f"{MEMORY} -k cpu-triton",
     ),
     Fault(
         "cuda: every block sums the temperature's gradient in one place",
@@ -120,8 +149,8 @@ FAULTS = [
     Fault(
         "triton: the hole is inverted",
         "kernels/tokens.py",
-        "group = 1 - group",
-        "group = group",
+        "group = 1 - group.to(tl.int32)",
+        "group = group.to(tl.int32)",
         f"{CORRELATION} -k cpu-triton",
     ),
     Fault(
@@ -141,8 +170,8 @@ FAULTS = [
     Fault(
         "triton: tokens of region -1 are of region 0",
         "kernels/tokens.py",
-        "group = tl.where((group >= 0) & (group < groups), group, groups)",
-        "group = tl.where(group < groups, tl.maximum(group, 0), groups)",
+        "group = tl.where((group >= 0) & (group < groups), group, groups).to(tl.int32)",
+        "group = tl.where(group < groups, tl.maximum(group, 0), groups).to(tl.int32)",
         f"{MEMORY} -k cpu-triton",
     ),
     Fault(

@@ -35,7 +35,8 @@ struct Simd {
     for (int i = degree - 1; i >= 0; --i) power = power * fraction + static_cast<T>(coefficient[i]);
     const Integers exponent = reinterpret_cast<const Integers&>(shifted) << mantissa;
     const Integers result = reinterpret_cast<const Integers&>(power) + exponent;
-    return reinterpret_cast<const Vector&>(result);
+    // For a NaN the integers above may be any number.
+    return x == x ? reinterpret_cast<const Vector&>(result) : x;
   }
 };
 

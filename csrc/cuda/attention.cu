@@ -1,9 +1,12 @@
 // Attention within groups on CUDA: sizes and launches of the kernels in attention_{forward,backward,combine}.cuh.
 #include "attention.h"
 
+#include <torch/csrc/stable/library.h>
+
 #include <algorithm>
 #include <climits>
 #include <cmath>
+#include <tuple>
 
 #include "attention_forward.cuh"
 #include "attention_combine.cuh"
@@ -12,29 +15,37 @@
 namespace showface {
 namespace {
 
-constexpr size_t kMaxShared = 163 << 10;  // Bytes of shared memory that a block may use on sm_80.
+template <typename T>
+constexpr int kColumnTiles = sizeof(T) == 2 ? 4 : 2;  // 8-column tiles per step.
 
-size_t list_bytes(const Attention& call) {
-  return call.groups.unsorted ? sizeof(int) * sort_numbers(call.groups.tokens, call.groups.count, kThreads / 32) : 0;
+// What the size of a block's shared memory depends on, besides its tile.
+struct Widths {
+  int64_t channels, values;
+  int64_t sorted;  // Numbers that a block sorts itself.
+};
+
+Widths widths_of(const Attention& call) {
+  const Groups& groups = call.groups;
+  return {call.channels, call.values, groups.unsorted ? sort_numbers(groups.tokens, groups.count, kThreads / 32) : 0};
 }
 
 template <typename T, typename A>
-size_t forward_bytes(const Attention& call, size_t rows, size_t columns, size_t stages) {
-  const size_t stride = row_stride<T>(call.channels);
-  const size_t value_stride = row_stride<T>(std::min<int64_t>(call.values, kValueTiles<A> * 8));
+size_t forward_bytes(const Widths& width, size_t rows, size_t columns, size_t stages) {
+  const size_t stride = row_stride<T>(width.channels);
+  const size_t value_stride = row_stride<T>(std::min<int64_t>(width.values, kValueTiles<A> * 8));
   return sizeof(T) * (rows * (stride + row_stride<T>(columns)) + stages * columns * (stride + value_stride)) +
-         sizeof(int) * (rows + 2 * columns) + list_bytes(call) + 256;
+         sizeof(int) * (rows + 2 * columns + width.sorted) + 256;
 }
 
 template <typename T, typename A, Role role>
-size_t backward_bytes(const Attention& call, size_t rows, size_t columns, size_t stages) {
+size_t backward_bytes(const Widths& width, size_t rows, size_t columns, size_t stages) {
   const bool accumulate = role == Role::accumulate;
-  const size_t stride = row_stride<T>(call.channels);
+  const size_t stride = row_stride<T>(width.channels);
   const size_t value_stride =
-      row_stride<T>(accumulate ? std::min<int64_t>(call.values, kGradTiles<A, role> * 8) : call.values);
+      row_stride<T>(accumulate ? std::min<int64_t>(width.values, kGradTiles<A, role> * 8) : width.values);
   return sizeof(T) * (rows * (stride + (accumulate ? 0 : value_stride) + 2 * row_stride<T>(columns)) +
                       stages * columns * (stride + value_stride)) +
-         sizeof(A) * (4 * rows + 4 * columns) + sizeof(int) * (rows + 2 * columns) + list_bytes(call) + 256;
+         sizeof(A) * (4 * rows + 4 * columns) + sizeof(int) * (rows + 2 * columns + width.sorted) + 256;
 }
 
 // Shared memory of a block: the rows of its tile, and how many column tiles it holds at once.
@@ -47,11 +58,13 @@ struct Tile {
   // second block hides the latency just as well.
   template <typename Bytes>
   Tile(const Attention& call, int64_t rows_per_group, Bytes bytes_of) : rows(kMaxRows) {
-    while (rows > 16 && (rows / 2 >= rows_per_group || bytes_of(rows, 1) > kMaxShared)) rows /= 2;
+    const size_t most = call.shared_bytes;
+    while (rows > kMinRows && (rows / 2 >= rows_per_group || bytes_of(rows, 1) > most)) rows /= 2;
     const size_t one = bytes_of(rows, 1), two = bytes_of(rows, 2);
-    stages = two <= kMaxShared / 2 || (one > kMaxShared / 2 && two <= kMaxShared) ? 2 : 1;
+    stages = two <= most / 2 || (one > most / 2 && two <= most) ? 2 : 1;
     bytes = stages == 2 ? two : one;
-    STD_TORCH_CHECK(bytes <= kMaxShared, call.op, ": vectors this wide do not fit into shared memory");
+    STD_TORCH_CHECK(bytes <= most, call.op, ": keys of ", call.channels, " and values of ", call.values,
+                    " numbers need ", bytes, " bytes of shared memory, and this device has ", most);
   }
 };
 
@@ -94,11 +107,11 @@ Tensor empty_like(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef s
   return torch::stable::empty(size, like.scalar_type(), std::nullopt, like.device());
 }
 
-template <typename T, typename A, bool TensorCores, int ColumnTiles>
+template <typename T, typename A, bool TensorCores>
 void forward(const Attention& call, Tensor* out, Tensor& lse) {
-  constexpr int columns = 8 * ColumnTiles;
+  constexpr int columns = 8 * kColumnTiles<T>;
   const Tile tile(call, call.queries_per_group,
-                  [&](int rows, int stages) { return forward_bytes<T, A>(call, rows, columns, stages); });
+                  [&](int rows, int stages) { return forward_bytes<T, A>(widths_of(call), rows, columns, stages); });
   const unsigned parts = std::max(1u, blocks_of(call.values, kValueTiles<A> * 8));
   const int64_t busy = blocks_of(call.queries_per_group, tile.rows) * call.groups.count * parts;
   const int splits = splits_of(call, busy, call.keys_per_group, columns);
@@ -106,7 +119,7 @@ void forward(const Attention& call, Tensor* out, Tensor& lse) {
   // float16 has few small exponents, so the largest weight of a row must be near 1: use the row maximum early.
   const A high = std::is_same_v<T, c10::Half> ? 2 : 40;
   const auto run = [&](A* partial_lse, A* partial) {
-    launch(call.op, forward_kernel<T, A, TensorCores, ColumnTiles>,
+    launch(call.op, forward_kernel<T, A, TensorCores, kColumnTiles<T>>,
            dim3(tiles_of_queries(call, tile.rows), parts, splits), kThreads, tile.bytes, call.stream,
            problem_of<T, A>(call), high, tile.rows, tile.stages, out_data, partial_lse, partial);
   };
@@ -128,14 +141,15 @@ void launch_blend(const char* op, const T* key, const A* sum, const A* weight, i
 
 // Launch the backward kernel in one role, and sum its partial results. Returns partial sums of the gradient of the
 // temperature.
-template <typename T, typename A, bool TensorCores, Role role, int ColumnTiles>
+template <typename T, typename A, bool TensorCores, Role role>
 Tensor run_backward(const Attention& call, BackwardArguments<T, A, role> arguments, const Tensor& lse,
                     const Tensor* grad = nullptr) {
   constexpr bool keys = role != Role::query;
-  constexpr int columns = 8 * ColumnTiles;
+  constexpr int columns = 8 * kColumnTiles<T>;
   const int64_t rows_per_group = keys ? call.keys_per_group : call.queries_per_group;
-  const Tile tile(call, rows_per_group,
-                  [&](int rows, int stages) { return backward_bytes<T, A, role>(call, rows, columns, stages); });
+  const Tile tile(call, rows_per_group, [&](int rows, int stages) {
+    return backward_bytes<T, A, role>(widths_of(call), rows, columns, stages);
+  });
   const unsigned tiles = keys ? tiles_of_keys(call, tile.rows) : tiles_of_queries(call, tile.rows);
   const int64_t width = role == Role::key ? std::max(call.channels, call.values) : call.channels;
   const unsigned parts = std::max(1u, blocks_of(width, 8 * kGradTiles<A, role>));
@@ -146,7 +160,7 @@ Tensor run_backward(const Attention& call, BackwardArguments<T, A, role> argumen
   if (!keys) arguments.temperature = numbers_to_fill<A>(grad_temperature);
   if (splits > 1) arguments.partial = numbers_to_fill<A>(partial);
   if (tiles == 0) return grad_temperature;
-  launch(call.op, backward_kernel<T, A, TensorCores, role, ColumnTiles>, dim3(tiles, parts, splits), kThreads,
+  launch(call.op, backward_kernel<T, A, TensorCores, role, kColumnTiles<T>>, dim3(tiles, parts, splits), kThreads,
          tile.bytes, call.stream, problem_of<T, A>(call, grad), arguments, tile.rows, tile.stages);
   if (splits > 1 && arguments.blended != nullptr) {
     launch_blend(call.op, numbers<T>(call.key), arguments.partial, arguments.partial + arguments.first_size, splits,
@@ -159,7 +173,7 @@ Tensor run_backward(const Attention& call, BackwardArguments<T, A, role> argumen
   return grad_temperature;
 }
 
-template <typename T, typename A, bool TensorCores, int ColumnTiles>
+template <typename T, typename A, bool TensorCores>
 Tensor backward(const Attention& call, const Tensor& grad, const Tensor& out, const Tensor& lse, Tensor& grad_query,
                 Tensor& grad_key, Tensor* grad_value) {
   Tensor delta = empty_like(lse, {call.queries});
@@ -175,13 +189,13 @@ Tensor backward(const Attention& call, const Tensor& grad, const Tensor& out, co
     of_key.second = numbers_to_fill<T>(*grad_value);
     of_key.size += call.keys * call.values;
   }
-  Tensor grad_temperature = run_backward<T, A, TensorCores, Role::query, ColumnTiles>(call, of_query, lse, &grad);
-  run_backward<T, A, TensorCores, Role::key, ColumnTiles>(call, of_key, lse, &grad);
+  Tensor grad_temperature = run_backward<T, A, TensorCores, Role::query>(call, of_query, lse, &grad);
+  run_backward<T, A, TensorCores, Role::key>(call, of_key, lse, &grad);
   return grad_temperature;
 }
 
 // Computes total, or blended if it is not null. total is unused then.
-template <typename T, typename A, bool TensorCores, int ColumnTiles>
+template <typename T, typename A, bool TensorCores>
 void accumulate(const Attention& call, const Tensor& lse, Tensor* total, Tensor* blended, double log_keep,
                 Tensor& mass) {
   BackwardArguments<T, A, Role::accumulate> arguments{};
@@ -195,16 +209,16 @@ void accumulate(const Attention& call, const Tensor& lse, Tensor* total, Tensor*
   } else {
     arguments.first = numbers_to_fill<T>(*total);
   }
-  run_backward<T, A, TensorCores, Role::accumulate, ColumnTiles>(call, arguments, lse);
+  run_backward<T, A, TensorCores, Role::accumulate>(call, arguments, lse);
 }
 
 void accumulate_in_type(const Attention& call, const Tensor& lse, Tensor* total, Tensor* blended, double log_keep,
                         Tensor& mass) {
   const auto run = [&](auto function) { return function(call, lse, total, blended, log_keep, mass); };
   switch (call.query.scalar_type()) {
-    case ScalarType::Double: return run(accumulate<double, double, false, 2>);
+    case ScalarType::Double: return run(accumulate<double, double, false>);
     case ScalarType::Float:
-      return call.tf32 ? run(accumulate<float, float, true, 2>) : run(accumulate<float, float, false, 2>);
+      return call.tf32 ? run(accumulate<float, float, true>) : run(accumulate<float, float, false>);
     default:
       STD_TORCH_CHECK(false, call.op,
                       " takes float32 and float64, because half precision is too coarse for these sums");
@@ -217,19 +231,43 @@ void check(const Attention& call) {
                   " on CUDA takes up to 2**30 tokens, and as many slots");
 }
 
-}  // namespace
+// Bytes of shared memory of the smallest tile. With `sums` for attention_accumulate and attention_write.
+template <typename T, typename A>
+size_t smallest_bytes(const Widths& width, bool sums) {
+  constexpr int columns = 8 * kColumnTiles<T>;
+  if (sums) {
+    return std::max(forward_bytes<T, A>({width.channels, 0, width.sorted}, kMinRows, columns, 1),
+                    backward_bytes<T, A, Role::accumulate>(width, kMinRows, columns, 1));
+  }
+  return std::max({forward_bytes<T, A>(width, kMinRows, columns, 1),
+                   backward_bytes<T, A, Role::query>(width, kMinRows, columns, 1),
+                   backward_bytes<T, A, Role::key>(width, kMinRows, columns, 1)});
+}
 
-// The last template argument is the number of 8-column tiles per step.
+std::tuple<int64_t, int64_t> shared_bytes(const Tensor& like, int64_t channels, int64_t values, bool memory,
+                                          bool sums) {
+  const int64_t sorted = memory ? sort_numbers(kSelfSorted, kSelfSortedRegions, kThreads / 32) : 0;
+  const Widths width{channels, values, sorted};
+  const int64_t has = static_cast<int64_t>(LaunchGuard(like.get_device_index()).shared_bytes());
+  switch (like.scalar_type()) {
+    case ScalarType::Half:
+    case ScalarType::BFloat16: return {smallest_bytes<c10::Half, float>(width, sums), has};
+    case ScalarType::Double: return {smallest_bytes<double, double>(width, sums), has};
+    default: return {smallest_bytes<float, float>(width, sums), has};
+  }
+}
+
+}  // namespace
 
 void attention_forward(const Attention& call, Tensor* out, Tensor& lse) {
   check(call);
   if (call.queries == 0) return;
   const auto run = [&](auto function) { return function(call, out, lse); };
   switch (call.query.scalar_type()) {
-    case ScalarType::Half: return run(forward<c10::Half, float, true, 4>);
-    case ScalarType::BFloat16: return run(forward<c10::BFloat16, float, true, 4>);
-    case ScalarType::Double: return run(forward<double, double, false, 2>);
-    default: return call.tf32 ? run(forward<float, float, true, 2>) : run(forward<float, float, false, 2>);
+    case ScalarType::Half: return run(forward<c10::Half, float, true>);
+    case ScalarType::BFloat16: return run(forward<c10::BFloat16, float, true>);
+    case ScalarType::Double: return run(forward<double, double, false>);
+    default: return call.tf32 ? run(forward<float, float, true>) : run(forward<float, float, false>);
   }
 }
 
@@ -238,10 +276,10 @@ Tensor attention_backward(const Attention& call, const Tensor& grad, const Tenso
   check(call);
   const auto run = [&](auto function) { return function(call, grad, out, lse, grad_query, grad_key, grad_value); };
   switch (call.query.scalar_type()) {
-    case ScalarType::Half: return run(backward<c10::Half, float, true, 4>);
-    case ScalarType::BFloat16: return run(backward<c10::BFloat16, float, true, 4>);
-    case ScalarType::Double: return run(backward<double, double, false, 2>);
-    default: return call.tf32 ? run(backward<float, float, true, 2>) : run(backward<float, float, false, 2>);
+    case ScalarType::Half: return run(backward<c10::Half, float, true>);
+    case ScalarType::BFloat16: return run(backward<c10::BFloat16, float, true>);
+    case ScalarType::Double: return run(backward<double, double, false>);
+    default: return call.tf32 ? run(backward<float, float, true>) : run(backward<float, float, false>);
   }
 }
 
@@ -273,3 +311,7 @@ void blend_keys(const char* op, const Tensor& key, const Tensor& total, const Te
 }
 
 }  // namespace showface
+
+STABLE_TORCH_LIBRARY_IMPL(showface_C, SHOWFACE_CUDA_KEY, m) {
+  m.impl("shared_bytes", TORCH_BOX(&showface::shared_bytes));
+}

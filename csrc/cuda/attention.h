@@ -17,6 +17,7 @@ struct Attention {
   bool tf32;
   cudaStream_t stream;
   int multiprocessors;
+  size_t shared_bytes;  // Bytes of shared memory that a block may use.
 };
 
 // Writes out (queries, V) and lse (queries), the log-sum-exp (base 2) of each query's scores. If only lse is wanted,

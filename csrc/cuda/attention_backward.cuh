@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
   load(steps.begin);
   copy_wait<0>();
   __syncthreads();
-  make_unit<TensorCores, T, A>(row_vector, stride, rows, depth, inverse);
+  make_unit<T, A>(row_vector, stride, rows, depth, inverse);
   if (!keys) {
     // Four lanes per row.
     const int lane = threadIdx.x % 4;
@@ -180,8 +180,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
   A projection[2] = {0, 0};  // <gradient of the unit row, unit row>, without the temperature. Gradients only.
   A mass[2] = {0, 0};        // Sum of the weights. Role::accumulate only.
   const auto prepare = [&](int step) {
-    make_unit<TensorCores, T, A>(column_vector + step % stages * columns * stride, stride, columns, depth,
-                                 static_cast<A*>(nullptr));
+    make_unit<T, A>(column_vector + step % stages * columns * stride, stride, columns, depth, static_cast<A*>(nullptr));
   };
   const auto multiply = [&](int step) {
     if (warp_row >= work.rows.count) return;
@@ -200,15 +199,16 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
         const int row = warp_row + score[tile].row(i), column = tile * 8 + score[tile].column(i);
         const int of_query = keys ? step % 2 * columns + column : row;
         const bool valid = row < work.rows.count && step * columns + column < work.columns.count;
+        const int at = row * weight_stride + stored_column<TensorCores, T>(column);
         const A power = valid ? exp2(score[tile].x[i] * temperature * A(kLog2E) - lse[of_query]) : A(0);
         if constexpr (gradients) {
           const A gradient = valid ? power * (grad_weight[tile].x[i] - delta[of_query]) : A(0);
           projection[i / 2] += gradient * score[tile].x[i];
-          grad_score[row * weight_stride + column] = as_operand<TensorCores, T>(gradient);
+          grad_score[at] = static_cast<T>(gradient);
         } else {
           mass[i / 2] += power;
         }
-        if constexpr (keys) weight[row * weight_stride + column] = as_operand<TensorCores, T>(power);
+        if constexpr (keys) weight[at] = static_cast<T>(power);
       }
     }
     __syncwarp();

@@ -23,9 +23,9 @@ __global__ void __launch_bounds__(kThreads)
   if (row >= queries) return;
   const A mine = lane < splits ? partial_lse[static_cast<int64_t>(lane) * queries + row] : -INFINITY;
   const A row_max = warp_reduce<Max>(mine);
-  const bool has_keys = row_max > -INFINITY;
-  const A weight = has_keys ? exp2(mine - row_max) : A(0);
+  const A weight = mine == -INFINITY ? A(0) : exp2(mine - row_max);
   const A row_sum = warp_reduce<Sum>(weight);
+  const bool has_keys = row_sum != 0;  // true for NaN
   if (lane == 0) lse[row] = has_keys ? row_max + log2(row_sum) : A(0);
   for (int first = 0; first < values; first += 32) {
     const int c = first + lane;
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int split = 0; split < splits; ++split) {
       const A part = __shfl_sync(0xffffffffu, weight, split);
       // A split without keys did not write its partial result.
-      if (part > 0 && c < values) acc += part * partial[(static_cast<int64_t>(split) * queries + row) * values + c];
+      if (part != 0 && c < values) acc += part * partial[(static_cast<int64_t>(split) * queries + row) * values + c];
     }
     if (c < values) out[row * values + c] = static_cast<T>(has_keys ? acc / row_sum : A(0));
   }

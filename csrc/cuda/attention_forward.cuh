@@ -26,7 +26,7 @@ constexpr int kValueTiles = sizeof(A) == 8 ? 8 : 16;
 // Minimum number of resident blocks per multiprocessor. Without this bound the compiler chooses code that spills.
 template <typename A>
 constexpr int kBlocks = sizeof(A) == 8 ? 2 : 3;
-constexpr int kMaxRows = kThreads / 2;  // Largest tile height. Heights are multiples of 16.
+constexpr int kMinRows = 16, kMaxRows = kThreads / 2;  // Tile heights. They are multiples of 16.
 constexpr int kMaxSplits = 16;
 
 // Arguments of the forward kernel and of the backward kernels.
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
   load(steps.begin);
   copy_wait<0>();
   __syncthreads();
-  make_unit<TensorCores, T, A>(query, stride, rows, depth, nullptr);
+  make_unit<T, A>(query, stride, rows, depth, nullptr);
 
   const A temperature = p.temperature_here() * A(kLog2E);
   // Scores are at most the temperature, so subtracting the temperature prevents overflow. At a high temperature all
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
   if (high) row_max[0] = row_max[1] = -INFINITY;
   Accumulator<A> acc[value_parts];
   const auto prepare = [&](int step) {
-    make_unit<TensorCores, T, A>(keys + step % stages * columns * stride, stride, columns, depth, nullptr);
+    make_unit<T, A>(keys + step % stages * columns * stride, stride, columns, depth, nullptr);
   };
   const auto multiply = [&](int step) {
     if (warp_row >= work.rows.count) return;
@@ -179,8 +179,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
       for (int i = 0; i < 4; ++i) {
         const A power = exp2(score[tile].x[i] - row_max[i / 2]);
         row_sum[i / 2] += power;
-        weight[(warp_row + score[tile].row(i)) * weight_stride + tile * 8 + score[tile].column(i)] =
-            as_operand<TensorCores, T>(power);
+        const int column = stored_column<TensorCores, T>(tile * 8 + score[tile].column(i));
+        weight[(warp_row + score[tile].row(i)) * weight_stride + column] = static_cast<T>(power);
       }
     }
     __syncwarp();

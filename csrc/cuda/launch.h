@@ -30,6 +30,7 @@ struct LaunchGuard {
   explicit LaunchGuard(int32_t) {}
   cudaStream_t stream() const { return nullptr; }
   int multiprocessors() const { return cuda_on_cpu::multiprocessors; }
+  size_t shared_bytes() const { return cuda_on_cpu::shared_bytes_of_block; }
 };
 #else
 // torch's current stream. The getter is in torch's CUDA library. A CPU build of torch has no such library, and this
@@ -51,15 +52,16 @@ inline cudaStream_t current_stream(int32_t device) {
   return static_cast<cudaStream_t>(stream);
 }
 
-// The number of multiprocessors of a device, cached.
-inline int multiprocessors(int32_t device) {
+// A positive attribute of a device, cached.
+template <cudaDeviceAttr Attribute>
+int attribute_of(int32_t device) {
   static std::array<std::atomic<int>, 64> known{};
-  int count = device < 64 ? known[device].load(std::memory_order_relaxed) : 0;
-  if (count == 0) {
-    check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-    if (device < 64) known[device].store(count, std::memory_order_relaxed);
+  int value = device < 64 ? known[device].load(std::memory_order_relaxed) : 0;
+  if (value == 0) {
+    check_cuda(cudaDeviceGetAttribute(&value, Attribute, device), "cudaDeviceGetAttribute");
+    if (device < 64) known[device].store(value, std::memory_order_relaxed);
   }
-  return count;
+  return value;
 }
 
 // Makes `device` current for torch and for the CUDA runtime of this library (a static copy with a current device of its
@@ -70,7 +72,9 @@ class LaunchGuard {
     check_cuda(cudaSetDevice(device), "cudaSetDevice");
   }
   cudaStream_t stream() const { return stream_; }
-  int multiprocessors() const { return showface::multiprocessors(device_); }
+  int multiprocessors() const { return attribute_of<cudaDevAttrMultiProcessorCount>(device_); }
+  // Bytes of shared memory that a block may use: 227 KB on sm_90, 163 KB on sm_80, 99 KB on sm_86, sm_89 and sm_120.
+  size_t shared_bytes() const { return attribute_of<cudaDevAttrMaxSharedMemoryPerBlockOptin>(device_); }
 
  private:
   torch::stable::accelerator::DeviceGuard guard_;

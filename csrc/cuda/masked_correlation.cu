@@ -16,36 +16,13 @@ struct ListShared {
   int of_warp[kListThreads / 32];
 };
 
-// Writes order (B * N), for each image its corrupted tokens and then its known tokens, each in ascending order; and
-// bounds (2 B + 1), the start of each of these lists in `order`, and the end of the last one. One block per image,
-// consecutive tokens per thread.
+// Writes order (B * N), for each image its corrupted tokens and then its known tokens; and bounds (2 B + 1), the start
+// of each of these lists in `order`, and the end of the last one. One block per image.
 __global__ void __launch_bounds__(kListThreads)
     list_tokens_kernel(const bool* __restrict__ hole, int* __restrict__ order, int* __restrict__ bounds, int tokens) {
-  auto& [of_warp] = shared_memory<ListShared>();
   const int image = static_cast<int>(blockIdx.x), first = image * tokens;
-  hole += first;
-  order += first;
-  const int warp = threadIdx.x / 32;
-  const int each = divide_up(tokens, kListThreads);
-  const int begin = min(tokens, static_cast<int>(threadIdx.x) * each), end = min(tokens, begin + each);
-  int mine = 0;
-  for (int i = begin; i < end; ++i) mine += hole[i];
-  int before = warp_prefix_sum(mine);
-  if (warp_lane() == 31) of_warp[warp] = before;
-  __syncthreads();
-  int corrupted = 0;
-  before -= mine;
-  for (int w = 0; w < kListThreads / 32; ++w) {
-    if (w < warp) before += of_warp[w];
-    corrupted += of_warp[w];
-  }
-  for (int i = begin; i < end; ++i) {
-    if (hole[i]) {
-      order[before++] = first + i;
-    } else {
-      order[corrupted + i - before] = first + i;
-    }
-  }
+  int* const of_warp = shared_memory<ListShared>().of_warp;
+  const int corrupted = list_corrupted_first(hole + first, first, tokens, of_warp, order + first);
   if (threadIdx.x == 0) {
     bounds[2 * image] = first;
     bounds[2 * image + 1] = first + corrupted;
@@ -85,7 +62,8 @@ struct Call {
                  scale,
                  tf32,
                  guard.stream(),
-                 guard.multiprocessors()};
+                 guard.multiprocessors(),
+                 guard.shared_bytes()};
   }
 };
 

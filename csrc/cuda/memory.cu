@@ -11,11 +11,9 @@
 namespace showface {
 namespace {
 
-// Up to these sizes, each attention block sorts the tokens itself. That costs less than a separate launch.
-constexpr int kSelfSorted = 1024, kSelfSortedRegions = 256;
 constexpr int kSortThreads = 256;
-constexpr int kSortBlocks = 256;  // At most. Each block reads the counts of all blocks.
-constexpr int kMaxRegions = 4096;
+constexpr int kSortBlocks = 256;   // At most. Each block reads the counts of all blocks.
+constexpr int kMaxRegions = 2048;  // The sort's counts fit into the shared memory of every device.
 
 struct SortShared {
   int *counts, *bounds;
@@ -98,7 +96,8 @@ struct Call {
                  scale,
                  tf32,
                  guard.stream(),
-                 guard.multiprocessors()};
+                 guard.multiprocessors(),
+                 guard.shared_bytes()};
   }
 
   void sort(const char* op, cudaStream_t stream) {

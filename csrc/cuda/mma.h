@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cuda_runtime.h>
+#include <torch/headeronly/macros/Macros.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
@@ -23,13 +24,10 @@ template <bool Transposed>
 __device__ __forceinline__ void load_matrices(uint32_t (&x)[4], const void* row) {
 #ifdef SHOWFACE_CUDA_ON_CPU
   if (reinterpret_cast<uintptr_t>(row) % 16 != 0) throw cuda_on_cpu::KernelError("ldmatrix: a row is not aligned");
-  const auto* all = cuda_on_cpu::exchange("ldmatrix", 0xffffffffu, &row, sizeof(row));
+  // Each lane passes on the bytes that it finds when it arrives. What other lanes write later is not seen, as on a GPU.
+  const auto* all = cuda_on_cpu::exchange("ldmatrix", 0xffffffffu, row, 16);
   const int lane = warp_lane();
-  const auto from = [&](int matrix, int row) {
-    const char* begin;
-    memcpy(&begin, all[8 * matrix + row].data(), sizeof(begin));
-    return begin;
-  };
+  const auto from = [&](int matrix, int row) { return all[8 * matrix + row].data(); };
   for (int i = 0; i < 4; ++i) {
     if (Transposed) {
       uint16_t halves[2];
@@ -53,7 +51,21 @@ __device__ __forceinline__ void load_matrices(uint32_t (&x)[4], const void* row)
 #endif
 }
 
-// The operands of mma.sync, loaded from tiles in shared memory whose rows are aligned to 16 bytes.
+// Round a float to tf32, to the nearest value and away from zero at a tie; NaN stays NaN. The chip would truncate,
+// which biases every product towards zero.
+__device__ __forceinline__ uint32_t round_to_tf32(uint32_t bits) {
+#ifdef SHOWFACE_CUDA_ON_CPU
+  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  return is_nan ? 0x7fffffffu : (bits + 0x1000u) & ~0x1fffu;
+#else
+  uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
+  return rounded;
+#endif
+}
+
+// The operands of mma.sync, loaded from tiles in shared memory whose rows are aligned to 16 bytes. Floats are rounded
+// to tf32 here, so every operand is.
 template <typename T>
 struct Fragment {
   static constexpr int kDepth = 32 / sizeof(T);  // K
@@ -71,10 +83,11 @@ struct Fragment {
   static __device__ __forceinline__ A load_a(const T* tile, int stride) {
     A a;
     load_matrices<false>(a.x, tile + warp_lane() % 16 * stride + warp_lane() / 16 * (kDepth / 2));
+    round(a.x);
     return a;
   }
   // Two B operands, for columns 0-7 and 8-15. With Rows, the tile holds B transposed, tile[column * stride + k], for
-  // products A B^T. Otherwise it holds B, tile[k * stride + column].
+  // products A B^T. Otherwise it holds B, tile[k * stride + column], and A must be stored as stored_column says.
   template <bool Rows>
   static __device__ __forceinline__ void load_b(B (&b)[2], const T* tile, int stride) {
     const int lane = warp_lane();
@@ -84,25 +97,32 @@ struct Fragment {
     } else if constexpr (kPacked == 2) {
       load_matrices<true>(x, tile + lane % 16 * stride + lane / 16 * 8);
     } else {
-      for (int i = 0; i < 4; ++i) memcpy(&x[i], tile + (lane % 4 + i % 2 * 4) * stride + lane / 4 + i / 2 * 8, 4);
+      for (int i = 0; i < 4; ++i) memcpy(&x[i], tile + b_row(lane, i) * stride + b_column(lane, i), 4);
     }
+    round(x);
     b[0] = {{x[0], x[1]}};
     b[1] = {{x[2], x[3]}};
   }
+
+  // Row and column of register i of the two B operands of floats, without Rows. A lane reads two neighbouring rows,
+  // because in rows with the stride of row_stride() the lanes of a warp then read from 32 banks.
+  C10_HOST_DEVICE static constexpr int b_row(int lane, int i) { return lane % 4 * 2 + i % 2; }
+  C10_HOST_DEVICE static constexpr int b_column(int lane, int i) { return lane / 4 + i / 2 * 8; }
+
+ private:
+  template <int N>
+  static __device__ __forceinline__ void round(uint32_t (&x)[N]) {
+    if constexpr (std::is_same_v<T, float>) {
+#pragma unroll
+      for (uint32_t& bits : x) bits = round_to_tf32(bits);
+    }
+  }
 };
 
-// Round x to an operand of a product: to T, and for float on tensor cores to tf32. Without rounding the chip truncates
-// to tf32, which biases every product towards zero.
-template <bool TensorCores, typename T, typename A>
-__device__ __forceinline__ T as_operand(A x) {
-  T rounded = static_cast<T>(x);
-  if constexpr (TensorCores && std::is_same_v<T, float>) {
-    uint32_t bits;
-    memcpy(&bits, &rounded, 4);
-    bits = (bits + 0x1000u) & ~0x1fffu;  // Add half of the last kept bit, then clear the bits that tf32 drops.
-    memcpy(&rounded, &bits, 4);
-  }
-  return rounded;
+// Where column k of A is stored for products without Rows. Tensor cores take floats in the order of Fragment::b_row.
+template <bool TensorCores, typename T>
+C10_HOST_DEVICE constexpr int stored_column(int k) {
+  return TensorCores && sizeof(T) == 4 ? k / 8 * 8 + k % 2 * 4 + k % 8 / 2 : k;
 }
 
 template <typename A>
@@ -170,9 +190,9 @@ __device__ __forceinline__ void mma(Accumulator<float>& d, const typename Fragme
 }
 
 // d (16, 8 * Tiles) += a (16, depth) b (depth, 8 * Tiles), by a warp. a[r * a_stride + k] is row-major. With Rows, b
-// holds the transpose, b[column * b_stride + k]; otherwise b[k * b_stride + column]. depth is a multiple of 16. Only
-// the first `tiles` tiles are computed, but b is read up to the next even number of tiles. Without TensorCores,
-// ordinary multiply-adds in type A are used.
+// holds the transpose, b[column * b_stride + k]; otherwise b[k * b_stride + column], and column k of a is stored in
+// stored_column<TensorCores, T>(k). depth is a multiple of 16. Only the first `tiles` tiles are computed, but b is read
+// up to the next even number of tiles. Without TensorCores, ordinary multiply-adds in type A are used.
 template <bool TensorCores, bool Rows, typename T, typename A, int Tiles>
 __device__ __forceinline__ void warp_product(Accumulator<A> (&d)[Tiles], const T* a, int a_stride, const T* b,
                                              int b_stride, int depth, int tiles = Tiles) {

@@ -49,46 +49,78 @@ struct Groups {
 };
 
 // The tile with number blockIdx.x. With Keys = false its rows are queries and its columns their keys, else the other
-// way round. The host does not know the number of tiles, so each block counts them. Surplus blocks get no rows.
+// way round. The host does not know the sizes of the segments, so it launches a block for each tile that there could
+// be: tokens / tile_rows + segments. Segment s gets the blocks from bounds[s] / tile_rows + s on, which are as many as
+// its tiles, or one more. A block that is left over gets no rows.
 template <bool Keys>
 __device__ Work Groups::find(int tile_rows) const {
   Work work{};
-  int tile = static_cast<int>(blockIdx.x);
+  const int block = static_cast<int>(blockIdx.x);
   if (Keys && !listed_keys) {
-    const int tiles = divide_up(key_rows, tile_rows), group = tile / tiles;
-    work.rows = RowList{nullptr, group * key_rows, key_rows}.part(tile % tiles * tile_rows, tile_rows);
+    const int tiles = divide_up(key_rows, tile_rows), group = block / tiles;
+    work.rows = RowList{nullptr, group * key_rows, key_rows}.part(block % tiles * tile_rows, tile_rows);
     work.columns = segment(group * segments_each);
     return work;
   }
-  const int lane = warp_lane();
-  for (int first = 0; first < segments; first += 32) {
-    const int s = first + lane;
-    const int tiles = s < segments ? divide_up(bounds[s + 1] - bounds[s], tile_rows) : 0;
-    const int up_to = warp_prefix_sum(tiles);
-    const unsigned behind = __ballot_sync(0xffffffffu, tile < up_to);
-    if (behind == 0) {
-      tile -= __shfl_sync(0xffffffffu, up_to, 31);
-      continue;
-    }
-    const int holder = __ffs(static_cast<int>(behind)) - 1, found = first + holder;
-    tile -= __shfl_sync(0xffffffffu, up_to - tiles, holder);
-    work.rows = segment(found).part(tile * tile_rows, tile_rows);
-    if (Keys) {
-      if (found % segments_each == 1) work.columns = segment(found - 1);
-    } else if (const int group = found / segments_each; found % segments_each == 0 && group < count) {
-      work.columns = !listed_keys ? RowList{nullptr, group * key_rows, key_rows} : segment(found + 1);
-    }
-    return work;
+  const auto first_block = [&](int s) { return bounds[s] / tile_rows + s; };
+  // The last segment that starts at this block or before it. Each step of the warp divides the range by 32.
+  int found = 0;
+  for (int range = segments; range > 1;) {
+    const int step = divide_up(range, 32), s = found + warp_lane() * step;
+    const bool before = s < found + range && first_block(s) <= block;
+    const int lane = __popc(__ballot_sync(0xffffffffu, before)) - 1;
+    range = min(step, range - lane * step);
+    found += lane * step;
+  }
+  const int from = (block - first_block(found)) * tile_rows;
+  const RowList all = segment(found);
+  if (from >= all.count) return work;
+  work.rows = all.part(from, tile_rows);
+  if (Keys) {
+    if (found % segments_each == 1) work.columns = segment(found - 1);
+  } else if (const int group = found / segments_each; found % segments_each == 0 && group < count) {
+    work.columns = !listed_keys ? RowList{nullptr, group * key_rows, key_rows} : segment(found + 1);
   }
   return work;
+}
+
+// The list of an image's corrupted tokens and then its known tokens, each in ascending order. One block of threads;
+// consecutive tokens per warp, so that its lanes read neighbouring bytes. of_warp (threads / 32) is in shared memory.
+// Returns the number of corrupted tokens.
+template <typename Hole>
+__device__ int list_corrupted_first(Hole hole, int first, int tokens, int* of_warp, int* order) {
+  const int warps = static_cast<int>(blockDim.x) / 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = warp_lane();
+  const int each = static_cast<int>(round_up(divide_up(tokens, warps), 32));
+  const int begin = min(tokens, warp * each), end = min(tokens, begin + each);
+  int mine = 0;
+#pragma unroll 4
+  for (int from = begin; from < end; from += 32) mine += from + lane < end && hole[from + lane];
+  mine = warp_reduce<Sum>(mine);
+  if (lane == 0) of_warp[warp] = mine;
+  __syncthreads();
+  int before = 0, corrupted = 0;
+  for (int w = 0; w < warps; ++w) {
+    if (w < warp) before += of_warp[w];
+    corrupted += of_warp[w];
+  }
+#pragma unroll 4
+  for (int from = begin; from < end; from += 32) {
+    const int i = from + lane;
+    const bool here = i < end && hole[i];
+    const unsigned found = __ballot_sync(0xffffffffu, here);
+    const int rank = before + __popc(found & ((1u << lane) - 1));
+    if (i < end) order[here ? rank : corrupted + i - rank] = first + i;
+    before += __popc(found);
+  }
+  return corrupted;
 }
 
 // A stable counting sort by region, with region -1 last. Each block takes consecutive tokens, each warp a consecutive
 // part of them. Counts are integers, so the order of the atomic additions does not change the result.
 
-// The bin of a region: the region itself, or for -1 the last of regions + 1 bins.
+// The bin of a region: the region itself, or the last of regions + 1 bins for -1 and any other value out of range.
 __device__ inline int bin_of(int64_t region, int regions) {
-  CUDA_KERNEL_ASSERT(region >= -1 && region < regions);
   return region < 0 || region >= regions ? regions : static_cast<int>(region);
 }
 
@@ -155,6 +187,9 @@ __device__ inline void sort_by_region(const int64_t* region, int first, int toke
     __syncwarp();
   }
 }
+
+// Up to these sizes, each attention block sorts the tokens itself. That costs less than a separate launch.
+constexpr int kSelfSorted = 1024, kSelfSortedRegions = 256;
 
 // Number of ints of shared memory that a block needs to sort: `order`, `bounds` and the counts of its warps.
 C10_HOST_DEVICE constexpr int64_t sort_numbers(int64_t tokens, int64_t regions, int64_t warps) {

@@ -39,11 +39,18 @@ __device__ __forceinline__ void load_rows(const T* from, int row_size, const int
   }
 }
 
-// Sum or maximum over four neighbouring lanes. These hold one row of an accumulator, or one row in make_unit.
+// Sum over neighbouring lanes, a power of 2.
+template <int Lanes, typename A>
+__device__ A sum_over(A x) {
+#pragma unroll
+  for (int by = 1; by < Lanes; by *= 2) x += __shfl_xor_sync(0xffffffffu, x, by);
+  return x;
+}
+
+// Sum or maximum over the four neighbouring lanes that hold one row of an accumulator.
 template <typename A>
 __device__ A sum_of_row(A x) {
-  x += __shfl_xor_sync(0xffffffffu, x, 1);
-  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+  return sum_over<4>(x);
 }
 template <typename A>
 __device__ A max_of_row(A x) {
@@ -51,28 +58,30 @@ __device__ A max_of_row(A x) {
   return Max<A>::of(x, __shfl_xor_sync(0xffffffffu, x, 2));
 }
 
-// Scale the rows of a tile to unit length. `inverse`, unless null, gets 1 / norm of each row. Four lanes per row.
-// Elements beyond the width must be zeros. `rows` is a multiple of 8, so that whole warps take part.
-template <bool TensorCores, typename T, typename A>
+// Scale the rows of a tile to unit length. `inverse`, unless null, gets 1 / norm of each row. Elements beyond the width
+// must be zeros. `rows` is a multiple of 16, so that whole warps take part. Eight lanes read 128 bytes of a row at
+// once, which are in different banks for any stride.
+template <typename T, typename A>
 __device__ __forceinline__ void make_unit(T* tile, int stride, int rows, int depth, A* inverse) {
   constexpr int vector = 16 / sizeof(T);
   struct alignas(16) Vector {
     T x[vector];
   };
-  const int lane = threadIdx.x % 4;
-  for (int r = threadIdx.x / 4; r < rows; r += kThreads / 4) {
+  constexpr int lanes = 8;
+  const int lane = threadIdx.x % lanes;
+  for (int r = threadIdx.x / lanes; r < rows; r += kThreads / lanes) {
     auto* const row = reinterpret_cast<Vector*>(tile + r * stride);
     A square = 0;
-    for (int i = lane; i < depth / vector; i += 4) {
+    for (int i = lane; i < depth / vector; i += lanes) {
       const Vector numbers = row[i];
 #pragma unroll
       for (const T x : numbers.x) square += static_cast<A>(x) * static_cast<A>(x);
     }
-    const A scale = A(1) / Max<A>::of(sqrt(sum_of_row(square)), A(kMinNorm));
-    for (int i = lane; i < depth / vector; i += 4) {
+    const A scale = A(1) / Max<A>::of(sqrt(sum_over<lanes>(square)), A(kMinNorm));
+    for (int i = lane; i < depth / vector; i += lanes) {
       Vector numbers = row[i];
 #pragma unroll
-      for (T& x : numbers.x) x = as_operand<TensorCores, T>(static_cast<A>(x) * scale);
+      for (T& x : numbers.x) x = static_cast<T>(static_cast<A>(x) * scale);
       row[i] = numbers;
     }
     if (inverse != nullptr && lane == 0) inverse[r] = scale;

@@ -31,8 +31,8 @@ def memory_read(
         (T, C), dtype of `latent`.
 
     Raises:
-        TypeError, ValueError: a wrong dtype, shape, device or value. On a GPU, values inside tensors
-            are not checked: a region outside 0..K-1 counts as -1, or a device assert stops the kernel.
+        TypeError, ValueError: a wrong dtype, shape, device or value. On a GPU, values inside tensors are not
+            checked, since the host would have to wait for them: there a region outside 0..K-1 counts as -1.
         RuntimeError: the backend was named and can't run; the message says why.
     """
     _check(latent, memory, region, backend)
@@ -140,6 +140,8 @@ def memory_address(latent: Tensor, memory: Tensor, region: Tensor, *, temperatur
     checks.check_positive(tensor)
     z, m = widen(latent, memory)
     tau = temperature_factor(tensor, scale, z)
+    # Only a GPU can have other regions here, which count as -1. Indexing with them would end the CUDA context.
+    region = torch.where(region < len(m), region, -1)
     return definitions.memory_address(z, m, region, tau).to(latent.dtype)
 
 

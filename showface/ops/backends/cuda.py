@@ -1,27 +1,50 @@
 """The "cuda" backend: the compiled extension on CUDA tensors."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from showface.native import allow_tf32, cuda_library
 from showface.ops.dispatch import register
-from showface.ops.precision import widen
+from showface.ops.precision import accumulation_dtype, widen
 
-MAX_WIDTH = 512  # channels of a row
-MAX_FLOAT64_WIDTH = 512  # channels of a key and its value together
+MAX_BLOCKS = 2048  # memory blocks: the sort holds a count per block and warp
 
 
-def refuses(first: Tensor, last: Tensor) -> str | None:
-    """Why shared memory can't hold keys as wide as `first` and values as wide as `last`, or None if it can."""
-    key, value = first.shape[-1], last.shape[-1]
-    if max(key, value) > MAX_WIDTH:
-        return f"its cuda kernel takes vectors up to {MAX_WIDTH} wide, not {max(key, value)}"
-    if first.dtype == torch.float64 and key + value > MAX_FLOAT64_WIDTH:
-        return (
-            f"its cuda kernel takes float64 vectors of {MAX_FLOAT64_WIDTH} numbers, key and value together, "
-            f"not {key + value}"
-        )
-    return None
+def _refuses_correlation(query: Tensor, value: Tensor) -> str | None:
+    """Why the kernels don't support these queries and values, or None if they do."""
+    return _lacks_shared_memory(query.device, query.dtype, query.shape[-1], value.shape[-1], False, False)
+
+
+def _refuses_read(latent: Tensor, memory: Tensor) -> str | None:
+    """Why the kernels don't support reading with these latents from these blocks (or values), or None if they do."""
+    if memory.shape[0] > MAX_BLOCKS:
+        return f"its cuda kernel takes up to {MAX_BLOCKS:,} blocks, not {memory.shape[0]:,}"
+    return _lacks_shared_memory(latent.device, latent.dtype, latent.shape[-1], memory.shape[-1], True, False)
+
+
+def _refuses_write(latent: Tensor, memory: Tensor) -> str | None:
+    """Why the kernels don't support writing these latents to these blocks, or None if they do."""
+    if memory.shape[0] > MAX_BLOCKS:
+        return f"its cuda kernel takes up to {MAX_BLOCKS:,} blocks, not {memory.shape[0]:,}"
+    dtype = accumulation_dtype(latent.dtype)
+    return _lacks_shared_memory(latent.device, dtype, latent.shape[-1], memory.shape[-1], True, True)
+
+
+@cache
+def _lacks_shared_memory(
+    device: torch.device, dtype: torch.dtype, keys: int, values: int, memory: bool, sums: bool
+) -> str | None:
+    """Why this device's shared memory can't hold keys and values of these widths, or None if it can."""
+    like = torch.empty(0, dtype=dtype, device=device)
+    needed, available = cuda_library(like).shared_bytes(like, keys, values, memory, sums)
+    if needed <= available:
+        return None
+    return (
+        f"its cuda kernel needs {needed / 1024:.0f} KB of shared memory for keys of {keys} and values of {values} "
+        f"{str(dtype).removeprefix('torch.')} numbers, and this device has {available / 1024:.0f} KB"
+    )
 
 
 def _memory_attend(
@@ -92,8 +115,8 @@ def _masked_correlation_backward(
     return grad_q, grad_k, grad_v, partials.sum() * scale
 
 
-register("memory_read", "cuda", _memory_attend, _memory_attend_backward, refuses=refuses)
-register("memory_accumulate", "cuda", _memory_accumulate, refuses=refuses)
-register("memory_write", "cuda", _memory_write, refuses=refuses)
+register("memory_read", "cuda", _memory_attend, _memory_attend_backward, refuses=_refuses_read)
+register("memory_accumulate", "cuda", _memory_accumulate, refuses=_refuses_write)
+register("memory_write", "cuda", _memory_write, refuses=_refuses_write)
 register("memory_blend", "cuda", _memory_blend)
-register("masked_correlation", "cuda", _masked_correlation, _masked_correlation_backward, refuses=refuses)
+register("masked_correlation", "cuda", _masked_correlation, _masked_correlation_backward, refuses=_refuses_correlation)

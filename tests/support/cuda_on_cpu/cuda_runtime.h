@@ -69,10 +69,6 @@ inline dim3 blockDim, gridDim;
 
 #include "fibers.h"
 
-#undef CUDA_KERNEL_ASSERT
-#define CUDA_KERNEL_ASSERT(condition) \
-  if (!(condition)) throw cuda_on_cpu::KernelError("kernel assertion failed: " #condition)
-
 inline void __syncthreads() {
   using cuda_on_cpu::block;
   const size_t barrier = block.barriers;
@@ -137,11 +133,16 @@ inline double rsqrt(double x) { return 1 / std::sqrt(x); }
 // The parts of the CUDA runtime that csrc/cuda/launch.h uses.
 using cudaStream_t = void*;
 using cudaError_t = int;
-constexpr cudaError_t cudaSuccess = 0;
+constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidValue = 1;
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
-inline const char* cudaGetErrorString(cudaError_t) { return "the launch failed"; }
+inline const char* cudaGetErrorString(cudaError_t) { return "invalid argument"; }
+
+// The dynamic shared memory that a kernel may use: 48 KB unless it asked for more.
+inline std::map<const void*, size_t> cuda_on_cpu_allowed_bytes;
 template <typename Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
+  if (static_cast<size_t>(bytes) > cuda_on_cpu::shared_bytes_of_block) return cudaErrorInvalidValue;
+  cuda_on_cpu_allowed_bytes[reinterpret_cast<const void*>(kernel)] = static_cast<size_t>(bytes);
   return cudaSuccess;
 }
 
@@ -162,6 +163,9 @@ cudaError_t cudaLaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 thre
   using cuda_on_cpu::block;
   if (threads.volume() > 1024 || threads.volume() == 0 || grid.volume() == 0 || grid.y > 65535 || grid.z > 65535)
     throw cuda_on_cpu::KernelError("a launch of this size would fail");
+  const auto allowed = cuda_on_cpu_allowed_bytes.find(reinterpret_cast<const void*>(kernel));
+  if (shared_bytes > (allowed == cuda_on_cpu_allowed_bytes.end() ? size_t(48) << 10 : allowed->second))
+    return cudaErrorInvalidValue;
   gridDim = grid;
   blockDim = threads;
   block.size = threads.volume();

@@ -182,6 +182,8 @@ inline void run_block() {
   if (block.error) std::rethrow_exception(block.error);
 }
 
+inline uint64_t collectives = 0;
+
 // Exchange values between the lanes of `mask`. Returns 32 values, empty for lanes outside the mask. They stay valid
 // until the lane's second exchange after this one.
 inline const std::vector<char>* exchange(const char* where, unsigned mask, const void* value, size_t bytes) {
@@ -194,6 +196,7 @@ inline const std::vector<char>* exchange(const char* where, unsigned mask, const
   if (++group.arrived == static_cast<unsigned>(__builtin_popcount(mask))) {
     group.arrived = 0;
     ++group.round;
+    ++collectives;
   } else {
     wait(where, [&group, round] { return group.round != round; });
   }
@@ -244,5 +247,14 @@ inline int multiprocessors = 1;
 extern "C" __attribute__((used, weak, visibility("default"))) void cuda_on_cpu_multiprocessors(int count) {
   multiprocessors = count;
 }
+
+// For the tests: the bytes of shared memory that a block may use.
+inline size_t shared_bytes_of_block = 227 << 10;
+extern "C" __attribute__((used, weak, visibility("default"))) void cuda_on_cpu_shared_bytes(int bytes) {
+  shared_bytes_of_block = static_cast<size_t>(bytes);
+}
+
+// For the tests: warp collectives since the program began, counted once for all lanes.
+extern "C" __attribute__((used, weak, visibility("default"))) uint64_t cuda_on_cpu_collectives() { return collectives; }
 
 }  // namespace cuda_on_cpu

@@ -1,4 +1,4 @@
-// Small kernels with known results, for the tests of cuda_runtime.h, mma.h and shared_memory.h. Some are wrong on
+// Small kernels with known results, for the tests of cuda_runtime.h and of the headers in csrc/cuda. Some are wrong on
 // purpose. nvcc compiles this file too, so the same kernels can run on a GPU.
 #include <cuda_runtime.h>
 
@@ -8,6 +8,7 @@
 
 #include "../../../csrc/cuda/mma.h"
 #include "../../../csrc/cuda/shared_memory.h"
+#include "../../../csrc/cuda/token_lists.cuh"
 
 using showface::Accumulator;
 using showface::Fragment;
@@ -105,13 +106,17 @@ __global__ void copies(const float* in, float* out, int n) {
 }
 
 // D = A B^T (n = 0) or A B. `in` holds A (16, K), then B with 16 columns. `out` is D (16, 16).
-template <typename T>
+template <typename T, bool Wait = true>
 __global__ void product(const float* in, float* out, int n) {
   constexpr int depth = Fragment<T>::kDepth;
   T* a = showface::dynamic_shared_memory<T>();
   T* b = a + 16 * depth;
-  for (int i = threadIdx.x; i < 32 * depth; i += 32) a[i] = static_cast<T>(in[i]);
-  __syncthreads();
+  for (int i = threadIdx.x; i < 16 * depth; i += 32) {
+    const int k = i % depth;
+    a[i - k + (n == 0 ? k : showface::stored_column<true, T>(k))] = static_cast<T>(in[i]);
+    b[i] = static_cast<T>(in[16 * depth + i]);
+  }
+  if (Wait) __syncwarp();
   const auto left = Fragment<T>::load_a(a, depth);
   typename Fragment<T>::B right[2];
   if (n == 0) {
@@ -125,6 +130,40 @@ __global__ void product(const float* in, float* out, int n) {
     for (int i = 0; i < 4; ++i) out[d.row(i) * 16 + tile * 8 + d.column(i)] = d.x[i];
   }
 }
+
+// The n tokens of an image, listed by two warps: in[i] > 0 means corrupted. out holds the list, then for each token the
+// number of the access, among those of its lane, in which it was first read.
+struct TracedHole {
+  const float* in;
+  float* out;
+  int* reads;
+  __device__ bool operator[](int i) const {
+    const float before = static_cast<float>((*reads)++);
+    if (out[i] != out[i]) out[i] = before;  // it is still NaN
+    return in[i] > 0;
+  }
+};
+__global__ void list_tokens(const float* in, float* out, int n) {
+  int* const of_warp = showface::dynamic_shared_memory<int>();
+  int* const order = of_warp + 2;
+  int reads = 0;
+  showface::list_corrupted_first(TracedHole{in, out + n, &reads}, 0, n, of_warp, order);
+  __syncthreads();
+  for (int i = threadIdx.x; i < n; i += blockDim.x) out[i] = static_cast<float>(order[i]);
+}
+
+// The lanes of a warp read B from 32 different banks of 4 bytes, for every stride that row_stride() gives.
+constexpr bool reads_all_banks(int stride) {
+  for (int i = 0; i < 4; ++i) {
+    unsigned banks = 0;
+    for (int lane = 0; lane < 32; ++lane) {
+      banks |= 1u << (Fragment<float>::b_row(lane, i) * stride + Fragment<float>::b_column(lane, i)) % 32;
+    }
+    if (banks != 0xffffffffu) return false;
+  }
+  return true;
+}
+static_assert(reads_all_banks(showface::row_stride<float>(16)) && reads_all_banks(showface::row_stride<float>(32)));
 
 struct Probe {
   const char* name;
@@ -146,6 +185,8 @@ constexpr Probe kProbes[] = {
     {"product_float16", product<c10::Half>},
     {"product_bfloat16", product<c10::BFloat16>},
     {"product_tf32", product<float>},
+    {"product_without_wait", product<c10::BFloat16, false>},
+    {"list_tokens", list_tokens},
 };
 
 // Run a probe with one block; returns 0, or 1 with the reason in `error`.
@@ -156,7 +197,13 @@ extern "C" __attribute__((visibility("default"))) int run_probe(const char* name
     if (std::strcmp(probe.name, name) != 0) continue;
     void* arguments[] = {&in, &out, &n};
     try {
-      const cudaError_t code = cudaLaunchKernel(probe.kernel, dim3(1), dim3(threads), arguments, shared_bytes, nullptr);
+      cudaError_t code = cudaSuccess;
+      if (shared_bytes > 48 << 10) {
+        code = cudaFuncSetAttribute(probe.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+      }
+      if (code == cudaSuccess) {
+        code = cudaLaunchKernel(probe.kernel, dim3(1), dim3(threads), arguments, shared_bytes, nullptr);
+      }
       if (code == cudaSuccess) return 0;
       std::snprintf(error, 256, "%s", cudaGetErrorString(code));
     } catch (const std::exception& caught) {
