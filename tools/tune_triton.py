@@ -1,127 +1,165 @@
-"""Measure which tile sizes of the attention kernels are fastest on this GPU: `python tools/tune_triton.py`.
+"""Measure the candidates of tools/tile_candidates.json on this GPU: `python tools/tune_triton.py`.
 
-    python tools/tune_triton.py --list [--chip 90] [--only forward,half]
+    python tools/tune_triton.py [--only forward,half] [--results FOLDER]
 
-Measures all candidates that fit the registers and the shared memory, and writes the fastest ones for this GPU into
-kernels/tuned.py. With `--list` it only prints the candidates, which needs no GPU.
+Compiles the candidates in parallel and measures them one by one. Each duration goes into FOLDER/tuning-DEVICE.json at
+once, and what is there already is not measured again. After each entry, the fastest tile for this GPU is written into
+kernels/tuned.py.
+
+With `--smoke` it runs a few tiny calls on the CPU and leaves kernels/tuned.py alone; set TRITON_INTERPRET=1.
 """
 
 import argparse
+import json
 import os
-from collections.abc import Callable, Iterator
+import re
+import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from pprint import pformat
+from statistics import median
 
+import tile_candidates
 import torch
-import triton_compile
+from tile_candidates import WIDTHS, Key
 from triton.testing import do_bench
 
+from showface.files import write_text
 from showface.kernels import masked_correlation, memory, tiles, tuned
 
-DTYPES = {"fp32": "fp32", "tf32": "fp32", "half": "fp16"}
-TORCH_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "half": torch.float16}
-WIDTHS = {tiles.ODD: 100, **{width: width for width in (16, 32, 64, 128, 256, 512)}}  # one width per width class
-Key = tuple[str, str, int]
+TORCH_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "half": torch.bfloat16}
+GAIN = 0.98  # a tile replaces the one in use if it takes at most this share of its time
+Durations = dict[str, dict[str, float | str]]  # by entry and tile: milliseconds, or why it can't be measured
 
 
-def candidates(key: Key) -> list[tiles.Tile]:
-    """Tiles to measure. The first one is the tile in use."""
-    kernel, kind, width = key
-    used = tiles.look_up(kernel, kind, width)
-    columns = [(64, 64)] if 0 < width <= 64 else [(used.piece, used.part), (32, 64), (64, 128), (64, 256), (128, 128)]
-    pairs = [(16, 32), (32, 32), (32, 64), (64, 32), (64, 64), (128, 32), (128, 64)]
-    found = [used]
-    for (queries, keys), (piece, part), warps, stages in product(pairs, columns, (4, 8), (2, 3)):
-        found.append(tiles.Tile(queries, keys, piece, part, warps, stages))
-    return list(dict.fromkeys(found))
-
-
-def passes(key: Key, chip: int, tile: tiles.Tile) -> bool:
-    """Whether the tile compiles, fits the registers and the shared memory, and uses tensor cores."""
-    kernel, kind, width = key
-    one = triton_compile.attention_kernel(
-        kernel, DTYPES[kind], kind, tile, WIDTHS[width], listed_keys=kernel != "accumulate"
-    )
-    try:
-        built = triton_compile.compile_for(one, 80 if chip < 90 else 90 if chip < 100 else 100)
-    except RuntimeError as error:  # Triton cannot compile every candidate
-        print(key, *tile, error, flush=True)
-        return False
-    fits = built.shared <= triton_compile.CHIPS[built.chip] and built.spilled <= triton_compile.SPILL_LIMIT
-    return fits and built.tensor_cores
-
-
-def problem(key: Key) -> Callable[[], object]:
+def problem(key: Key, smoke: bool = False) -> Callable[[], object]:
     """The call to measure: the operator that launches the kernel, with inputs large enough to fill a GPU."""
     kernel, kind, width = key
-    options = {"dtype": TORCH_DTYPES[kind], "device": "cuda"}
+    device = "cpu" if smoke else "cuda"
+    options = {"dtype": TORCH_DTYPES[kind], "device": device}
     torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")
+    batch, tokens = (1, 32) if smoke else (4, 4096)
     if kernel == "accumulate":
-        latent, slots = torch.randn(65536, WIDTHS[width], **options), torch.randn(19, 256, WIDTHS[width], **options)
-        region = torch.randint(-1, 19, (65536,), device="cuda")
+        latent, slots = (
+            torch.randn(16 * tokens, WIDTHS[width], **options),
+            torch.randn(19, 256, WIDTHS[width], **options),
+        )
+        region = torch.randint(-1, 19, (16 * tokens,), device=device)
         return partial(memory.memory_accumulate, latent, slots, region, None, 16.0)
-    tensors = [torch.randn(4, 4096, WIDTHS[width], **options) for _ in range(4)]
-    rest = torch.rand(4, 4096, device="cuda") < 0.3, None, 16.0, False
+    tensors = [torch.randn(batch, tokens, WIDTHS[width], **options) for _ in range(4)]
+    rest = torch.rand(batch, tokens, device=device) < 0.3, None, 16.0, False
     if kernel == "forward":
         return partial(masked_correlation.masked_correlation, *tensors[:3], *rest)
     out, lse = masked_correlation.masked_correlation(*tensors[:3], *rest)
     return partial(masked_correlation.masked_correlation_backward, *tensors, rest[0], out, lse, *rest[1:])
 
 
-def measure(key: Key, choices: list[tiles.Tile], chip: int) -> tiles.Tile:
-    """The fastest tile, or the tile in use (the first) unless another one is at least 2% faster."""
-    run, durations = problem(key), {}
+def use(key: Key, tile: tiles.Tile, chip: int) -> None:
+    """Let the kernels of this process use a tile."""
+    tuned.TUNED.setdefault(chip, {})[key] = tuple(tile)
+
+
+def compile_tile(job: tuple[Key, tiles.Tile], chip: int) -> None:
+    """Run a tile once, so that it is in Triton's cache. What is wrong with it shows when it is measured."""
+    use(*job, chip)
+    try:
+        problem(job[0])()
+        torch.cuda.synchronize()
+    except Exception as error:
+        print(*job[0], *job[1], f"{type(error).__name__}: {error}", flush=True)
+
+
+def milliseconds(run: Callable[[], object], smoke: bool) -> float:
+    """The median duration of a call."""
+    if not smoke:
+        return float(do_bench(run, return_mode="median"))
+    durations = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        run()
+        durations.append(1e3 * (time.perf_counter() - begin))
+    return median(durations)
+
+
+def measure(key: Key, choices: list[tiles.Tile], chip: int, smoke: bool, path: Path) -> tiles.Tile | None:
+    """Measure what is not in the file yet. Returns the fastest tile, or None if the one in use is as fast."""
+    every: Durations = json.loads(path.read_text()) if path.exists() else {}
+    durations = every.setdefault(name_of(key), {})
+    run = problem(key, smoke)
     for tile in choices:
-        tuned.TUNED.setdefault(chip, {})[key] = tuple(tile)
-        run()  # compiles
-        durations[tile] = do_bench(run, return_mode="median")
-    best = min(choices, key=durations.__getitem__)
-    best = best if durations[best] < 0.98 * durations[choices[0]] else choices[0]
-    print(key, *best, f"{1e3 * durations[best]:.0f} us, was {1e3 * durations[choices[0]]:.0f} us", flush=True)
-    return best
+        name = ",".join(map(str, tile))
+        if name in durations:
+            continue
+        use(key, tile, chip)
+        try:
+            durations[name] = round(milliseconds(run, smoke), 4)
+        except Exception as error:  # out of resources, for example: the others are measured all the same
+            durations[name] = f"{type(error).__name__}: {error}"
+        write_text(path, json.dumps(every, indent=1) + "\n")
+        print(*key, name, durations[name], flush=True)
+    times = {tile: x for tile in choices if isinstance(x := durations[",".join(map(str, tile))], float)}
+    best = min(times, key=times.__getitem__, default=None)
+    in_use = times.get(choices[0])
+    return best if best is not None and (in_use is None or times[best] < GAIN * in_use) else None
 
 
-def keys(only: str) -> Iterator[Key]:
-    """The entries of the table of tiles that contain all words of `only`, separated by commas."""
-    for key in product(tiles.KERNELS, tiles.KINDS, WIDTHS):
-        if all(not word or word in map(str, key) for word in only.split(",")):
-            yield key
-
-
-def save(found: dict[Key, tiles.Tile], chip: int) -> None:
-    """Rewrite kernels/tuned.py. Entries of other chips, and entries that were not measured, are kept."""
-    defaults = {key: tile for key, tile in found.items() if tile == tiles.look_up(*key)}
-    kept = tuned.TUNED.get(chip, {}) | {key: tuple(tile) for key, tile in found.items()}
-    tuned.TUNED[chip] = {key: tile for key, tile in kept.items() if key not in defaults}
+def save(key: Key, tile: tiles.Tile | None, chip: int, kept: dict[Key, tuple[int, ...]]) -> None:
+    """Write the tile of an entry into kernels/tuned.py, or remove the entry. Other entries and chips are kept."""
+    kept.pop(key, None)
+    if tile is not None:
+        kept[key] = tuple(tile)
+    tuned.TUNED[chip] = dict(kept)
     path = Path(tuned.__file__)
     head = path.read_text().rsplit(" = ", 1)[0]
-    path.write_text(f"{head} = {pformat(tuned.TUNED, width=118)}\n")
+    write_text(path, f"{head} = {pformat({x: y for x, y in tuned.TUNED.items() if y}, width=118)}\n")
+
+
+def name_of(key: Key) -> str:
+    return " ".join(map(str, key))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", help="words that an entry must contain, such as forward,half")
+    parser.add_argument("--results", type=Path, default=Path("build/tuning"), help="folder of the durations")
+    parser.add_argument(
+        "--smoke", action="store_true", help="tiny sizes, on any machine; kernels/tuned.py is not written"
+    )
+    options = parser.parse_args()
+    if not options.smoke and not torch.cuda.is_available():
+        sys.exit("tune_triton.py needs a CUDA device; --smoke runs without one")
+    chip = 90 if options.smoke else tiles.chip_of(torch.device("cuda"))
+    device = "cpu" if options.smoke else torch.cuda.get_device_name()
+    candidates = tile_candidates.read()
+    compiled_for = next((str(x) for x in (chip, 90, 80) if x <= chip and str(x) in candidates), None)
+    if compiled_for is None:
+        sys.exit(f"tools/tile_candidates.json has no candidates for sm_{chip}: run tools/tile_candidates.py")
+    jobs = {}
+    for key in tile_candidates.keys(options.only):
+        if found := candidates[compiled_for].get(name_of(key)):
+            in_use = tiles.look_up(*key, chip)
+            jobs[key] = list(dict.fromkeys([in_use, *(tiles.Tile(*tile) for tile in found)]))
+    if options.smoke:
+        jobs = {key: choices[:2] for key, choices in list(jobs.items())[:1]}
+    else:
+        # Spawn: forked processes would inherit the state of the CUDA driver.
+        with ProcessPoolExecutor(min(12, os.cpu_count() or 1), get_context("spawn")) as pool:
+            every = [(key, tile) for key, choices in jobs.items() for tile in choices]
+            list(pool.map(partial(compile_tile, chip=chip), every))
+    kept = dict(tuned.TUNED.get(chip, {}))
+    device = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    options.results.mkdir(parents=True, exist_ok=True)
+    for key, choices in jobs.items():
+        best = measure(key, choices, chip, options.smoke, options.results / f"tuning-{device}.json")
+        if not options.smoke and best is not None:
+            save(key, best, chip, kept)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--list", action="store_true", help="print the candidates and measure nothing")
-    parser.add_argument("--chip", type=int, help="compute capability, such as 90 for 9.0; default: that of the GPU")
-    parser.add_argument(
-        "--only",
-        default="",
-        help="words that an entry must contain, such as forward,half",
-    )
-    options = parser.parse_args()
-    chip = options.chip or tiles.chip_of(torch.device("cuda"))
-    results = {}
-    # Spawn: forked processes would inherit the state of the CUDA driver.
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        for key in keys(options.only):
-            every = candidates(key)
-            choices = [x for x, good in zip(every, pool.map(partial(passes, key, chip), every), strict=True) if good]
-            if options.list:
-                print(key, f"{len(choices)} of {len(every)}:", *map(tuple, choices), flush=True)
-            else:
-                results[key] = measure(key, choices, chip)
-    if results:
-        save(results, chip)
+    main()

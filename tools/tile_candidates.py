@@ -1,0 +1,113 @@
+"""Choose tile sizes that are worth measuring on a GPU: `python tools/tile_candidates.py`. Needs no GPU.
+
+    python tools/tile_candidates.py [--chip 90] [--only half,128] [--count 10]
+
+Compiles all tiles for one architecture, leaves out those that spill or need too much shared memory, and writes the ones
+with the highest issue bound (docs/triton-kernels.md) to tools/tile_candidates.json. tools/tune_triton.py measures them.
+"""
+
+import argparse
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import triton_compile
+
+from showface.files import write_text
+from showface.kernels import tiles
+
+PATH = Path(__file__).with_name("tile_candidates.json")
+DTYPES = {"fp32": "fp32", "tf32": "fp32", "half": "bf16"}
+WIDTHS = {tiles.ODD: 100, **{width: width for width in (16, 32, 64, 128, 256, 512)}}  # one width per width class
+ALIKE = 2  # candidates that differ only in columns and stages
+Key = tuple[str, str, int]  # kernel, kind of operands, width class
+
+
+def keys(only: str) -> Iterator[Key]:
+    """The entries of the table of tiles that contain all words of `only`, separated by commas."""
+    for key in product(tiles.KERNELS, tiles.KINDS, WIDTHS):
+        if all(not word or word in map(str, key) for word in only.split(",")):
+            yield key
+
+
+def every_tile(key: Key) -> list[tiles.Tile]:
+    """All tiles for an entry, from small to large."""
+    kernel, kind, width = key
+    used = tiles.look_up(kernel, kind, width)
+    columns = [(64, 64)] if 0 < width <= 64 else [(used.piece, used.part), (32, 64), (64, 128), (64, 256), (128, 128)]
+    if width > 64 and kind == "half":
+        columns.append((width, width))
+    pairs = [(16, 32), (32, 32), (32, 64), (32, 128), (64, 32), (64, 64), (64, 128), (128, 32), (128, 64), (128, 128)]
+    found = [
+        tiles.Tile(queries, keys, piece, part, warps, stages)
+        for (queries, keys), (piece, part), warps, stages in product(pairs, dict.fromkeys(columns), (4, 8), (2, 3))
+    ]
+    return list(dict.fromkeys([used, *found]))
+
+
+def bound_of(key: Key, chip: int, tile: tiles.Tile) -> int | None:
+    """The issue bound in percent, or None if the tile does not compile or does not fit."""
+    kernel, kind, width = key
+    listed_keys = kernel != "accumulate"
+    try:
+        one = triton_compile.attention_kernel(kernel, DTYPES[kind], kind, tile, WIDTHS[width], listed_keys=listed_keys)
+        built = triton_compile.compile_for(one, chip)
+    except Exception as error:  # Triton has no common class for the many reasons why it can't compile a tile
+        print(key, *tile, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", flush=True)
+        return None
+    fits = built.shared <= triton_compile.CHIPS[chip] and built.spilled <= triton_compile.SPILL_LIMIT
+    return built.issue_bound if fits and built.tensor_cores else None
+
+
+def choose(bounds: dict[tiles.Tile, int | None], count: int) -> list[tiles.Tile]:
+    """The tiles with the highest bounds, of which at most ALIKE have the same queries, keys and warps."""
+    chosen: list[tiles.Tile] = []
+    alike: Counter[tuple[int, int, int]] = Counter()
+    for tile in sorted((x for x in bounds if bounds[x] is not None), key=lambda x: -(bounds[x] or 0)):
+        kind = tile.queries, tile.keys, tile.warps
+        if len(chosen) < count and alike[kind] < ALIKE:
+            alike[kind] += 1
+            chosen.append(tile)
+    return chosen
+
+
+def read() -> dict[str, dict[str, list[list[int]]]]:
+    """The candidates by architecture and entry, such as {"90": {"forward half 64": [[64, 64, 64, 64, 4, 3], ...]}}."""
+    found: dict[str, dict[str, list[list[int]]]] = json.loads(PATH.read_text()) if PATH.exists() else {}
+    return found
+
+
+def write(candidates: dict[str, dict[str, list[list[int]]]]) -> None:
+    lines = []
+    for chip, by_key in sorted(candidates.items()):
+        entries = [f'  "{key}": {json.dumps(tiles_of_key)}' for key, tiles_of_key in sorted(by_key.items())]
+        lines.append(f' "{chip}": {{\n' + ",\n".join(entries) + "\n }")
+    write_text(PATH, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--chip", type=int, default=90, choices=sorted(triton_compile.CHIPS), help="default: 90")
+    parser.add_argument("--only", default="half", help="words that an entry must contain, such as half,128")
+    parser.add_argument("--count", type=int, default=10, help="candidates for each entry")
+    options = parser.parse_args()
+    candidates = read()
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for key in keys(options.only):
+            every = every_tile(key)
+            bounds = dict(zip(every, pool.map(partial(bound_of, key, options.chip), every), strict=True))
+            chosen = choose(bounds, options.count)
+            print(*key, *(f"{','.join(map(str, tile))}: {bounds[tile]}%" for tile in chosen), flush=True)
+            candidates.setdefault(str(options.chip), {})[" ".join(map(str, key))] = [list(tile) for tile in chosen]
+            write(candidates)
+
+
+if __name__ == "__main__":
+    main()
