@@ -118,7 +118,7 @@ def gather_then_varlen(
     k, v = (Pack.apply(x.flatten(0, 1), *to_keys, known) for x in (unit(key), value))
     bounds = starts(hole.sum(1)), starts((~hole).sum(1))
     out = attention(q[:, None], k[:, None], v[:, None], *bounds, tokens, tokens, scale=TEMPERATURE)
-    return Unpack.apply(out[:, 0], *places, corrupted).unflatten(0, (batch, tokens))
+    return Unpack.apply(out.squeeze(1), *places, corrupted).unflatten(0, (batch, tokens))
 
 
 def flex_mask(hole: Tensor) -> BlockMask:

@@ -41,9 +41,9 @@ def is_ours(name: str) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """The kind of an error and the first line of its message."""
+    """The kind of an error and the first line of its message, shortened."""
     text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
 
 
 def check_all(runs: Mapping[str, Run], check: Callable[[Any], None], *, keep_going: bool = False) -> Checked:

@@ -82,7 +82,7 @@ def varlen_read(latent: Tensor, memory: Tensor, region: Tensor, attention: Calla
     )
     to_slots = torch.arange(regions + 1, device=region.device, dtype=torch.int32) * slots
     out = attention(q, k, v, begin, to_slots, len(latent), slots, scale=TEMPERATURE)
-    return Unpack.apply(out[:, 0], *rows)
+    return Unpack.apply(out.squeeze(1), *rows)
 
 
 def grouped_read(latent: Tensor, memory: Tensor, region: Tensor) -> Tensor:

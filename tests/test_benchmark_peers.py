@@ -15,6 +15,7 @@ import pytest
 import torch
 from correlation_peers import TEMPERATURE
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from showface.ops import definitions
@@ -111,6 +112,7 @@ def flex_by_matrix(q: Tensor, k: Tensor, v: Tensor, *, block_mask: BlockMask, sc
     return (torch.softmax(score, dim=-1) * wanted) @ v
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("full", [False, True], ids=["", "one image is all hole"])
 def test_flex_attention(size, full):
@@ -233,6 +235,21 @@ def test_memory_writes(name, uneven, sizes):
     exact = definitions.memory_write(latent, memory, region, memory_peers.TEMPERATURE, 0.05)[0]
     out = WRITES[name](latent, memory, region, 0.05)
     torch.testing.assert_close(out, exact, rtol=tolerance, atol=tolerance)
+
+
+def test_the_kernels_of_a_gpu_take_the_arguments():
+    """Shapes, dtypes and gradients of torch's operators, which run here without any data."""
+    half = {"dtype": torch.bfloat16, "requires_grad": True}
+    with FakeTensorMode():
+        images = [torch.empty(4, 256, 64, **half) for _ in range(3)]
+        out = correlation_peers.gather_then_varlen(*images, torch.empty(4, 256, dtype=torch.bool))
+        assert [x.shape for x in torch.autograd.grad(out, images, torch.empty_like(out))] == [(4, 256, 64)] * 3
+        latent, memory = torch.empty(300, 64, **half), torch.empty(19, 32, 64, **half)
+        region = torch.empty(300, dtype=torch.int64)
+        for read in (memory_peers.varlen_read, memory_peers.grouped_read):
+            out = read(latent, memory, region)
+            gradients = torch.autograd.grad(out, (latent, memory), torch.empty_like(out))
+            assert [x.shape for x in (out, *gradients)] == [(300, 64), (300, 64), (19, 32, 64)]
 
 
 # The check before the timing.
