@@ -37,8 +37,8 @@ def add(
         _groups[group]["left_out"] = dict(left_out)
 
 
-def results(group: str) -> dict[str, Any]:
-    return _groups[group]["results"]
+def group(name: str) -> dict[str, Any]:
+    return _groups[name]
 
 
 def number_of_groups(op: str) -> int:
@@ -105,6 +105,11 @@ def write_partial(op: str, folder: Path = RESULTS) -> Path:
     path = partial_path_of(op, folder)
     save(path, machine() | {"complete": False, "groups": _groups_of(op)})
     return path
+
+
+def write_all(path: Path, more: dict[str, Any]) -> None:
+    """Write the added groups of all operators to one file, with `more` values."""
+    save(path, machine() | more | {"groups": _groups})
 
 
 def _groups_of(op: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def report(
     durations = all_durations[name]
     remaining = iter(durations)
     benchmark.group = group
-    benchmark.extra_info.update(record.results(group)[name])
+    benchmark.extra_info.update(record.group(group)["results"][name])
     benchmark.pedantic(lambda: CLOCK.advance(next(remaining)), rounds=len(durations))
 
 

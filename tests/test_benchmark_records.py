@@ -1,4 +1,4 @@
-"""The benchmarks save what they measured after each case, and go on after an interruption."""
+"""The benchmarks save what they measured after each case, and go on after an interruption. So does the probe."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import probe
 import pytest
 import record
 
@@ -105,3 +106,51 @@ def test_another_machine_or_version_is_not_resumed(tmp_path):
 def test_reasons_for_leaving_out_a_peer_are_recorded(tmp_path):
     record.add("g", {"op": "some"}, {}, {"x": {"median_ms": 1.5}}, {"y": "RuntimeError: no kernel"})
     assert record.read(record.write("some", tmp_path))["groups"]["g"]["left_out"] == {"y": "RuntimeError: no kernel"}
+
+
+def test_the_probe_measures_without_pytest(tmp_path):
+    (tmp_path / "pytest.py").write_text("raise ImportError('the probe must not need pytest')")
+    paths = os.pathsep.join(str(path) for path in (tmp_path, ROOT, ROOT / "benchmarks"))
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "probe.py"),
+        "--smoke",
+        "--rounds",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = record.read(record.path_of("probe", tmp_path))
+    assert found["complete"] is True
+    assert found["failed"] == {}
+    assert [group["case"]["op"] for group in found["groups"].values()] == ["masked_correlation", "memory", "memory"]
+    for group in found["groups"].values():
+        assert group["floor"]["gflop"] > 0
+        assert all(x["share_of_floor"] >= 0 and x["median_ms"] > 0 for x in group["results"].values())
+        assert group["left_out"]["compiled " + next(iter(group["results"]))] == "only with --compiled"
+    assert {"eager", "gather, then SDPA"} <= set(next(iter(found["groups"].values()))["results"])
+
+
+def test_the_probe_goes_on_after_a_failure_and_saves_each_case(tmp_path, monkeypatch, capsys, empty):
+    def run_trial(each: probe.Trial, rounds: int, compiled: bool) -> None:
+        if each.case["mode"] == "read":
+            raise RuntimeError("no memory\nleft")
+        record.add(probe.group_name(each.case), each.case, {}, {})
+
+    monkeypatch.setattr(probe, "run_trial", run_trial)
+    monkeypatch.setattr(sys, "argv", ["probe.py", "--smoke", "--out", str(tmp_path)])
+    probe.main()
+    found = record.read(record.path_of("probe", tmp_path))
+    assert list(found["failed"].values()) == ["RuntimeError: no memory"]
+    assert [group["case"]["op"] for group in found["groups"].values()] == ["masked_correlation", "memory"]
+    assert "failed: RuntimeError: no memory" in capsys.readouterr().out
+
+
+def test_the_probe_lists_its_cases(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["probe.py", "--list", "--only", "channels=256"])
+    probe.main()
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[0] == "masked_correlation strokes tokens=16384 channels=256 hole=0.3 batch=4 bfloat16 forward"
+    assert sum(name.startswith("memory regions") for name in listed) == 4
