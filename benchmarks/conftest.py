@@ -89,8 +89,7 @@ def _show(config: pytest.Config, line: str) -> None:
     """Write a line to the terminal during a test, whose output pytest would otherwise keep."""
     terminal, capture = (config.pluginmanager.get_plugin(name) for name in ("terminalreporter", "capturemanager"))
     with capture.global_and_fixture_disabled() if capture else nullcontext():
-        terminal.ensure_newline()
-        terminal.write_line(line)
+        terminal.write_line(f"\n{line}")  # after the dots of finished tests
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
