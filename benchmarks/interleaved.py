@@ -1,8 +1,7 @@
-"""Time several implementations in turns, so that a slow phase of the machine affects all of them.
+"""Check several implementations, then time them in turns, so that a slow phase of the machine affects all of them.
 
-pytest-benchmark times one test after another. Here, the first test of a group times all of its implementations, one
-round of each in turn. It also times a matrix product and a copy, for the roofline (the records call it "floor"). Each
-test then reports the measurements of its own implementation.
+One round of each implementation runs in turn. A matrix product and a copy are timed too, for the roofline (the records
+call it "floor").
 """
 
 import random
@@ -12,42 +11,13 @@ from statistics import median, quantiles
 from typing import Any
 
 import measure
-import pytest
 import record
 import torch
 from measure import Run
 
 Case = dict[str, str | int | float]
-
-
-def is_right(name: str, check: Callable[[], None]) -> bool:
-    """Return whether the check passes. A failed check of our own implementation raises AssertionError."""
-    try:
-        check()
-    except AssertionError:
-        if name.startswith("showface"):
-            raise
-        return False
-    return True
-
-
-class Clock:
-    """A timer for pytest-benchmark that only moves when it is advanced, by durations measured before."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-
-CLOCK = Clock()
 GRAPH = " (graph)"
 shuffle = random.Random(0)
-_measured: dict[str, dict[str, list[float]]] = {}
 
 
 @dataclass(frozen=True)
@@ -58,38 +28,73 @@ class Work:
     bytes: float = 0.0
 
 
-def report(
-    benchmark: Any, case: Case, name: str, prepare: Callable[[], Mapping[str, Run]], *, work: Work | None, rounds: int
-) -> None:
-    """Report the durations of one implementation in a case to pytest-benchmark, and record them.
+@dataclass(frozen=True)
+class Checked:
+    """The implementations with right results, and for each other one the reason why it is not timed."""
+
+    runs: Mapping[str, Run]
+    left_out: Mapping[str, str]
+
+
+def is_ours(name: str) -> bool:
+    return name.startswith("showface")
+
+
+def first_line(error: Exception) -> str:
+    """The kind of an error and the first line of its message, shortened."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
+
+
+def check_all(runs: Mapping[str, Run], check: Callable[[Any], None], *, keep_going: bool = False) -> Checked:
+    """Run each implementation once, and keep those with right results.
 
     Args:
-        benchmark: the fixture, in a test marked with `benchmark(timer=CLOCK)`.
-        case: identifies the measurement: `op`, `mode`, `dtype` and sizes. The tests of a case must run consecutively.
-        name: the implementation.
-        prepare: returns all implementations that can run here and give correct results. Peers with wrong results are
-            left out; a wrong result of ours fails the test.
+        runs: the implementations by name.
+        check: gets a result, and raises AssertionError if it is wrong.
+        keep_going: leave out ours too if it fails. Otherwise its error is raised.
+    """
+    right, left_out = {}, {}
+    for name, run in runs.items():
+        try:
+            check(run())
+        except Exception as error:
+            if is_ours(name) and not keep_going:
+                raise
+            left_out[name] = first_line(error)
+        else:
+            right[name] = run
+    return Checked(right, left_out)
+
+
+def group_name(case: Case) -> str:
+    return " ".join(str(value) if isinstance(value, str) else f"{key}={value}" for key, value in case.items())
+
+
+def time_all(
+    case: Case, checked: Checked, *, work: Work | None, rounds: int, keep_going: bool = False
+) -> dict[str, list[float]]:
+    """Time the implementations of a case in turns, add the results to the record, and return all durations.
+
+    Args:
+        case: identifies the measurement: `op`, `mode`, `dtype` and sizes.
+        checked: the implementations.
         work: the minimum work of the case; None if no rate is wanted.
         rounds: number of timed calls per implementation.
+        keep_going: as in `check_all`, for ours that can't be captured as a CUDA graph.
     """
-    group = " ".join(str(value) if isinstance(value, str) else f"{key}={value}" for key, value in case.items())
-    if group not in _measured:
-        _measured.clear()
-        _measured[group] = _time_all(group, case, prepare(), work, rounds)
-    if name not in _measured[group]:
-        pytest.skip("its result is wrong here, so it is not timed")
-    durations = _measured[group][name]
-    remaining = iter(durations)
-    benchmark.group = group
-    benchmark.extra_info.update(record.results(group)[name])
-    benchmark.pedantic(lambda: CLOCK.advance(next(remaining)), rounds=len(durations))
-
-
-def _time_all(
-    group: str, case: Case, runs: Mapping[str, Run], work: Work | None, rounds: int
-) -> dict[str, list[float]]:
-    every = dict(runs)
-    graphs = {name: graph for name, run in runs.items() if work and (graph := measure.replay(run))}
+    runs, left_out = checked.runs, dict(checked.left_out)
+    every, graphs = dict(runs), {}
+    for name, run in runs.items() if work else ():
+        try:
+            graph = measure.replay(run)
+        except Exception as error:
+            if is_ours(name) and not keep_going:
+                raise
+            left_out[name + GRAPH] = first_line(error)
+            continue
+        if graph:
+            graphs[name] = graph
     every |= {name + GRAPH: graph for name, graph in graphs.items()}
     if work:
         product, product_flops = measure.product(getattr(torch, str(case["dtype"])))
@@ -106,9 +111,12 @@ def _time_all(
             durations[name].append(measure.seconds(every[name], launches=not name.endswith(GRAPH)))
     results = {name: _summary(durations[name]) for name in runs}
     floor = {}
+    for name in graphs:
+        results[name]["graph"] = _summary(durations[name + GRAPH])
     if work:
         product_rate, copy_rate = product_flops / median(durations["product"]), copied / median(durations["copy"])
         floor = {"product_gflops": round(product_rate / 1e9, 1), "copy_gb_per_s": round(copy_rate / 1e9, 2)}
+        floor |= {"gflop": round(work.flops / 1e9, 6), "mib": round(work.bytes / 2**20, 3)}
         least = max(work.flops / product_rate, work.bytes / copy_rate)
         for name, run in runs.items():
             results[name] |= {
@@ -116,9 +124,9 @@ def _time_all(
                 "share_of_floor": round(least / median(durations[name]), 3),
                 "peak_mib": round(measure.peak_mib(run), 2),
             }
-    for name in graphs:
-        results[name]["graph"] = _summary(durations[name + GRAPH])
-    record.add(group, case, floor, results)
+        for name in graphs:
+            results[name]["graph"]["share_of_floor"] = round(least / median(durations[name + GRAPH]), 3)
+    record.add(group_name(case), case, floor, results, left_out)
     return durations
 
 

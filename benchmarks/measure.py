@@ -73,7 +73,10 @@ def replay(run: Run) -> Run | None:
     with torch.cuda.graph(graph):
         captured = run()
     graph.replay()
-    torch.testing.assert_close(captured, expected, rtol=1e-3, atol=1e-3)
+    for got, wanted in zip(captured, expected, strict=True):
+        # Sums whose order varies may round to another number, and half precision rounds coarsely.
+        limit = 1e-3 if wanted.dtype == torch.float32 else 0.03
+        torch.testing.assert_close(got, wanted, rtol=limit, atol=limit)
     return graph.replay
 
 

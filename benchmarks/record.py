@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+from collections.abc import Mapping
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,16 +16,40 @@ import showface
 from showface.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
+PARTIAL = ".partial.json"
 _groups: dict[str, dict[str, Any]] = {}
+_resumed: set[str] = set()
 
 
-def add(group: str, case: dict[str, Any], floor: dict[str, float], results: dict[str, Any]) -> None:
-    """Store the results of a group until `write`: times, rates and memory of each implementation."""
+def add(
+    group: str,
+    case: dict[str, Any],
+    floor: dict[str, float],
+    results: dict[str, Any],
+    left_out: Mapping[str, str] | None = None,
+) -> None:
+    """Store the results of a group until `write`: times, rates and memory of each implementation.
+
+    `left_out` has the reasons why other implementations were not timed.
+    """
     _groups[group] = {"case": case, "floor": floor, "results": results}
+    if left_out:
+        _groups[group]["left_out"] = dict(left_out)
 
 
-def results(group: str) -> dict[str, Any]:
-    return _groups[group]["results"]
+def group(name: str) -> dict[str, Any]:
+    return _groups[name]
+
+
+def number_of_groups(op: str) -> int:
+    return sum(group["case"]["op"] == op for group in _groups.values())
+
+
+def last_group() -> str:
+    """One line on the group that was added last: its name, and the median times in ms."""
+    name, group = list(_groups.items())[-1]
+    times = ", ".join(f"{each} {x['median_ms']}" for each, x in group["results"].items() if "median_ms" in x)
+    return f"{name}: {times}"
 
 
 def processor() -> str:
@@ -58,11 +83,60 @@ def _version(package: str) -> str | None:
         return None
 
 
+def path_of(op: str, folder: Path = RESULTS) -> Path:
+    return folder / f"{op}-{device_name()}.json"
+
+
+def partial_path_of(op: str, folder: Path = RESULTS) -> Path:
+    """Where the groups measured so far are kept until the record is written."""
+    return path_of(op, folder).with_suffix(PARTIAL)
+
+
 def write(op: str, folder: Path = RESULTS) -> Path:
     """Write the added groups of an operator, and replace an earlier record."""
-    path = folder / f"{op}-{device_name()}.json"
-    save(path, machine() | {"groups": {name: x for name, x in _groups.items() if x["case"]["op"] == op}})
+    path = path_of(op, folder)
+    save(path, machine() | {"groups": _groups_of(op)})
+    partial_path_of(op, folder).unlink(missing_ok=True)
     return path
+
+
+def write_partial(op: str, folder: Path = RESULTS) -> Path:
+    """Write the groups added so far beside the record, which stays as it is."""
+    path = partial_path_of(op, folder)
+    save(path, machine() | {"complete": False, "groups": _groups_of(op)})
+    return path
+
+
+def write_all(path: Path, more: dict[str, Any]) -> None:
+    """Write the added groups of all operators to one file, with `more` values."""
+    save(path, machine() | more | {"groups": _groups})
+
+
+def _groups_of(op: str) -> dict[str, Any]:
+    return {name: group for name, group in _groups.items() if group["case"]["op"] == op}
+
+
+def resume(op: str, folder: Path = RESULTS) -> str | None:
+    """Take over the groups of an interrupted run, or else those of the record.
+
+    Returns:
+        What was taken, or why nothing was; None if there is no earlier run.
+    """
+    path = next((path for path in (partial_path_of(op, folder), path_of(op, folder)) if path.exists()), None)
+    if path is None:
+        return None
+    found, now = read(path), machine()
+    other = [key for key in now if key != "date" and found.get(key) != now[key]]
+    if other:
+        return f"{path.name} is not resumed: it has another {' and '.join(other)}"
+    _groups.update(found["groups"])
+    _resumed.update(found["groups"])
+    return f"resumed: {len(found['groups'])} groups of {path.name}"
+
+
+def is_resumed(group: str) -> bool:
+    """Whether the group was measured by an earlier run."""
+    return group in _resumed
 
 
 def device_name() -> str:

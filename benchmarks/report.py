@@ -44,9 +44,15 @@ def mean(ratios: list[float]) -> str:
     return f"{exp(sum(map(log, ratios)) / len(ratios)):.2f} (minimum {min(ratios):.2f})"
 
 
+def main_dtype(groups: Groups) -> str:
+    """The dtype that a device is measured in first: float32 on a CPU, half precision on a GPU."""
+    return str(groups[0]["case"]["dtype"]) if groups else "float32"
+
+
 def correlation_tables(groups: Groups) -> str:
     """Our speedup by size; then times, rates and memory when one size varies."""
-    text, grid = "", only(groups, batch=4, dtype="float32")
+    main = main_dtype(groups)
+    text, grid = "", only(groups, batch=4, dtype=main)
     for mode in dict.fromkeys(group["case"]["mode"] for group in grid):
         cells = {
             tuple(case[key] for key in ("mask", "tokens", "channels", "hole")): ratio
@@ -54,13 +60,15 @@ def correlation_tables(groups: Groups) -> str:
         }
         holes = sorted({key[-1] for key in cells})
         sizes = dict.fromkeys(key[:-1] for key in cells)
-        rows = [[*size, *(f"{cells[(*size, hole)]:.2f}" for hole in holes)] for size in sizes]
+        rows = [
+            [*size, *(f"{cells[(*size, hole)]:.2f}" if (*size, hole) in cells else "" for hole in holes)]
+            for size in sizes
+        ]
         head = ["mask", "tokens", "channels", *(f"hole {hole:.0%}" for hole in holes)]
         text += f"\n{mode.capitalize()}: speedup over the fastest peer, geometric mean {mean(list(cells.values()))}:\n"
         text += f"\n{table(head, rows)}"
-    single = only(groups, batch=(1, 2, 8)) + only(groups, dtype=("bfloat16", "float16"))
     rows = []
-    for group in single:
+    for group in sorted((group for group in groups if group not in grid), key=lambda x: x["case"]["dtype"] != main):
         case, best = group["case"], ours(group)
         (_, _, _, peer, ratio), *_ = record.speedups([group])
         shape = f"{case['batch']} x {case['tokens']} x {case['channels']}"
@@ -69,7 +77,8 @@ def correlation_tables(groups: Groups) -> str:
             + [f"{best['share_of_floor']:.0%}", best["peak_mib"], f"{ratio:.2f} ({peer})"]
         )
     head = ["images x tokens x channels", "hole", "dtype", "mode", *RATES]
-    return f"{text}\nOne size varied at a time, and half precision:\n\n{table(head, rows)}"
+    other = "half precision" if main == "float32" else "float32"
+    return f"{text}\nOne size varied at a time, and {other}:\n\n{table(head, rows)}"
 
 
 def memory_tables(groups: Groups) -> str:
@@ -78,6 +87,7 @@ def memory_tables(groups: Groups) -> str:
         (case, name, milliseconds, peer, ratio), *_ = record.speedups([group])
         best = group["results"][name]
         shape = f"{case['shape']}: {case['tokens']} tokens, {case['slots']} slots, {case['channels']} channels"
+        shape += "" if case["dtype"] == "float32" else f", {case['dtype']}"
         rows.append(
             [shape, case["mode"], f"{milliseconds:.2f}", best["gflops"], f"{best['share_of_floor']:.0%}"]
             + [best["peak_mib"], f"{ratio:.2f} ({peer})"]
@@ -138,12 +148,14 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
 
 def draw_speedups(records: dict[str, Groups], figure: Any) -> None:
     """A bar per case: our speedup over the fastest peer."""
-    correlations = only(records.get("masked_correlation", []), batch=4, dtype="float32")
+    correlations = records.get("masked_correlation", [])
+    correlations = only(correlations, batch=4, dtype=main_dtype(correlations))
     panels = [
         (f"masked_correlation\n{mode}", only(correlations, mode=mode), "{mask} {tokens}x{channels} {hole:.0%}")
         for mode in ("forward", "forward and backward")
     ]
-    panels.append(("memory", records.get("memory", []), "{shape}: {mode}"))
+    memory = records.get("memory", [])
+    panels.append(("memory", only(memory, dtype=main_dtype(memory)), "{shape}: {mode}"))
     figure.set_size_inches(11, 5)
     axes = figure.subplots(1, len(panels))
     for axis, (title, groups, label) in zip(axes, panels, strict=True):
@@ -216,7 +228,7 @@ def pictures(records: dict[str, Groups]) -> dict[str, Callable[[Any], None]]:
     drawings: dict[str, Callable[[Any], None]] = {}
     if any(op in records for op in OPERATORS):
         drawings["speedups"] = partial(draw_speedups, records)
-    if "masked_correlation" in records:
+    if only(records.get("masked_correlation", []), batch=1):
         drawings["scaling"] = partial(draw_scaling, records["masked_correlation"])
     if "mdrnets" in records:
         drawings["mdrnets"] = partial(draw_model, records["mdrnets"])
@@ -251,7 +263,8 @@ def read_records(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """All records of a folder, by device and operator."""
     devices: dict[str, dict[str, dict[str, Any]]] = {}
     for op in TABLES:
-        for path in sorted(folder.glob(f"{op}-*.json")):
+        # The file of an unfinished run has a second suffix.
+        for path in sorted(path for path in folder.glob(f"{op}-*.json") if "." not in path.stem):
             devices.setdefault(path.stem.removeprefix(f"{op}-"), {})[op] = record.read(path)
     return devices
 

@@ -2,7 +2,12 @@
 
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
+
+import pytest
+from memory_cases import SHAPES
+from test_masked_correlation import gpu_problems
 
 import report
 
@@ -75,3 +80,35 @@ def test_the_benchmarks_can_be_collected():
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "benchmarks"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_a_gpu_has_half_precision_in_the_first_tables():
+    """Its cases are other ones than a CPU's: the record starts with bfloat16, and not every size has every hole."""
+    groups = {}
+    for problem in gpu_problems():
+        group = correlation({"gather, then varlen": 2.0, "showface triton": 1.0}) | {"case": asdict(problem)}
+        groups[str(problem)] = group | {"floor": {}, "left_out": {"eager": "OutOfMemoryError"}}
+    memory = {}
+    for dtype in ("bfloat16", "float32"):
+        case = {"op": "memory", **asdict(replace(SHAPES[0], dtype=dtype))}
+        memory[dtype] = {"case": case, "results": correlation({"dense": 3.0, "showface triton": 1.0})["results"]}
+    machine = {"device": "X100", "processor": "X", "threads": 2, "torch": "2", "python": "3", "date": "2026-01-02"}
+    records = {"masked_correlation": machine | {"groups": groups}, "memory": machine | {"groups": memory}}
+    text = report.section("x100", records)
+    assert "| mask | tokens | channels | hole 10% | hole 30% | hole 50% |" in text
+    assert "| strokes | 16384 | 128 |  | 2.00 |  |" in text
+    assert "| strokes | 4096 | 64 | 2.00 | 2.00 | 2.00 |" in text
+    assert "| 32 x 4096 x 128 | 30% | bfloat16 | forward | 1.00 |" in text
+    assert "| 4 x 16384 x 64 | 30% | float32 | forward | 1.00 |" in text
+    assert "256 channels, bfloat16 | read |" in text
+    drawings = report.pictures(report.groups_of(records))
+    assert list(drawings) == ["speedups"]
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    drawings["speedups"](figure)
+    assert [len(axis.patches) for axis in figure.axes] == [13, 13, 1]
+
+
+def test_a_file_of_an_unfinished_run_is_no_record(tmp_path):
+    (tmp_path / "memory-cpu.json").write_text('{"a": 1}')
+    (tmp_path / "memory-cpu.partial.json").write_text('{"a": 2}')
+    assert report.read_records(tmp_path) == {"cpu": {"memory": {"a": 1}}}
