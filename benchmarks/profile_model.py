@@ -1,12 +1,13 @@
 """The ten most expensive operators of the model: `python benchmarks/profile_model.py [--label before]`.
 
 Profiles inference on one image of 256 pixels, and a training step on four. The result is stored under a label in
-benchmarks/results/profile-DEVICE.json, beside the results with other labels.
+benchmarks/results/profile-DEVICE.json, beside the results with other labels; `--out` chooses another folder.
 """
 
 import argparse
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -16,10 +17,13 @@ from test_mdrnets import Problem, infer, make, network, step
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-MODES: dict[str, tuple[Problem, Callable[..., Any]]] = {
-    "inference": (Problem(256, 1, 0.5, "float32", "inference"), infer),
-    "training step": (Problem(256, 4, 0.5, "float32", "training step"), step),
-}
+
+def modes(size: int) -> dict[str, tuple[Problem, Callable[..., Any]]]:
+    """What is profiled, for images of this size."""
+    return {
+        "inference": (Problem(size, 1, 0.5, "float32", "inference"), infer),
+        "training step": (Problem(size, 4, 0.5, "float32", "training step"), step),
+    }
 
 
 def costs(run: Callable[[], Any], calls: int = 5) -> dict[str, Any]:
@@ -46,16 +50,18 @@ def costs(run: Callable[[], Any], calls: int = 5) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--label", default="now", help="label to store the result under")
-    label = parser.parse_args().label
+    parser.add_argument("--out", type=Path, default=record.RESULTS, metavar="FOLDER", help="where to write the result")
+    parser.add_argument("--smoke", action="store_true", help="small images, to test this program")
+    options = parser.parse_args()
     found = {}
-    for mode, (problem, call) in MODES.items():
+    for mode, (problem, call) in modes(32 if options.smoke else 256).items():
         found[mode] = costs(partial(call, network(), *make(problem)))
         print(f"{mode}: {found[mode]['ms']} ms")
         for name, cost in found[mode]["largest"].items():
             print(f"  {cost['share']:6.1%} {cost['calls']:5d} x {name}")
-    path = record.RESULTS / f"profile-{record.device_name()}.json"
+    path = record.path_of("profile", options.out)
     kept = record.read(path)["labels"] if path.exists() else {}
-    record.save(path, {"labels": kept | {label: record.machine() | {"modes": found}}})
+    record.save(path, {"labels": kept | {options.label: record.machine() | {"modes": found}}})
 
 
 if __name__ == "__main__":

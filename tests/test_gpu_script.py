@@ -1,4 +1,4 @@
-"""`.ci/gpu`, the script for a machine with a CUDA device: its commands exist, and it runs from end to end without one."""
+"""`.ci/gpu`, the script for a machine with a CUDA device: its files exist, and it runs from end to end without one."""
 
 import os
 import re

@@ -1,9 +1,10 @@
 """Choose tile sizes that are worth measuring on a GPU: `python tools/tile_candidates.py`. Needs no GPU.
 
-    python tools/tile_candidates.py [--chip 90] [--only half,128] [--count 10]
+    python tools/tile_candidates.py [--chip 90] [--only forward,128] [--count 10]
 
-Compiles all tiles for one architecture, leaves out those that spill or need too much shared memory, and writes the ones
-with the highest issue bound (docs/triton-kernels.md) to tools/tile_candidates.json. tools/tune_triton.py measures them.
+Compiles all tiles in half precision for one architecture, leaves out those that spill or need too much shared memory, and
+writes the ones with the highest issue bound (docs/triton-kernels.md) to tools/tile_candidates.json. tools/tune_triton.py
+measures them.
 """
 
 import argparse
@@ -22,15 +23,15 @@ from showface.files import write_text
 from showface.kernels import tiles
 
 PATH = Path(__file__).with_name("tile_candidates.json")
-DTYPES = {"fp32": "fp32", "tf32": "fp32", "half": "bf16"}
-WIDTHS = {tiles.ODD: 100, **{width: width for width in (16, 32, 64, 128, 256, 512)}}  # one width per width class
+WIDTHS = (64, 128, 256)  # those that networks use most
+KERNELS = ("forward", "backward_query", "backward_key")
 ALIKE = 2  # candidates that differ only in columns and stages
 Key = tuple[str, str, int]  # kernel, kind of operands, width class
 
 
 def keys(only: str) -> Iterator[Key]:
-    """The entries of the table of tiles that contain all words of `only`, separated by commas."""
-    for key in product(tiles.KERNELS, tiles.KINDS, WIDTHS):
+    """The entries of the table of tiles that are tuned, if they contain all words of `only`, separated by commas."""
+    for key in product(KERNELS, ("half",), WIDTHS):
         if all(not word or word in map(str, key) for word in only.split(",")):
             yield key
 
@@ -39,9 +40,7 @@ def every_tile(key: Key) -> list[tiles.Tile]:
     """All tiles for an entry, from small to large."""
     kernel, kind, width = key
     used = tiles.look_up(kernel, kind, width)
-    columns = [(64, 64)] if 0 < width <= 64 else [(used.piece, used.part), (32, 64), (64, 128), (64, 256), (128, 128)]
-    if width > 64 and kind == "half":
-        columns.append((width, width))
+    columns = [(64, 64)] if width == 64 else [(used.piece, used.part), (64, 128), (width, width)]
     pairs = [(16, 32), (32, 32), (32, 64), (32, 128), (64, 32), (64, 64), (64, 128), (128, 32), (128, 64), (128, 128)]
     found = [
         tiles.Tile(queries, keys, piece, part, warps, stages)
@@ -53,9 +52,8 @@ def every_tile(key: Key) -> list[tiles.Tile]:
 def bound_of(key: Key, chip: int, tile: tiles.Tile) -> int | None:
     """The issue bound in percent, or None if the tile does not compile or does not fit."""
     kernel, kind, width = key
-    listed_keys = kernel != "accumulate"
     try:
-        one = triton_compile.attention_kernel(kernel, DTYPES[kind], kind, tile, WIDTHS[width], listed_keys=listed_keys)
+        one = triton_compile.attention_kernel(kernel, "bf16", kind, tile, width, listed_keys=True)
         built = triton_compile.compile_for(one, chip)
     except Exception as error:  # Triton has no common class for the many reasons why it can't compile a tile
         print(key, *tile, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", flush=True)
@@ -95,7 +93,7 @@ def main() -> None:
         description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--chip", type=int, default=90, choices=sorted(triton_compile.CHIPS), help="default: 90")
-    parser.add_argument("--only", default="half", help="words that an entry must contain, such as half,128")
+    parser.add_argument("--only", default="", help="words that an entry must contain, such as forward,128")
     parser.add_argument("--count", type=int, default=10, help="candidates for each entry")
     options = parser.parse_args()
     candidates = read()

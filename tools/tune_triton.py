@@ -1,6 +1,6 @@
 """Measure the candidates of tools/tile_candidates.json on this GPU: `python tools/tune_triton.py`.
 
-    python tools/tune_triton.py [--only forward,half] [--results FOLDER]
+    python tools/tune_triton.py [--only forward,128] [--results FOLDER]
 
 Compiles the candidates in parallel and measures them one by one. Each duration goes into FOLDER/tuning-DEVICE.json at
 once, and what is there already is not measured again. After each entry, the fastest tile for this GPU is written into
@@ -25,32 +25,22 @@ from statistics import median
 
 import tile_candidates
 import torch
-from tile_candidates import WIDTHS, Key
+from tile_candidates import Key
 from triton.testing import do_bench
 
 from showface.files import write_text
-from showface.kernels import masked_correlation, memory, tiles, tuned
+from showface.kernels import masked_correlation, tiles, tuned
 
-TORCH_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "half": torch.bfloat16}
 GAIN = 0.98  # a tile replaces the one in use if it takes at most this share of its time
 Durations = dict[str, dict[str, float | str]]  # by entry and tile: milliseconds, or why it can't be measured
 
 
 def problem(key: Key, smoke: bool = False) -> Callable[[], object]:
     """The call to measure: the operator that launches the kernel, with inputs large enough to fill a GPU."""
-    kernel, kind, width = key
+    kernel, _, width = key
     device = "cpu" if smoke else "cuda"
-    options = {"dtype": TORCH_DTYPES[kind], "device": device}
-    torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")
     batch, tokens = (1, 32) if smoke else (4, 4096)
-    if kernel == "accumulate":
-        latent, slots = (
-            torch.randn(16 * tokens, WIDTHS[width], **options),
-            torch.randn(19, 256, WIDTHS[width], **options),
-        )
-        region = torch.randint(-1, 19, (16 * tokens,), device=device)
-        return partial(memory.memory_accumulate, latent, slots, region, None, 16.0)
-    tensors = [torch.randn(batch, tokens, WIDTHS[width], **options) for _ in range(4)]
+    tensors = [torch.randn(batch, tokens, width, dtype=torch.bfloat16, device=device) for _ in range(4)]
     rest = torch.rand(batch, tokens, device=device) < 0.3, None, 16.0, False
     if kernel == "forward":
         return partial(masked_correlation.masked_correlation, *tensors[:3], *rest)
@@ -126,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="", help="words that an entry must contain, such as forward,half")
+    parser.add_argument("--only", default="", help="words that an entry must contain, such as forward,128")
     parser.add_argument("--results", type=Path, default=Path("build/tuning"), help="folder of the durations")
     parser.add_argument(
         "--smoke", action="store_true", help="tiny sizes, on any machine; kernels/tuned.py is not written"
