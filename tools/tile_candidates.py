@@ -2,9 +2,9 @@
 
     python tools/tile_candidates.py [--chip 90] [--only forward,128] [--count 10]
 
-Compiles all tiles in half precision for one architecture, leaves out those that spill or need too much shared memory, and
-writes the ones with the highest issue bound (docs/triton-kernels.md) to tools/tile_candidates.json. tools/tune_triton.py
-measures them.
+Compiles all tiles in half precision for one architecture and leaves out those that spill or need too much shared
+memory. The ones with the highest issue bound (docs/triton-kernels.md) go into tools/tile_candidates.json, for
+tools/tune_triton.py to measure.
 """
 
 import argparse
