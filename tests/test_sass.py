@@ -68,8 +68,9 @@ def test_a_loop_can_be_left_by_a_call():
 
 
 def test_a_called_function_does_not_count():
-    lines = [HALF, "CALL.REL.NOINC 0x40", "@P0 BRA 0x0", "EXIT", "MUFU.RCP R1, R2", "RET.REL.NODEC R2, 0x0"]
-    assert count(*lines).issued == Counter(HMMA=1, CALL=1, BRA=1)
+    behind = ["@P0 BRA 0x0", "EXIT", "NOP", "MUFU.RCP R1, R2", "RET.REL.NODEC R2, 0x0"]
+    assert count(HALF, "CALL.REL.NOINC 0x50", *behind).issued == Counter(HMMA=1, CALL=1, BRA=1)
+    assert count(HALF, "CALL.ABS.NOINC R2", *behind).issued == Counter(HMMA=1, CALL=1, BRA=1)
 
 
 @pytest.mark.parametrize("lines", [["MOV R1, R2", "EXIT"], [HALF, "EXIT"], ["MOV R1, R2", "@P0 BRA 0x0", "EXIT"]])

@@ -85,9 +85,9 @@ def test_issue_bounds_are_kept(report):
 
 def test_issue_bounds_count_every_product(report):
     counted = [x for x in report["compiled"] if x["issue_bound"] is not None]
-    expected = {(x["case"], x["chip"]) for x in report["compiled"] if x["wants_tensor_cores"] and x["chip"] in (80, 90)}
-    assert {(x["case"], x["chip"]) for x in counted} == expected
-    assert len(counted) == len(expected), "two kernels have the same case"
+    wanted = [x for x in report["compiled"] if x["wants_tensor_cores"] and "all 1" not in x["size"]]
+    assert counted == [x for x in wanted if x["chip"] in (80, 90)]
+    assert len(counted) == len({(x["case"], x["chip"]) for x in counted}), "two kernels have the same case"
     # A main loop that does not do all of its products was not found, or not counted, as it should be.
     assert not [x for x in counted if x["repeated"] < 1]
 

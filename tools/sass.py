@@ -85,7 +85,7 @@ def parse(listing: str) -> list[Instruction]:
     instructions = []
     for _, guard, name, operands in found:
         target, conditional = None, bool(guard)
-        if name.split(".")[0] in BRANCHES:
+        if name.split(".")[0] in BRANCHES and not name.startswith("CALL.ABS"):
             *conditions, address = operands.split(",")
             target = index[int(address, 16)]
             conditional = conditional or bool(conditions) or name.startswith("CALL")
@@ -144,15 +144,32 @@ def main_loop(instructions: Sequence[Instruction], chip: int, trips: int = 1) ->
     Returns:
         the counts, or None if no loop uses tensor cores.
     """
-    tensor = {i for i, one in enumerate(instructions) if tensor_cycles(one.name, chip)}
-    every = [loop for loop in loops(instructions) if loop & tensor]
+    every = tensor_loops(instructions)
     if not every:
         return None
-    main = max(every, key=lambda loop: (len(loop & tensor), -len(loop)))
+    main, _ = max(every, key=lambda one: (one[1], -len(one[0])))
     times = Counter(main)
-    for inner in every:
+    for inner, _ in every:
         if inner < main:
             times.update({i: (trips - 1) * times[i] for i in inner})
+    return passed(instructions, chip, times)
+
+
+def product_loop(instructions: Sequence[Instruction], chip: int) -> Pass | None:
+    """The same for the loop with the most tensor-core instructions among those that have no such loop inside."""
+    every = tensor_loops(instructions)
+    innermost = [one for one in every if not any(other < one[0] for other, _ in every)]
+    return passed(instructions, chip, Counter(max(innermost, key=lambda one: one[1])[0])) if innermost else None
+
+
+def tensor_loops(instructions: Sequence[Instruction]) -> list[tuple[frozenset[int], int]]:
+    """The loops that use tensor cores, with the number of tensor-core instructions in each."""
+    tensor = {i for i, one in enumerate(instructions) if one.base.endswith("MMA")}
+    return [(loop, len(loop & tensor)) for loop in loops(instructions) if loop & tensor]
+
+
+def passed(instructions: Sequence[Instruction], chip: int, times: Counter[int]) -> Pass:
+    """The counts, where times says how often each instruction is issued."""
     cycles, issued = 0.0, Counter[str]()
     for i, count in times.items():
         cycles += count * tensor_cycles(instructions[i].name, chip)

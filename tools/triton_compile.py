@@ -110,8 +110,8 @@ def of_ones(kernel: Kernel) -> Kernel:
     ones = [name for name, type_ in kernel.types.items() if type_ == "i32"]
     types = {name: type_ for name, type_ in kernel.types.items() if name not in ones}
     constants = kernel.constants | dict.fromkeys(ones, 1)
-    case = f"{kernel.case}, all 1" if kernel.case else ""
-    return replace(kernel, size=f"{kernel.size}, all 1", case=case, types=types, constants=constants)
+    # Their machine code is much like that for other arguments, so their issue bounds are not counted.
+    return replace(kernel, size=f"{kernel.size}, all 1", types=types, constants=constants, case="", products={})
 
 
 def sorting() -> Iterator[Kernel]:
