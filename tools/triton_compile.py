@@ -2,10 +2,11 @@
 
     python tools/triton_compile.py [NAME ...] [--json] [--chips CHIP ...] [--widths WIDTH ...]
     python tools/triton_compile.py --update-docs
+    python tools/triton_compile.py --update-bounds
 
-Reports registers, spilled bytes, shared memory and whether tensor cores are used, as a table in Markdown or as JSON,
-for the kernels whose name and size contain every NAME. `--update-docs` writes the table of all kernels into
-docs/triton-kernels.md.
+Reports registers, spilled bytes, shared memory, whether tensor cores are used and the issue bound (see sass.py), as a
+table in Markdown or as JSON, for the kernels whose name and size contain every NAME. `--update-docs` writes the table
+of all kernels into docs/triton-kernels.md, `--update-bounds` their issue bounds into tools/issue_bounds.json.
 """
 
 import argparse
@@ -14,15 +15,16 @@ import inspect
 import json
 import os
 import re
-import subprocess
 import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import issue_bounds
+import sass
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -32,6 +34,7 @@ from showface.kernels import attention, memory, rows, tiles, tokens
 # Bytes of shared memory per block. sm_86, sm_89 and sm_120 run the code for sm_80 but have less shared memory, so
 # their smaller limit is used for sm_80.
 CHIPS = {80: 101_376, 90: 232_448, 100: 232_448}
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 PAGE = Path(__file__).parents[1] / "docs" / "triton-kernels.md"
 MARKERS = ("<!-- table of triton_compile.py: begin -->", "<!-- table of triton_compile.py: end -->")
 DTYPES = ("fp32", "fp16", "bf16")
@@ -51,6 +54,10 @@ class Kernel:
     stages: int = 3
     aligned: bool = False
     tensor_cores: bool = False
+    case: str = ""  # what it computes, whatever its tile: under this name its issue bounds are recorded
+    # Multiply-adds that a pass of the block through the main loop is for, by kind of operands (see sass.RATES).
+    products: dict[str, float] = field(default_factory=dict)
+    pieces: int = 1  # passes through a loop over pieces of a row, inside the main loop
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,15 @@ class Compiled:
 
     name: str
     size: str
+    case: str
     chip: int
     registers: int
     spilled: int
     shared: int
     tensor_cores: bool
     wants_tensor_cores: bool
+    issue_bound: int | None  # percent; None if it is not counted
+    repeated: float | None  # how often the main loop does each product it is for; 1 is best
 
 
 MODULES = (attention, memory, rows, tokens)
@@ -100,7 +110,8 @@ def of_ones(kernel: Kernel) -> Kernel:
     ones = [name for name, type_ in kernel.types.items() if type_ == "i32"]
     types = {name: type_ for name, type_ in kernel.types.items() if name not in ones}
     constants = kernel.constants | dict.fromkeys(ones, 1)
-    return replace(kernel, size=f"{kernel.size}, all 1", types=types, constants=constants)
+    # Their machine code is much like that for other arguments, so their issue bounds are not counted.
+    return replace(kernel, size=f"{kernel.size}, all 1", types=types, constants=constants, case="", products={})
 
 
 def sorting() -> Iterator[Kernel]:
@@ -220,10 +231,27 @@ def attention_kernel(
     pairs = f"{sizes['BLOCK_M']}x{sizes['BLOCK_N']}"
     columns = f"{sizes['BLOCK_C']}" if sizes["WHOLE"] else f"{sizes['BLOCK_C']}, {sizes['BLOCK_P']}"
     size = f"{dtype if kind != 'tf32' else kind} {pairs} x {columns}{'' if aligned else ' odd'}, {warps} warps"
-    size += ", listed keys" if listed_keys else ", blocks of keys"
-    size += ", no values" if statistics else ""
+    variant = ", listed keys" if listed_keys else ", blocks of keys"
+    variant += ", no values" if statistics else ""
     name = ATTENTION[kernel] + (" of memory_accumulate" if kernel == "accumulate" else "")
-    return Kernel(name, size, types, constants, warps, stages, aligned, tensor_cores=True)
+    case = f"{name} {dtype if kind != 'tf32' else kind}, width {width}{variant}" + ", small groups" * small_groups
+    needed = products(kernel, kind, width, sizes, statistics)
+    pieces = 1 if sizes["WHOLE"] else triton.cdiv(width, sizes["BLOCK_C"])
+    return Kernel(name, size + variant, types, constants, warps, stages, aligned, True, case, needed, pieces)
+
+
+def products(kernel: str, kind: str, width: int, sizes: dict[str, Any], statistics: bool) -> dict[str, float]:
+    """The multiply-adds that one pass of a block through the main loop is for, by kind of operands.
+
+    Counts each product of the formula once. Where blocks compute parts of the columns and each computes the scores
+    again, every block has its share of what is needed once.
+    """
+    count = {"forward": 1 if statistics else 2, "backward_query": 3, "backward_key": 4, "accumulate": 2}[kernel]
+    one = sizes["BLOCK_M"] * sizes["BLOCK_N"] * width / triton.cdiv(width, sizes["BLOCK_P"])
+    # fp32 is three products in tf32. Writes to the memory in half precision are summed in fp32.
+    if kind == "half" and kernel == "accumulate":
+        return {"half": one, "tf32": 3 * one}
+    return {"half": count * one} if kind == "half" else {"tf32": count * one * (3 if kind == "fp32" else 1)}
 
 
 def compile_for(kernel: Kernel, chip: int) -> Compiled:
@@ -239,24 +267,29 @@ def compile_for(kernel: Kernel, chip: int) -> Compiled:
     built = triton.compile(
         source, target=GPUTarget("cuda", chip, 32), options={"num_warps": kernel.warps, "num_stages": kernel.stages}
     )
-    registers, spilled = resources(built.asm["cubin"])
     instructions = r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)"
     found = re.search(instructions, built.asm["ptx"]) is not None
+    counted = chip in sass.RATES and bool(kernel.products)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(built.asm["cubin"])
+        file.flush()
+        (code,) = sass.read(Path(file.name), CUOBJDUMP, code=counted).values()
     return Compiled(
-        kernel.name, kernel.size, chip, registers, spilled, built.metadata.shared, found, kernel.tensor_cores
+        *(kernel.name, kernel.size, kernel.case, chip, code.registers, code.spilled, built.metadata.shared),
+        *(found, kernel.tensor_cores, *(issue_bound(kernel, chip, code) if counted else (None, None))),
     )
 
 
-def resources(cubin: bytes) -> tuple[int, int]:
-    """Registers per thread, and spilled bytes per thread."""
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        text = subprocess.run([tool, "-res-usage", file.name], check=True, capture_output=True, text=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+).* LOCAL:(\d+)", text)
-    assert found, text
-    return int(found[1]), int(found[2]) + int(found[3])
+def issue_bound(kernel: Kernel, chip: int, code: sass.Code) -> tuple[int, float]:
+    """The issue bound in percent, and how often the main loop does each product. 0 if it does none on tensor cores.
+
+    Only products that the loop is for count. Triton lets warps repeat products where a tile has too few rows for them.
+    """
+    done = sass.main_loop(code.instructions, chip, kernel.pieces)
+    if done is None:
+        return 0, 0
+    needed = sum(count / sass.RATES[chip][kind] for kind, count in kernel.products.items()) / kernel.warps
+    return round(100 * needed / done.issue_cycles), round(done.tensor_cycles / needed, 2)
 
 
 def loads_without_fill() -> list[str]:
@@ -286,7 +319,7 @@ def table(compiled: list[Compiled]) -> str:
     chips = sorted({one.chip for one in compiled})
     lines = [
         f"Triton {triton.__version__}: registers per thread / spilled bytes per thread / "
-        "bytes of shared memory per block.",
+        "bytes of shared memory per block / issue bound.",
         "",
         "| kernel | size | tensor cores |" + "".join(f" sm_{chip} |" for chip in chips),
         "|---|---|---|" + "---|" * len(chips),
@@ -295,10 +328,29 @@ def table(compiled: list[Compiled]) -> str:
     for one in compiled:
         rows.setdefault((one.name, one.size), {})[one.chip] = one
     for (name, size), by_chip in rows.items():
-        cells = [f"{x.registers} / {x.spilled} / {x.shared}" for x in (by_chip[chip] for chip in chips)]
+        cells = [cell(by_chip[chip]) for chip in chips]
         cores = "yes" if by_chip[chips[0]].tensor_cores else "no"
         lines.append(f"| {name} | {size} | {cores} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def cell(one: Compiled) -> str:
+    bound = "" if one.issue_bound is None else f" / {one.issue_bound}%"
+    return f"{one.registers} / {one.spilled} / {one.shared}{bound}"
+
+
+def bounds(compiled: list[Compiled]) -> issue_bounds.Bounds:
+    """The issue bounds, by case and chip."""
+    found: issue_bounds.Bounds = {}
+    for one in compiled:
+        if one.issue_bound is not None:
+            found.setdefault(one.case, {})[str(one.chip)] = one.issue_bound
+    return found
+
+
+def version() -> str:
+    """The version of Triton under which issue bounds are recorded, such as 3.9."""
+    return ".".join(triton.__version__.split(".")[:2])
 
 
 def update_docs(text: str) -> None:
@@ -319,16 +371,22 @@ def main() -> None:
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print JSON instead of a table")
     output.add_argument("--update-docs", action="store_true", help="write the table into docs/triton-kernels.md")
+    output.add_argument("--update-bounds", action="store_true", help="record the issue bounds of this Triton")
     parser.add_argument("--chips", nargs="+", type=int, choices=CHIPS, default=list(CHIPS), help="architectures")
     parser.add_argument("--widths", nargs="+", type=int, default=WIDTHS, help="channels of a row")
     options = parser.parse_args()
     everything = not options.names and len(options.chips) == len(CHIPS) and options.widths == WIDTHS
-    if options.update_docs and not everything:
-        parser.error("--update-docs writes the table of all kernels and takes no NAME, --chips or --widths")
-    done = compile_all(options.names, options.chips, options.widths)
+    if (options.update_docs or options.update_bounds) and not everything:
+        parser.error("--update-docs and --update-bounds take all kernels, so no NAME, --chips or --widths")
+    chips = list(sass.RATES) if options.update_bounds else options.chips
+    done = compile_all(options.names, chips, options.widths)
     if options.json:
         report = {"compiled": [asdict(x) for x in done], "shared_memory": CHIPS, "spill_limit": SPILL_LIMIT}
-        print(json.dumps(report | {"kernels": list(FUNCTIONS), "loads_without_fill": loads_without_fill()}))
+        report |= {"kernels": list(FUNCTIONS), "loads_without_fill": loads_without_fill()}
+        report |= {"version": version(), "bounds": bounds(done)}
+        print(json.dumps(report))
+    elif options.update_bounds:
+        issue_bounds.save(version(), bounds(done))
     elif options.update_docs:
         update_docs(table(done))
     else:
