@@ -75,6 +75,13 @@ FAULTS = [
         f"{GATE} -k fills",
     ),
     Fault(
+        "triton: a tile with too many warps for its rows",
+        "kernels/tiles.py",
+        "64: Tile(64, 64, 64, 64, 4, 3),",
+        "64: Tile(32, 64, 64, 64, 8, 3),",
+        f"{GATE} -k bound",
+    ),
+    Fault(
         "triton: rows past the end count as keys",
         "kernels/attention.py",
         "weight = tl.where(valid[None, :], tl.exp2(score - row_max[:, None]), 0.0)",
