@@ -1,0 +1,203 @@
+"""Square crops of a photo, which may be turned: read them for a network, and read its fills at the photo's pixels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+RAMP = 0.12  # width of the border of a crop, as a fraction of its side, in which its weight falls to zero
+# Eyes, nose and corners of the mouth, from left to right in the picture, in crops like those of FFHQ and CelebA-HQ.
+TEMPLATE = np.array([[0.3775, 0.4744], [0.6226, 0.4701], [0.5062, 0.618], [0.3948, 0.7231], [0.6082, 0.7226]])
+KNOWN = 0.999  # a resampled pixel is known if no part of it is in the hole, up to rounding
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square in a photo, in pixels, where (0, 0) is the outer corner of the first pixel.
+
+    Attributes:
+        x, y: the corner that becomes the crop's upper left one.
+        dx, dy: the way from there to the upper right one. The lower left one lies at (x - dy, y + dx).
+        is_face: whether a face fills the crop as in training.
+    """
+
+    x: float
+    y: float
+    dx: float
+    dy: float
+    is_face: bool = False
+
+    @property
+    def side(self) -> float:
+        """The length of a side in pixels of the photo."""
+        return float(np.hypot(self.dx, self.dy))
+
+    def to_photo(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Where points (..., 2) of the unit square lie in the photo."""
+        u, v = points[..., 0], points[..., 1]
+        return np.stack([self.x + u * self.dx - v * self.dy, self.y + u * self.dy + v * self.dx], axis=-1)
+
+    def to_unit(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Where points (..., 2) of the photo lie in the unit square."""
+        x, y = points[..., 0] - self.x, points[..., 1] - self.y
+        square = self.dx**2 + self.dy**2
+        return np.stack([x * self.dx + y * self.dy, y * self.dx - x * self.dy], axis=-1) / square
+
+    def bounds(self, width: int, height: int, margin: int = 4) -> tuple[int, int, int, int]:
+        """The part of a photo of this size that the crop and a margin cover: left, top, right, bottom."""
+        corners = self.to_photo(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
+        left, top = np.floor(corners.min(axis=0)).astype(int) - margin
+        right, bottom = np.ceil(corners.max(axis=0)).astype(int) + margin
+        return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+
+    @classmethod
+    def of_face(cls, points: NDArray[np.float64]) -> "Crop":
+        """The crop in which the five points (5, 2) of a face lie as near as possible to TEMPLATE."""
+        face, template = points @ np.array([1, 1j]), TEMPLATE @ np.array([1, 1j])
+        # A similarity is a product and a sum of complex numbers, so least squares are a quotient.
+        to, at = face - face.mean(), template - template.mean()
+        turn = (at.conj() @ to) / (at.conj() @ at)
+        corner = face.mean() - turn * template.mean()
+        return cls(corner.real, corner.imag, turn.real, turn.imag, is_face=True)
+
+    @classmethod
+    def around(cls, left: float, top: float, right: float, bottom: float, side: float) -> "Crop":
+        """An upright square of this side, with the centre of a box."""
+        return cls((left + right - side) / 2, (top + bottom - side) / 2, side, 0.0)
+
+
+def read_crop(
+    crop: Crop, photo: NDArray[np.uint8], hole: NDArray[np.bool_], filled: NDArray[np.uint8], size: int
+) -> tuple[Tensor, Tensor]:
+    """Resample a crop to `size` x `size`.
+
+    A pixel belongs to the hole if any part of it does, or lies outside the photo.
+
+    Args:
+        photo, hole: (H, W, 3) and (H, W).
+        filled: the photo with a rough fill, which is what the filter sees beside known pixels.
+
+    Returns:
+        image (3, size, size), float32 in [-1, 1], and hole (1, size, size), 1 = corrupted.
+    """
+    height, width = hole.shape
+    left, top, right, bottom = crop.bounds(width, height)
+    if right <= left or bottom <= top:
+        return torch.zeros(3, size, size), torch.ones(1, size, size)
+    part, cover = Image.fromarray(filled[top:bottom, left:right]), hole[top:bottom, left:right]
+    covered = Image.fromarray(cover.astype(np.uint8) * 255)
+    # Reduce by whole numbers, which averages; what is left to do is at most a factor of two.
+    factor = max(1, int(crop.side / size))
+    if factor > 1:
+        part, covered = part.reduce(factor), covered.reduce(factor)
+    points = crop.to_photo(_centres(size)) - (left, top)
+    image = _sample(_planes(np.asarray(part)), points / factor, "bicubic", "border")
+    known = _sample((torch.from_numpy(np.array(covered)) == 0).float()[None], points / factor, "bilinear", "zeros")
+    return image.clamp(0, 255) / 127.5 - 1, (known < KNOWN).float()
+
+
+def sample_fill(crop: Crop, fill: Tensor, points: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+    """The fill of a crop at points of the photo.
+
+    Args:
+        fill: (3, size, size).
+        points: (N, 2), x and y.
+
+    Returns:
+        colours (3, N); and weights (N,), 1 inside the crop, falling to 0 at its border, 0 outside.
+    """
+    unit = crop.to_unit(points)
+    # A fill that is larger than the crop in the photo is averaged first.
+    factor = max(1, round(fill.shape[-1] / crop.side))
+    small = F.avg_pool2d(fill[None], factor, ceil_mode=True, count_include_pad=False)[0] if factor > 1 else fill
+    colours = _sample(small, unit * fill.shape[-1] / factor, "bicubic", "border")
+    distance = torch.from_numpy(np.minimum(unit, 1 - unit).min(axis=-1)).float()
+    return colours, (distance / RAMP).clamp(0, 1)
+
+
+def _centres(size: int) -> NDArray[np.float64]:
+    """The centres of size x size pixels in the unit square, (size, size, 2)."""
+    x = (np.arange(size) + 0.5) / size
+    return np.stack(np.meshgrid(x, x), axis=-1)
+
+
+def _planes(image: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
+
+
+def _sample(planes: Tensor, points: NDArray[np.float64], mode: str, padding: str) -> Tensor:
+    """Values of planes (C, H, W) at points (..., 2), in pixels from the outer corner: (C, ...)."""
+    channels, height, width = planes.shape
+    grid = torch.from_numpy(2 * points / np.array([width, height]) - 1).float().to(planes.device)
+    flat = grid.reshape(1, 1, -1, 2)
+    out = F.grid_sample(planes[None], flat, mode=mode, padding_mode=padding, align_corners=False)
+    return out.reshape(channels, *points.shape[:-1])
+
+
+def split_boxes(hole: NDArray[np.bool_], gap: int) -> list[tuple[int, int, int, int]]:
+    """Boxes (left, top, right, bottom) around the pieces of a hole.
+
+    A box is cut at its widest empty row or column of at least `gap` pixels, as long as there is one.
+    """
+    found = []
+    waiting = [(0, 0, hole.shape[1], hole.shape[0])]
+    while waiting:
+        left, top, right, bottom = waiting.pop()
+        part = hole[top:bottom, left:right]
+        lines = [part.any(axis=0), part.any(axis=1)]
+        if not lines[0].any():
+            continue
+        (x, right_), (y, bottom_) = (_ends(line) for line in lines)
+        left, top, right, bottom = left + x, top + y, left + right_, top + bottom_
+        cuts = [
+            _widest_gap(line[begin:end]) for line, (begin, end) in zip(lines, ((x, right_), (y, bottom_)), strict=True)
+        ]
+        axis = int(cuts[1][1] > cuts[0][1])
+        at, length = cuts[axis]
+        if length < gap:
+            found.append((left, top, right, bottom))
+        elif axis == 0:
+            waiting += [(left, top, left + at, bottom), (left + at, top, right, bottom)]
+        else:
+            waiting += [(left, top, right, top + at), (left, top + at, right, bottom)]
+    return sorted(found)
+
+
+def _ends(line: NDArray[np.bool_]) -> tuple[int, int]:
+    at = np.flatnonzero(line)
+    return int(at[0]), int(at[-1]) + 1
+
+
+def _widest_gap(line: NDArray[np.bool_]) -> tuple[int, int]:
+    """The middle of the widest run of False inside a line that begins and ends with True, and its length."""
+    at = np.flatnonzero(line)
+    gaps = np.diff(at) - 1
+    if not len(gaps):
+        return 0, 0
+    widest = int(gaps.argmax())
+    return int(at[widest] + 1 + gaps[widest] // 2), int(gaps[widest])
+
+
+def blend_fills(crops: Sequence[Crop], fills: Sequence[Tensor], points: NDArray[np.float64]) -> Tensor:
+    """The fills of several crops at points (N, 2) of the photo, blended where crops overlap: (3, N).
+
+    Faces count more than what is beside them. Crops agree at their borders, because a crop has no weight there.
+    """
+    total, weight = torch.zeros(3, len(points)), torch.zeros(len(points))
+    for crop, fill in zip(crops, fills, strict=True):
+        unit = crop.to_unit(points)
+        inside = np.flatnonzero(((unit > 0) & (unit < 1)).all(axis=-1))
+        if not len(inside):
+            continue
+        colours, here = sample_fill(crop, fill, points[inside])
+        # Far stronger, so that a face is not mixed with a fill that does not know it; still smooth at the border.
+        here = here * (1 + 99 * here**2 if crop.is_face else 1) + 1e-4
+        index = torch.from_numpy(inside)
+        total.index_add_(1, index, colours * here)
+        weight.index_add_(0, index, here)
+    return total / weight.clamp_min(1e-9)

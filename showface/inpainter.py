@@ -1,0 +1,178 @@
+"""Fill the holes of any photo: faces where they are, in aligned crops, and what lies beside them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from showface.crops import Crop, blend_fills, read_crop, split_boxes
+from showface.models import InpaintingNetwork
+from showface.nn.fill import push_pull_fill
+
+CONTEXT = 1.75  # side of a crop around a piece of a hole, in sides of the piece
+ROUGH = 640  # longer side in pixels of the rough fill, in which faces are looked for
+MEMBRANE = 768  # longer side in pixels at which colours are matched
+
+FindFaces = Callable[[Image.Image], Sequence[NDArray[np.float64]]]
+
+
+@dataclass(frozen=True)
+class Fill:
+    """The fill of a photo's hole.
+
+    Attributes:
+        image, coarse: (N, 3) uint8, the colours of the hole's pixels, row by row: of the result, and of the coarse stage.
+        crops: what was filled, faces first.
+    """
+
+    image: NDArray[np.uint8]
+    coarse: NDArray[np.uint8]
+    crops: list[Crop]
+
+
+def fill_hole(
+    model: InpaintingNetwork, photo: NDArray[np.uint8], hole: NDArray[np.bool_], find_faces: FindFaces, size: int
+) -> Fill:
+    """Fill the hole of a photo.
+
+    Args:
+        model: in eval mode.
+        photo, hole: (H, W, 3) and (H, W); the hole is not empty.
+        find_faces: returns the five points (5, 2) of each face in an RGB image.
+        size: side in pixels of the crops that the model fills.
+    """
+    filled = rough_fill(photo, hole)
+    faces = touched(faces_in(filled, find_faces), hole)
+    fill = _fill(model, photo, hole, filled, faces, size)
+    if faces:
+        # Points under the hole were guessed from the rough fill. Look again, and fill again.
+        filled = photo.copy()
+        filled[hole] = fill.image
+        again = touched(faces_in(filled, find_faces), hole)
+        fill = _fill(model, photo, hole, filled, again or faces, size)
+    return fill
+
+
+def rough_fill(photo: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The photo with a smooth fill, made at a small size."""
+    height, width = hole.shape
+    factor = -(-max(height, width) // ROUGH)
+    blank = np.where(hole[..., None], np.uint8(0), photo)
+    small, cover = Image.fromarray(blank), Image.fromarray(hole.astype(np.uint8) * 255)
+    if factor > 1:
+        small, cover = small.reduce(factor), cover.reduce(factor)
+    image = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float()
+    covered = torch.from_numpy(np.array(cover))[None, None] > 0
+    rough = push_pull_fill(image, covered.float())[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
+    enlarged = Image.fromarray(rough).resize((width, height), Image.Resampling.BILINEAR)
+    return np.where(hole[..., None], np.asarray(enlarged), photo)
+
+
+def faces_in(photo: NDArray[np.uint8], find_faces: FindFaces) -> list[Crop]:
+    return [Crop.of_face(points) for points in find_faces(Image.fromarray(photo))]
+
+
+def touched(crops: list[Crop], hole: NDArray[np.bool_]) -> list[Crop]:
+    """The crops in which the hole has a pixel."""
+    height, width = hole.shape
+    found = []
+    for crop in crops:
+        left, top, right, bottom = crop.bounds(width, height, margin=0)
+        rows, columns = np.nonzero(hole[top:bottom, left:right])
+        unit = crop.to_unit(np.stack([columns + left + 0.5, rows + top + 0.5], axis=-1))
+        if ((unit > 0) & (unit < 1)).all(axis=-1).any():
+            found.append(crop)
+    return found
+
+
+def _fill(
+    model: InpaintingNetwork,
+    photo: NDArray[np.uint8],
+    hole: NDArray[np.bool_],
+    filled: NDArray[np.uint8],
+    faces: list[Crop],
+    size: int,
+) -> Fill:
+    height, width = hole.shape
+    rows, columns = np.nonzero(hole)
+    points = np.stack([columns + 0.5, rows + 0.5], axis=-1)
+    crops = [*faces, *crops_beside(faces, hole, points, size)]
+    image, coarse = run_model(model, [read_crop(crop, photo, hole, filled, size) for crop in crops])
+    results = [match_colours(crops, fills, photo, hole, points) for fills in (image, coarse)]
+    return Fill(*results, crops)
+
+
+def crops_beside(faces: list[Crop], hole: NDArray[np.bool_], points: NDArray[np.float64], size: int) -> list[Crop]:
+    """Crops around the pieces of the hole that no face covers well."""
+    rest = hole.copy()
+    for face in faces:
+        unit = face.to_unit(points)
+        covered = points[((unit > 0.06) & (unit < 0.94)).all(axis=-1)].astype(int)
+        rest[covered[:, 1], covered[:, 0]] = False
+    crops = []
+    for left, top, right, bottom in split_boxes(rest, gap=max(16, size // 4)):
+        side = max(CONTEXT * max(right - left, bottom - top), min(size, *hole.shape))
+        crop = Crop.around(left, top, right, bottom, side)
+        # Shift it into the photo where it fits, since beside the photo nothing is known.
+        x = min(max(crop.x, 0), max(hole.shape[1] - side, 0)) if side <= hole.shape[1] else crop.x
+        y = min(max(crop.y, 0), max(hole.shape[0] - side, 0)) if side <= hole.shape[0] else crop.y
+        crops.append(Crop(x, y, side, 0.0))
+    return crops
+
+
+@torch.inference_mode()
+def run_model(model: InpaintingNetwork, inputs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    """The results and the coarse images (3, size, size) of crops, in [0, 255], in one batch."""
+    device = next(model.parameters()).device
+    image, hole = (torch.stack(planes).to(device) for planes in zip(*inputs, strict=True))
+    output = model(image.contiguous(memory_format=torch.channels_last), hole)
+    return tuple([*((x.float().cpu() + 1) * 127.5)] for x in (output.image, output.coarse))
+
+
+def match_colours(
+    crops: list[Crop],
+    fills: list[Tensor],
+    photo: NDArray[np.uint8],
+    hole: NDArray[np.bool_],
+    points: NDArray[np.float64],
+) -> NDArray[np.uint8]:
+    """The blended fills at the hole's pixels (N, 3), without a seam.
+
+    What the fills miss at the known pixels beside the hole is spread smoothly into the hole and added.
+    """
+    left, top = np.maximum(points.min(axis=0).astype(int) - 2, 0)
+    right, bottom = np.minimum(points.max(axis=0).astype(int) + 3, (hole.shape[1], hole.shape[0]))
+    part = hole[top:bottom, left:right]
+    ring = _grown(part) & ~part
+    rows, columns = np.nonzero(ring)
+    around = np.stack([columns + left + 0.5, rows + top + 0.5], axis=-1)
+    colours = blend_fills(crops, fills, points)
+    if len(around):
+        known = torch.from_numpy(photo[rows + top, columns + left].T.astype(np.float32))
+        missed = known - blend_fills(crops, fills, around)
+        factor = -(-max(part.shape) // MEMBRANE)
+        size = -(-part.shape[0] // factor), -(-part.shape[1] // factor)
+        index = torch.from_numpy(rows // factor * size[1] + columns // factor)
+        total = torch.zeros(4, size[0] * size[1]).index_add_(1, index, torch.cat([missed, torch.ones_like(missed[:1])]))
+        mean = (total[:3] / total[3].clamp_min(1)).view(1, 3, *size)
+        spread = push_pull_fill(mean, (total[3] == 0).float().view(1, 1, *size))
+        at = (points - (left, top)) / (factor * size[1], factor * size[0])
+        grid = torch.from_numpy(2 * at - 1).float().view(1, 1, -1, 2)
+        colours = colours + torch.nn.functional.grid_sample(
+            spread, grid, mode="bilinear", padding_mode="border", align_corners=False
+        ).view(3, -1)
+    return colours.round().clamp(0, 255).byte().T.numpy()
+
+
+def _grown(hole: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The hole and the pixels beside it."""
+    grown = hole.copy()
+    grown[1:] |= hole[:-1]
+    grown[:-1] |= hole[1:]
+    grown[:, 1:] |= hole[:, :-1]
+    grown[:, :-1] |= hole[:, 1:]
+    return grown
