@@ -96,9 +96,10 @@ def read_crop(
     if factor > 1:
         part, covered = part.reduce(factor), covered.reduce(factor)
     points = crop.to_photo(_centres(size)) - (left, top)
-    image = _sample(_planes(np.asarray(part)), points / factor, "bicubic", "border")
-    known = _sample((torch.from_numpy(np.array(covered)) == 0).float()[None], points / factor, "bilinear", "zeros")
-    return image.clamp(0, 255) / 127.5 - 1, (known < KNOWN).float()
+    image = _sample(_planes(np.asarray(part)), points / factor, "bicubic")
+    known = _sample((torch.from_numpy(np.array(covered)) == 0).float()[None], points / factor, "bilinear")
+    outside = ((points < 0) | (points > (right - left, bottom - top))).any(axis=-1)
+    return image.clamp(0, 255) / 127.5 - 1, ((known < KNOWN) | torch.from_numpy(outside)).float()
 
 
 def sample_fill(crop: Crop, fill: Tensor, points: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
@@ -115,7 +116,7 @@ def sample_fill(crop: Crop, fill: Tensor, points: NDArray[np.float64]) -> tuple[
     # A fill that is larger than the crop in the photo is averaged first.
     factor = max(1, round(fill.shape[-1] / crop.side))
     small = F.avg_pool2d(fill[None], factor, ceil_mode=True, count_include_pad=False)[0] if factor > 1 else fill
-    colours = _sample(small, unit * fill.shape[-1] / factor, "bicubic", "border")
+    colours = _sample(small, unit * fill.shape[-1] / factor, "bicubic")
     distance = torch.from_numpy(np.minimum(unit, 1 - unit).min(axis=-1)).float()
     return colours, (distance / RAMP).clamp(0, 1)
 
@@ -127,15 +128,15 @@ def _centres(size: int) -> NDArray[np.float64]:
 
 
 def _planes(image: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
+    return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32))
 
 
-def _sample(planes: Tensor, points: NDArray[np.float64], mode: str, padding: str) -> Tensor:
+def _sample(planes: Tensor, points: NDArray[np.float64], mode: str) -> Tensor:
     """Values of planes (C, H, W) at points (..., 2), in pixels from the outer corner: (C, ...)."""
     channels, height, width = planes.shape
     grid = torch.from_numpy(2 * points / np.array([width, height]) - 1).float().to(planes.device)
     flat = grid.reshape(1, 1, -1, 2)
-    out = F.grid_sample(planes[None], flat, mode=mode, padding_mode=padding, align_corners=False)
+    out = F.grid_sample(planes[None], flat, mode=mode, padding_mode="border", align_corners=False)
     return out.reshape(channels, *points.shape[:-1])
 
 
