@@ -55,6 +55,18 @@ class Crop:
         right, bottom = np.ceil(corners.max(axis=0)).astype(int) + margin
         return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
 
+    def covers(self, width: int, height: int) -> bool:
+        """Whether a photo of this size lies in the crop."""
+        corners = np.array([[0.0, 0.0], [width, 0.0], [0.0, height], [width, height]])
+        unit = self.to_unit(corners)
+        return bool(((unit > -1e-6) & (unit < 1 + 1e-6)).all())
+
+    def distance(self, other: "Crop") -> float:
+        """The largest distance between corners of two crops, as a fraction of the other one's side."""
+        corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        apart = np.linalg.norm(self.to_photo(corners) - other.to_photo(corners), axis=-1)
+        return float(apart.max()) / other.side
+
     @classmethod
     def of_face(cls, points: NDArray[np.float64]) -> "Crop":
         """The crop in which the five points (5, 2) of a face lie as near as possible to TEMPLATE."""

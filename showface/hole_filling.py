@@ -15,6 +15,7 @@ from showface.nn.fill import push_pull_fill
 
 CONTEXT = 1.75  # side of a crop around a piece of a hole, in sides of the piece
 ROUGH = 640  # longer side in pixels of the rough fill, in which faces are looked for
+ALIGNED = 0.15  # a crop whose corners are nearer to the photo's than this, as a fraction of its side, is the photo
 MEMBRANE = 768  # longer side in pixels at which colours are matched
 
 FindFaces = Callable[[Image.Image], Sequence[NDArray[np.float64]]]
@@ -73,7 +74,20 @@ def rough_fill(photo: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.
 
 
 def faces_in(photo: NDArray[np.uint8], find_faces: FindFaces) -> list[Crop]:
-    return [Crop.of_face(points) for points in find_faces(Image.fromarray(photo))]
+    """The crops of the faces in a photo. A photo that is such a crop already, or nearly, is taken as it is."""
+    height, width = photo.shape[:2]
+    whole = Crop(0.0, 0.0, float(width), 0.0, is_face=True)
+    crops = [Crop.of_face(points) for points in find_faces(Image.fromarray(photo))]
+    crops = [whole if width == height and crop.distance(whole) < ALIGNED else crop for crop in crops]
+    # What looks like a face in the middle of a larger one is none.
+    middles = [crop.to_photo(np.array([0.5, 0.55])) for crop in crops]
+    return [
+        crop
+        for crop, middle in zip(crops, middles, strict=True)
+        if not any(
+            other.side > crop.side and np.abs(other.to_unit(middle) - (0.5, 0.55)).max() < 0.25 for other in crops
+        )
+    ]
 
 
 def touched(crops: list[Crop], hole: NDArray[np.bool_]) -> list[Crop]:
@@ -111,11 +125,14 @@ def crops_beside(faces: list[Crop], hole: NDArray[np.bool_], points: NDArray[np.
     rest = hole.copy()
     for face in faces:
         unit = face.to_unit(points)
-        covered = points[((unit > 0.06) & (unit < 0.94)).all(axis=-1)].astype(int)
+        # Near its border a crop has little weight, unless the photo ends there too.
+        border = 0.0 if face.covers(hole.shape[1], hole.shape[0]) else 0.06
+        covered = points[((unit > border) & (unit < 1 - border)).all(axis=-1)].astype(int)
         rest[covered[:, 1], covered[:, 0]] = False
     crops = []
     for left, top, right, bottom in split_boxes(rest, gap=max(16, size // 4)):
-        side = max(CONTEXT * max(right - left, bottom - top), min(size, *hole.shape))
+        piece, whole = max(right - left, bottom - top), min(hole.shape)
+        side = max(piece, min(CONTEXT * piece, whole), min(size, whole))
         crop = Crop.around(left, top, right, bottom, side)
         # Shift it into the photo where it fits, since beside the photo nothing is known.
         x = min(max(crop.x, 0), max(hole.shape[1] - side, 0)) if side <= hole.shape[1] else crop.x
