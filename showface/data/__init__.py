@@ -14,6 +14,7 @@ from showface.data.images import (
     tensor_to_image,
 )
 from showface.data.masks import random_hole
+from showface.data.photo import Photo, read_photo, save_photo
 from showface.data.regions import NO_LABEL, REGIONS, read_labels
 from showface.data.sampler import EpochSampler
 from showface.data.shards import FaceShards, write_shards
@@ -28,6 +29,7 @@ __all__ = [
     "FaceShards",
     "FaceSource",
     "LostFacesError",
+    "Photo",
     "UnreadableImageError",
     "find_images",
     "find_labels",
@@ -37,7 +39,9 @@ __all__ = [
     "read_image",
     "read_labels",
     "read_mask",
+    "read_photo",
     "resize_and_crop",
+    "save_photo",
     "tensor_to_image",
     "write_shards",
 ]
