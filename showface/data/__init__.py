@@ -3,6 +3,7 @@
 from showface.data.augmentation import Augmentation
 from showface.data.faces import FaceDataset, FaceSource, LostFacesError
 from showface.data.folders import FaceFolder, find_labels
+from showface.data.hole import HoleReport, alpha_hole, describe_hole, grow_hole, painted_hole
 from showface.data.images import (
     UnreadableImageError,
     find_images,
@@ -28,13 +29,18 @@ __all__ = [
     "FaceFolder",
     "FaceShards",
     "FaceSource",
+    "HoleReport",
     "LostFacesError",
     "Photo",
     "UnreadableImageError",
+    "alpha_hole",
+    "describe_hole",
     "find_images",
     "find_labels",
+    "grow_hole",
     "image_to_tensor",
     "mask_to_tensor",
+    "painted_hole",
     "random_hole",
     "read_image",
     "read_labels",
