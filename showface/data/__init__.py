@@ -3,7 +3,7 @@
 from showface.data.augmentation import Augmentation
 from showface.data.faces import FaceDataset, FaceSource, LostFacesError
 from showface.data.folders import FaceFolder, find_labels
-from showface.data.hole import HoleReport, alpha_hole, describe_hole, grow_hole, painted_hole
+from showface.data.hole import HoleReport, Marks, alpha_hole, describe_hole, grow_hole, painted_hole
 from showface.data.images import (
     UnreadableImageError,
     find_images,
@@ -31,6 +31,7 @@ __all__ = [
     "FaceSource",
     "HoleReport",
     "LostFacesError",
+    "Marks",
     "Photo",
     "UnreadableImageError",
     "alpha_hole",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageFilter
 
-from showface.data.images import Source, read_image
+from showface.data.images import POLARITIES, Source, read_image, read_mask
+from showface.data.photo import Photo
 
 OPAQUE = 250
 """Pixels with at least this alpha are known pixels. A lossy alpha channel is rarely exactly 255."""
@@ -156,6 +158,68 @@ def describe_hole(photo: Image.Image, hole: NDArray[np.bool_], mask: Source | No
         if middle > 0.02:
             problems.append(f"{middle:.0%} of the mask is grey: it is cut at one half")
     return HoleReport(ratio, len(piece_areas(hole)), tuple(problems))
+
+
+@dataclass(frozen=True)
+class Marks:
+    """How the hole of a photo is marked: by a mask, by paint or by transparency.
+
+    Attributes:
+        mask: the mask image, or a folder of masks.
+        paint: the colour of the paint, as for `painted_hole`.
+        alpha: the transparent part is the hole.
+        polarity: the colour of the hole in the mask, "white" or "black".
+        invert: swap hole and known pixels.
+        grow: grow the hole by this many pixels, after `invert`.
+
+    Source: *ours*.
+
+    Raises:
+        ValueError: not exactly one of the three, an unknown colour or polarity, or a negative number of pixels.
+    """
+
+    mask: Path | None = None
+    paint: str | None = None
+    alpha: bool = False
+    polarity: str = "white"
+    invert: bool = False
+    grow: int = 0
+
+    def __post_init__(self) -> None:
+        if sum((self.mask is not None, self.paint is not None, self.alpha)) != 1:
+            raise ValueError("mark the hole in one way: by a mask, with --paint COLOUR, or with --alpha")
+        if self.paint is not None:
+            ImageColor.getrgb(self.paint)
+        if self.polarity not in POLARITIES:
+            raise ValueError(f"polarity must be one of {POLARITIES}, got {self.polarity!r}")
+        if self.grow < 0:
+            raise ValueError(f"a hole can't grow by {self.grow} pixels: the number must be at least 0")
+
+    def hole(self, photo: Photo, mask: Path | None = None) -> NDArray[np.bool_]:
+        """The hole of a photo, (H, W) bool; `mask` is the photo's own mask, if the masks are in a folder.
+
+        Raises:
+            ValueError: one photo and a folder of masks, or no transparency.
+            FileNotFoundError, UnreadableImageError: the mask can't be read.
+        """
+        mask = mask or self.mask
+        if mask is not None:
+            if mask.is_dir():
+                raise ValueError(f"{mask} is a folder of masks, but {photo.name} is one photo: give one mask")
+            hole = read_mask(mask, (photo.rgb.height, photo.rgb.width), self.polarity)
+        elif self.paint is not None:
+            hole = painted_hole(photo.rgb, self.paint)
+        else:
+            hole = alpha_hole(photo.original)
+        return grow_hole(~hole if self.invert else hole, self.grow)
+
+    def __str__(self) -> str:
+        """What counts as the hole, in words."""
+        if self.mask is not None:
+            what = f"{self.polarity} in the mask"
+        else:
+            what = "transparent" if self.alpha else f"painted {self.paint}"
+        return f"{'not ' if self.invert else ''}{what} is the hole" + f", grown by {self.grow} pixels" * (self.grow > 0)
 
 
 class _Runs(NamedTuple):

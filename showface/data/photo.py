@@ -206,10 +206,11 @@ def _exif(image: Image.Image, name: str) -> bytes:
             exif.pop(tag, None)
         if ExifTags.Base.Orientation in exif:
             exif[ExifTags.Base.Orientation] = 1
-        details = exif.get_ifd(ExifTags.IFD.Exif)
-        sides = ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight
-        if turned and all(side in details for side in sides):
-            details[sides[0]], details[sides[1]] = details[sides[1]], details[sides[0]]
+        if turned and ExifTags.IFD.Exif in exif:
+            details = exif.get_ifd(ExifTags.IFD.Exif)
+            sides = ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight
+            if all(side in details for side in sides):
+                details[sides[0]], details[sides[1]] = details[sides[1]], details[sides[0]]
         return exif.tobytes() if len(exif) else b""
     except Exception as error:  # Pillow's parser raises as many kinds of errors as its decoders
         warnings.warn(f"the EXIF data of {name} is left out, it can't be read: {error}", stacklevel=4)
