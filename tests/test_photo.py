@@ -289,13 +289,19 @@ def test_the_size_is_checked_before_decoding(tmp_path: Path, monkeypatch: pytest
             read_image(path)
 
 
-def test_the_default_limit_is_above_pillows(tmp_path: Path) -> None:
-    """Pillow's own limit stays as the program set it, and does not count here."""
-    before = Image.MAX_IMAGE_PIXELS
-    path = save(Image.new("1", (19_000, 10_000)), tmp_path / "large.png")  # 190 megapixels, Pillow's limit is 179
-    with open_image(path) as image:
-        assert image.size == (19_000, 10_000)
-    assert before == Image.MAX_IMAGE_PIXELS
+@pytest.mark.parametrize("name", ["large.png", "large.tif", "large.gif"])
+def test_pillows_own_limit_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Neither for the header nor while decoding. Afterwards it is as the program set it."""
+    path = save(noise().convert("L"), tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    photo = read_photo(path)
+    assert photo.rgb.size == (32, 40)
+    with open_image(path), open_image(path):
+        assert Image.MAX_IMAGE_PIXELS is None
+    assert Image.MAX_IMAGE_PIXELS == 100
+    with pytest.raises(UnreadableImageError):
+        read_image(save(noise(), tmp_path / "x.tga"))
+    assert Image.MAX_IMAGE_PIXELS == 100
     assert MAX_PIXELS == 200_000_000
 
 

@@ -25,7 +25,9 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "J
 MAX_PIXELS = 200_000_000
 """The largest image that is read, in pixels, unless the environment variable SHOWFACE_MAX_PIXELS says otherwise."""
 
-_opening = threading.Lock()
+_lock = threading.Lock()
+_readers: list[int | None] = []
+"""Pillow's own limit, once for each file that is being read."""
 
 Source = str | os.PathLike[str] | BinaryIO | Image.Image
 
@@ -155,7 +157,7 @@ def open_image(source: str | os.PathLike[str] | BinaryIO) -> Iterator[Image.Imag
     """
     limit = max_pixels()
     try:
-        with _open_header(source) as image:
+        with _without_pillows_limit(), Image.open(source, formats=_formats()) as image:
             if image.width * image.height > limit:
                 size = f"{image.width}x{image.height} = {image.width * image.height:,} pixels"
                 raise OSError(f"it has {size}, and the limit is {limit:,}; set SHOWFACE_MAX_PIXELS to raise it")
@@ -180,15 +182,22 @@ def max_pixels() -> int:
     return int(text)
 
 
-def _open_header(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
-    """`Image.open` without Pillow's own limit, which has no argument and is lower than ours."""
-    with _opening:
-        pillows = Image.MAX_IMAGE_PIXELS
+@contextmanager
+def _without_pillows_limit() -> Iterator[None]:
+    """Turn off Pillow's limit, which is lower than ours and has no argument. It also counts while a file is decoded.
+
+    It is a global variable, so it is off in all threads until the last file is read.
+    """
+    with _lock:
+        _readers.append(_readers[0] if _readers else Image.MAX_IMAGE_PIXELS)
         Image.MAX_IMAGE_PIXELS = None
-        try:
-            return Image.open(source, formats=_formats())
-        finally:
-            Image.MAX_IMAGE_PIXELS = pillows
+    try:
+        yield
+    finally:
+        with _lock:
+            limit = _readers.pop()
+            if not _readers:
+                Image.MAX_IMAGE_PIXELS = limit
 
 
 @cache
