@@ -2,16 +2,22 @@
 
 import sys
 import warnings
+from collections.abc import Callable
+from importlib import import_module
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
+
+    from showface.data import Marks
 
 app = typer.Typer(
     name="showface",
@@ -26,54 +32,117 @@ ModelOption = Annotated[str, typer.Option(help="Bundled model (default or psnr),
 DeviceOption = Annotated[str, typer.Option(help="Device: cpu, cuda, ...")]
 
 
+DEMO, MEMORY, PREVIEW = Path("showface-demo.png"), Path("showface-memory.png"), Path("showface-mask.png")
+"""Default outputs. They are the program's own, so they are written over."""
+
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Write over existing files.")]
+MaskArgument = Annotated[Path | None, typer.Argument(help="Mask image: white = hole.")]
+PaintOption = Annotated[
+    str | None, typer.Option(help="Colour in which the hole is painted into the photo: white, '#ff0000', ...")
+]
+AlphaOption = Annotated[bool, typer.Option("--alpha", help="The transparent part of the photo is the hole.")]
+PolarityOption = Annotated[str, typer.Option(help="Colour of the hole in the mask: white or black.")]
+InvertOption = Annotated[bool, typer.Option("--invert", help="Swap hole and known pixels.")]
+GrowOption = Annotated[int, typer.Option(min=0, help="Grow the hole by this many pixels.")]
+
+
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output image.")] = Path("showface-demo.png"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output image.")] = DEMO,
+    overwrite: OverwriteOption = False,
     model: ModelOption = "default",
     device: DeviceOption = "cpu",
 ) -> None:
     """Fill the bundled portrait. Writes input, mask, coarse image and result side by side."""
     from PIL import Image
 
+    from showface.data import save_photo
     from showface.inference import restore
+    from showface.preview import side_by_side
     from showface.registry import load_model
 
-    _check_image_name(out)
+    overwrite = _check_output(out, [], overwrite or out == DEMO)
     with as_file(files("showface") / "assets" / "demo") as folder:
         result = restore(folder / "portrait.png", folder / "mask.png", model=load_model(model, device))
         mask = Image.open(folder / "mask.png").convert("RGB")
-    panels = (result.masked, mask, result.coarse, result.image)
-    gap = 8
-    sheet = Image.new("RGB", (sum(x.width + gap for x in panels) - gap, panels[0].height), "white")
-    left = 0
-    for panel in panels:
-        sheet.paste(panel, (left, 0))
-        left += panel.width + gap
-    _save(sheet, out)
+    save_photo(side_by_side((result.masked, mask, result.coarse, result.image)), out, overwrite=overwrite)
     console.print(f"input | mask | coarse | result, a hole of {result.hole_ratio:.1%}: {escape(str(out.resolve()))}")
 
 
 @app.command()
 def inpaint(
-    photo: Annotated[Path, typer.Argument(help="Photo of any size and format.")],
-    mask: Annotated[Path, typer.Argument(help="Mask image: white = hole.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output image.")],
-    mask_polarity: Annotated[str, typer.Option(help="Colour of the hole in the mask: white or black.")] = "white",
+    photo: Annotated[Path, typer.Argument(help="Photo of any size and format, or folder of photos.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output image; for a folder of photos, output folder.")],
+    mask: MaskArgument = None,
+    mask_option: Annotated[
+        Path | None, typer.Option("--mask", help="Like MASK. For a folder of photos: a mask for all, or a folder.")
+    ] = None,
+    paint: PaintOption = None,
+    alpha: AlphaOption = False,
+    mask_polarity: PolarityOption = "white",
+    invert: InvertOption = False,
+    grow: GrowOption = 0,
     size: Annotated[
         int | None, typer.Option(help="Shorter side to fill at, in pixels. Default: the model's training size.")
     ] = None,
+    overwrite: OverwriteOption = False,
     model: ModelOption = "default",
     device: DeviceOption = "cpu",
 ) -> None:
-    """Fill the hole of a photo."""
+    """Fill the hole of a photo, or of each photo in a folder."""
+    from showface.data import Marks, read_photo, save_photo
     from showface.inference import restore
     from showface.registry import load_model
 
-    _check_image_name(out)
-    result = restore(photo, mask, model=load_model(model, device), mask_polarity=mask_polarity, size=size)
-    _save(result.image, out)
+    if mask and mask_option:
+        raise ValueError("give the mask once: as MASK, or with --mask")
+    marks = Marks(mask or mask_option, paint, alpha, mask_polarity, invert, grow)
+    if photo.is_dir():
+        if size is not None and size < 16:  # an error of the command, not of each photo
+            raise ValueError(f"size must be at least 16 pixels, got {size}")
+        network = load_model(model, device)
+        _fill_folder(photo, out, marks, lambda rgb, hole: restore(rgb, hole, model=network, size=size).image, overwrite)
+        return
+    _check_output(out, [photo, marks.mask], overwrite)
+    before = read_photo(photo)
+    result = restore(before.rgb, marks.hole(before), model=load_model(model, device), size=size)
+    save_photo(result.image, out, before, hole=result.hole, overwrite=overwrite)
     console.print(f"hole: {result.hole_ratio:.1%} of {result.image.width}x{result.image.height}")
     console.print(f"result: {escape(str(out.resolve()))}")
+
+
+@app.command("mask")
+def show_mask(
+    photo: Annotated[Path, typer.Argument(help="Photo of any size and format.")],
+    mask: MaskArgument = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output image.")] = PREVIEW,
+    paint: PaintOption = None,
+    alpha: AlphaOption = False,
+    mask_polarity: PolarityOption = "white",
+    invert: InvertOption = False,
+    grow: GrowOption = 0,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Show what would be filled, and say what looks wrong with the mask. Draws photo and hole side by side."""
+    from showface.data import Marks, describe_hole, read_photo, save_photo
+    from showface.preview import hole_picture
+
+    marks = Marks(mask, paint, alpha, mask_polarity, invert, grow)
+    overwrite = _check_output(out, [photo, marks.mask], overwrite or out == PREVIEW)
+    before = read_photo(photo)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* resized with nearest")  # the report says it
+        hole = marks.hole(before)
+    report = describe_hole(before.rgb, hole, mask)
+    for problem in report.problems:
+        warnings.warn(problem, stacklevel=1)
+    faces = _find_faces(before.rgb)
+    save_photo(hole_picture(before.rgb, hole, faces or ()), out, overwrite=overwrite)
+    pieces = "1 piece" if report.pieces == 1 else f"{report.pieces} pieces"
+    console.print(f"hole: {report.ratio:.1%} of {before.rgb.width}x{before.rgb.height} in {pieces}; {marks}")
+    if faces is not None:
+        console.print(f"faces: {len(faces)}")
+    console.print(f"photo | hole in red: {escape(str(out.resolve()))}")
 
 
 @app.command()
@@ -176,25 +245,26 @@ def evaluate(
 @app.command()
 def memory(
     photos: Annotated[Path, typer.Argument(help="Folder of whole faces, preferably the training images.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output image.")] = Path("showface-memory.png"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output image.")] = MEMORY,
+    overwrite: OverwriteOption = False,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of photos.")] = 200,
     slots: Annotated[int, typer.Option(min=1, help="Number of columns.")] = 10,
     model: ModelOption = "default",
     device: DeviceOption = "cpu",
 ) -> None:
     """Draw the memory: for each region of the face, the photos most similar to its most read slots."""
-    from showface.data import find_images
+    from showface.data import find_images, save_photo
     from showface.inspection import memory_picture
     from showface.models import MDRNets
     from showface.registry import load_model
 
-    _check_image_name(out)
+    overwrite = _check_output(out, [], overwrite or out == MEMORY)
     found = find_images(photos)
     chosen = found[:: max(1, len(found) // limit)][:limit]
     network = load_model(model, device)
     if not isinstance(network, MDRNets):
         raise ValueError(f"{model} is a {network.system} model: only MDRNets have a memory")
-    _save(memory_picture(network, chosen, slots), out)
+    save_photo(memory_picture(network, chosen, slots), out, overwrite=overwrite)
     console.print(f"memory drawn with {len(chosen)} of {len(found)} photos: {escape(str(out.resolve()))}")
 
 
@@ -218,27 +288,75 @@ def main() -> None:
         sys.exit(1)
 
 
-def _check_image_name(path: Path) -> None:
-    """Check, before any work starts, that an image can be written to this path.
+def _fill_folder(
+    photos: Path,
+    out: Path,
+    marks: "Marks",
+    fill: Callable[["Image.Image", "NDArray[np.bool_]"], "Image.Image"],
+    overwrite: bool,
+) -> None:
+    """Fill a folder of photos with a progress bar.
+
+    Raises:
+        ValueError: photos failed.
+    """
+    from rich.progress import MofNCompleteColumn, Progress
+
+    from showface.batch import MaskFolder, fill_folder, keep_apart
+
+    own: MaskFolder | None = None
+    if marks.mask is not None:
+        if not marks.mask.exists():
+            raise FileNotFoundError(f"there is no mask {marks.mask}")
+        keep_apart(photos, marks.mask)
+        keep_apart(out, marks.mask)
+        own = MaskFolder(marks.mask, photos) if marks.mask.is_dir() else None
+    errors = Console(stderr=True, soft_wrap=True)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())  # the default has the time left
+    with Progress(*columns, console=errors, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("filling", total=None)
+        result = fill_folder(
+            photos,
+            out,
+            lambda path, photo: marks.hole(photo, own(path) if own else None),
+            fill,
+            overwrite=overwrite,
+            progress=lambda done, of: bar.update(task, completed=done, total=of),
+            on_failure=lambda name, reason: errors.print(
+                f"[red]failed:[/] {escape(f'{name}: {reason}')}", highlight=False
+            ),
+        )
+    console.print(
+        f"{len(result.filled)} filled, {len(result.skipped)} finished before, {len(result.failed)} failed: "
+        f"{escape(str(out.resolve()))}"
+    )
+    if result.failed:
+        total = len(result.filled) + len(result.skipped) + len(result.failed)
+        raise ValueError(f"{len(result.failed)} of {total} photos failed: {', '.join(map(str, result.failed))}")
+
+
+def _find_faces(photo: "Image.Image") -> list[Any] | None:
+    """The faces on a photo; None if this version of showface has no face detector."""
+    try:
+        detector = import_module("showface.faces")
+    except ModuleNotFoundError:
+        return None
+    return list(detector.find_faces(photo))
+
+
+def _check_output(path: Path, inputs: list[Path | None], overwrite: bool) -> bool:
+    """Check, before any work starts, that an image can be written to this path. Returns `overwrite`.
 
     Raises:
         ValueError: unknown image format.
         FileNotFoundError: the folder does not exist.
+        FileExistsError: the file exists, and `overwrite` is False.
     """
-    from PIL import Image
+    from showface.data.photo import output_format, refuse_overwrite
 
-    writable = {ending for ending, name in Image.registered_extensions().items() if name in Image.SAVE}
-    if path.suffix.lower() not in writable:
-        raise ValueError(f"unknown image format {path.name!r}: use a name that ends in .png, .jpg, ...")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent}")
-
-
-def _save(image: "Image.Image", path: Path) -> None:
-    from showface.files import write_atomically
-
-    # Formats without a quality setting ignore it.
-    write_atomically(path, lambda temporary: image.save(temporary, quality=95))
+    output_format(path)
+    refuse_overwrite(path, [other for other in inputs if other is not None], overwrite)
+    return overwrite
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ LAYERS = (
     ("baselines",),
     ("registry",),
     ("inference",),
-    ("inspection", "evaluation", "training"),
+    ("inspection", "batch", "preview", "evaluation", "training"),
     ("info", "cli"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -107,7 +107,7 @@ class TestInpaint:
             raise OSError("no space left on device")
 
         monkeypatch.setattr(Image.Image, "save", fail)
-        code, _, err = showface("inpaint", photo, mask, "-o", "result.png", "--model", folder)
+        code, _, err = showface("inpaint", photo, mask, "-o", "result.png", "--model", folder, "--overwrite")
         assert (code, err) == (1, "error: no space left on device\n")
         assert [path.name for path in Path.cwd().iterdir()] == ["result.png"]
         assert Path("result.png").read_bytes() == b"old"
@@ -220,14 +220,14 @@ def test_info(showface):
 def test_help_lists_the_commands(showface):
     code, out, _ = showface("--help")
     assert code == 0
-    for command in ("demo", "inpaint", "train", "evaluate", "memory", "info"):
+    for command in ("demo", "inpaint", "mask", "train", "evaluate", "memory", "info"):
         assert command in out
 
 
 def test_usage_errors_are_told_by_the_parser(showface):
     code, _, err = showface("inpaint", "photo.png")
     assert code == 2
-    assert "Missing argument" in err
+    assert "Missing option" in err
 
 
 def test_as_a_process(folder, photo, tmp_path):

@@ -3,6 +3,7 @@
 from showface.data.augmentation import Augmentation
 from showface.data.faces import FaceDataset, FaceSource, LostFacesError
 from showface.data.folders import FaceFolder, find_labels
+from showface.data.hole import HoleReport, Marks, alpha_hole, describe_hole, grow_hole, painted_hole
 from showface.data.images import (
     UnreadableImageError,
     find_images,
@@ -14,6 +15,7 @@ from showface.data.images import (
     tensor_to_image,
 )
 from showface.data.masks import random_hole
+from showface.data.photo import Photo, read_photo, save_photo
 from showface.data.regions import NO_LABEL, REGIONS, read_labels
 from showface.data.sampler import EpochSampler
 from showface.data.shards import FaceShards, write_shards
@@ -27,17 +29,26 @@ __all__ = [
     "FaceFolder",
     "FaceShards",
     "FaceSource",
+    "HoleReport",
     "LostFacesError",
+    "Marks",
+    "Photo",
     "UnreadableImageError",
+    "alpha_hole",
+    "describe_hole",
     "find_images",
     "find_labels",
+    "grow_hole",
     "image_to_tensor",
     "mask_to_tensor",
+    "painted_hole",
     "random_hole",
     "read_image",
     "read_labels",
     "read_mask",
+    "read_photo",
     "resize_and_crop",
+    "save_photo",
     "tensor_to_image",
     "write_shards",
 ]

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from showface.data.augmentation import Augmentation
-from showface.data.images import DECODE_ERRORS, UnreadableImageError, read_image, source_name
+from showface.data.images import UnreadableImageError, open_image, read_image, source_name
 from showface.data.regions import read_labels
 
 
@@ -145,7 +145,7 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
                 return None
             name = source_name(file)
             return read_labels(file, image_size)
-        except DECODE_ERRORS as error:
+        except (OSError, ValueError) as error:
             self._bad_labels[index] = True
             warnings.warn(f"labels left out, cannot use {name}: {error}", stacklevel=3)
             return None
@@ -195,9 +195,9 @@ def select_faces(names: Sequence[str], sides: Iterable[int | None], min_side: in
 def shorter_side(file: Path | BinaryIO) -> int | None:
     """The shorter side of an image in pixels, read from its header; None if the header is unreadable."""
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             return min(int(image.width), int(image.height))
-    except DECODE_ERRORS:
+    except OSError:
         return None
 
 

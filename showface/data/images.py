@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,8 +19,15 @@ from PIL import Image, ImageOps
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 POLARITIES = ("white", "black")
 
-# The errors that Pillow raises for broken files: SyntaxError for PNG chunks, ValueError for bad headers, and so on.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
+# Formats that are only pictures. Left out are interpreters (EPS, PDF, WMF), formats without a signature (TGA), and rare
+# ones whose decoders few people test. HEIF is known to Pillow only after `pillow_heif.register_heif_opener()`.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM", "HEIF")
+MAX_PIXELS = 200_000_000
+"""The largest image that is read, in pixels, unless the environment variable SHOWFACE_MAX_PIXELS says otherwise."""
+
+_lock = threading.Lock()
+_readers: list[int | None] = []
+"""Pillow's own limit, once for each file that is being read."""
 
 Source = str | os.PathLike[str] | BinaryIO | Image.Image
 
@@ -74,7 +84,7 @@ def read_image(source: Source) -> Image.Image:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        UnreadableImageError: the file is not an image, or is broken or truncated.
+        UnreadableImageError: the file is not an image, is broken or truncated, or has too many pixels.
     """
     return _flatten(_load(source), background=255)
 
@@ -131,18 +141,79 @@ def source_name(source: str | os.PathLike[str] | BinaryIO) -> str:
     return str(getattr(source, "name", "without a name"))
 
 
+@contextmanager
+def open_image(source: str | os.PathLike[str] | BinaryIO) -> Iterator[Image.Image]:
+    """Open an image file of one of `FORMATS`, and check its size by its header, before it is decoded.
+
+    Any error of Pillow's decoders in the body of `with` becomes an `UnreadableImageError`. They raise much more than
+    OSError: SyntaxError, ValueError, RuntimeError, OverflowError, AttributeError, struct.error, ...
+
+    Source: *ours*.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        UnreadableImageError: the file is not an image, is broken or truncated, or has too many pixels.
+        ValueError: SHOWFACE_MAX_PIXELS is not a positive integer.
+    """
+    limit = max_pixels()
+    try:
+        with _without_pillows_limit(), Image.open(source, formats=_formats()) as image:
+            if image.width * image.height > limit:
+                size = f"{image.width}x{image.height} = {image.width * image.height:,} pixels"
+                raise OSError(f"it has {size}, and the limit is {limit:,}; set SHOWFACE_MAX_PIXELS to raise it")
+            yield image
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise UnreadableImageError(f"cannot read image {source_name(source)}: {error}") from error
+
+
+def max_pixels() -> int:
+    """The largest image that is read, in pixels.
+
+    Source: *ours*.
+
+    Raises:
+        ValueError: SHOWFACE_MAX_PIXELS is not a positive integer.
+    """
+    text = os.environ.get("SHOWFACE_MAX_PIXELS", str(MAX_PIXELS))
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"SHOWFACE_MAX_PIXELS must be a positive number of pixels, got {text!r}")
+    return int(text)
+
+
+@contextmanager
+def _without_pillows_limit() -> Iterator[None]:
+    """Turn off Pillow's limit, which is lower than ours and has no argument. It also counts while a file is decoded.
+
+    It is a global variable, so it is off in all threads until the last file is read.
+    """
+    with _lock:
+        _readers.append(_readers[0] if _readers else Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        with _lock:
+            limit = _readers.pop()
+            if not _readers:
+                Image.MAX_IMAGE_PIXELS = limit
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The `FORMATS` that this build of Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _load(source: Source) -> Image.Image:
     """The decoded, upright image, in its original mode."""
     if isinstance(source, Image.Image):
         return ImageOps.exif_transpose(source)
-    try:
-        with Image.open(source) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except FileNotFoundError:
-        raise
-    except DECODE_ERRORS as error:
-        raise UnreadableImageError(f"cannot read image {source_name(source)}: {error}") from error
+    with open_image(source) as image:
+        image.load()
+        return ImageOps.exif_transpose(image)
 
 
 def _flatten(image: Image.Image, background: int) -> Image.Image:
@@ -155,6 +226,8 @@ def _flatten(image: Image.Image, background: int) -> Image.Image:
         rgba = (image.convert(direct) if direct else image).convert("RGBA")
         below = Image.new("RGBA", rgba.size, (background, background, background, 255))
         return Image.alpha_composite(below, rgba).convert("RGB")
+    if image.mode == "LAB":
+        raise UnreadableImageError("cannot read an image in LAB colours: save it in RGB first")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from showface.data.images import open_image
+
 REGIONS: tuple[str, ...] = (
     "background",
     "skin",
@@ -47,12 +49,12 @@ def read_labels(file: Path | BinaryIO, image_size: tuple[int, int]) -> Image.Ima
 
     Raises:
         ValueError: another mode or aspect ratio.
-        showface.data.images.DECODE_ERRORS: the file can't be read.
+        FileNotFoundError, UnreadableImageError: the file can't be read.
     """
-    with Image.open(file) as image:
-        if image.mode not in ("L", "P"):
-            raise ValueError(f"labels must be 8-bit greyscale or palette, not {image.mode}")
+    with open_image(file) as image:
         labels = image.copy()
+    if labels.mode not in ("L", "P"):
+        raise ValueError(f"labels must be 8-bit greyscale or palette, not {labels.mode}")
     width, height = labels.size
     across, down = width / image_size[0], height / image_size[1]
     if abs(width - image_size[0] * down) > 1.0 and abs(height - image_size[1] * across) > 1.0:

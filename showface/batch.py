@@ -1,0 +1,140 @@
+"""Fill a folder of photos, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from showface.data import Photo, find_images, read_photo, save_photo
+
+FindHole = Callable[[Path, Photo], NDArray[np.bool_]]
+Fill = Callable[[Image.Image, NDArray[np.bool_]], Image.Image]
+
+# What one bad photo can raise. Other photos may be good, so the work goes on.
+_FAILURES = (OSError, ValueError, FloatingPointError, MemoryError, torch.OutOfMemoryError)
+
+
+@dataclass
+class BatchResult:
+    """What `fill_folder` did with each photo; paths are relative to the folder of photos.
+
+    Attributes:
+        filled: the photos that were filled.
+        skipped: the photos whose result existed already.
+        failed: the photos that could not be read, filled or saved, with the reason.
+    """
+
+    filled: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    failed: dict[Path, str] = field(default_factory=dict)
+
+
+def fill_folder(
+    photos: Path,
+    out: Path,
+    find_hole: FindHole,
+    fill: Fill,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+    on_failure: Callable[[Path, str], object] = lambda photo, reason: None,
+) -> BatchResult:
+    """Fill all photos in a folder and below, and save the results under the same names in another folder.
+
+    Only one photo is in memory at a time. Each result is written atomically, so one that exists is finished: it is
+    skipped, and a stopped run can be started again. A photo that fails does not stop the others.
+
+    Source: *ours*.
+
+    Args:
+        photos: the folder of photos.
+        out: the folder of results. It is made if needed.
+        find_hole: gets the path and the photo, and returns its hole, (H, W) bool. `MaskFolder` is one.
+        fill: gets the RGB photo and the hole, and returns the filled photo. It is not called for an empty hole.
+        overwrite: fill photos again whose results exist.
+        progress: called with the number of photos done and of all photos.
+        on_failure: called with a photo's relative path and the reason, as soon as it fails.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, ValueError: the photos, as for `find_images`.
+        ValueError: `out` is a file, or is in the folder of photos, or the other way round.
+    """
+    found = find_images(photos)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{photos} is a folder, so the output must be one too, but {out} is a file")
+    keep_apart(photos, out)
+    result = BatchResult()
+    for done, path in enumerate(found):
+        progress(done, len(found))
+        name = path.relative_to(photos)
+        target = out / name
+        if target.exists() and not overwrite:
+            result.skipped.append(name)
+            continue
+        try:
+            photo = read_photo(path)
+            hole = find_hole(path, photo)
+            image = fill(photo.rgb, hole) if hole.any() else photo.rgb
+            target.parent.mkdir(parents=True, exist_ok=True)
+            save_photo(image, target, photo, hole=hole, overwrite=overwrite)
+        except _FAILURES as error:
+            result.failed[name] = str(error)
+            on_failure(name, str(error))
+        else:
+            result.filled.append(name)
+    progress(len(found), len(found))
+    return result
+
+
+class MaskFolder:
+    """Finds the mask of each photo: the image in a folder of masks with the photo's relative path, but any suffix.
+
+    Source: *ours*.
+
+    Args:
+        masks: the folder of masks.
+        photos: the folder of photos.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, ValueError: as for `find_images`.
+    """
+
+    def __init__(self, masks: Path, photos: Path) -> None:
+        self.masks, self.photos = masks, photos
+        self.found: dict[Path, list[Path]] = {}
+        for mask in find_images(masks):
+            self.found.setdefault(mask.relative_to(masks).with_suffix(""), []).append(mask)
+
+    def __call__(self, photo: Path) -> Path:
+        """The mask of a photo.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: there are several.
+        """
+        stem = photo.relative_to(self.photos).with_suffix("")
+        candidates = self.found.get(stem, [])
+        if not candidates:
+            raise FileNotFoundError(f"there is no mask {stem}.* in {self.masks}")
+        if len(candidates) > 1:
+            raise ValueError(f"there are several masks {stem}.* in {self.masks}")
+        return candidates[0]
+
+
+def keep_apart(first: Path, second: Path) -> None:
+    """Check that neither of two paths is in the other. Or else results and masks would be taken for photos.
+
+    Source: *ours*.
+
+    Raises:
+        ValueError: one is in the other, or they are the same.
+    """
+    one, other = first.resolve(), second.resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise ValueError(f"photos, masks and results must be in separate folders: {first} and {second} are not")

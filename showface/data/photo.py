@@ -1,0 +1,292 @@
+"""Read a photo with what it carries, and save a filled photo so that it carries the same."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin
+
+from showface.data.images import open_image, read_image, source_name
+from showface.files import write_atomically
+
+# What each format can hold, as Pillow writes it.
+_WITH_ALPHA = frozenset({"PNG", "TIFF", "WEBP", "AVIF", "JPEG2000"})
+_WITH_16_BITS = frozenset({"PNG", "TIFF"})
+_WITH_EXIF = frozenset({"JPEG", "PNG", "TIFF", "WEBP", "AVIF"})
+_ONLY_RGB = frozenset({"WEBP", "AVIF"})
+
+# Tags of a TIFF file that describe how its pixels are stored. They would be wrong in another file.
+_STORAGE_TAGS = (
+    *(254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 292, 293, 297, 301),
+    *(317, 318, 319, 320, 321, 322, 323, 324, 325, 330, 332, 338, 339, 340, 341, 347, 513, 514, 529, 530, 531, 532),
+    *(700, 33723, 34377, 34675),  # XMP, IPTC, Photoshop's own data, and the ICC profile, which is saved by itself
+)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo, and what its file carried.
+
+    Attributes:
+        rgb: the upright photo as 8-bit RGB, as `read_image` gives it.
+        original: the upright photo in its own mode, such as L, I;16 or RGBA.
+        name: the file's name, for messages.
+        exif: EXIF data with upright orientation and without a thumbnail; empty if there is none.
+        icc_profile: the colour profile; None if there is none. Pixel values are never converted to another profile.
+        dpi: the resolution (horizontal, vertical) in dots per inch; None if there is none.
+        jpeg: Pillow's options that compress a JPEG as this one was; None for other formats.
+
+    Source: *ours*.
+    """
+
+    rgb: Image.Image
+    original: Image.Image
+    name: str = "the photo"
+    exif: bytes = b""
+    icc_profile: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    jpeg: dict[str, Any] | None = None
+
+    @property
+    def mode(self) -> str:
+        """The mode to save in: L, LA, I;16, RGB or RGBA.
+
+        Black-and-white pixels are saved as L, since a fill has grey levels. Palettes, CMYK and so on become RGB.
+        """
+        mode, transparent = self.original.mode, "transparency" in self.original.info
+        if mode.startswith("I;16"):
+            return "I;16"
+        if mode in ("1", "L", "I", "F"):
+            return "LA" if transparent else "L"
+        if mode in ("LA", "La"):
+            return "LA"
+        return "RGBA" if transparent or mode in ("RGBA", "RGBa", "PA") else "RGB"
+
+
+def read_photo(source: str | os.PathLike[str] | BinaryIO | Image.Image) -> Photo:
+    """Read a photo with all that `save_photo` can save again.
+
+    Pillow reads 16 bits a sample only in greyscale. Colour photos with 16 bits are read with 8, with a warning.
+
+    Source: *ours*.
+
+    Args:
+        source: a path, a file open for reading bytes, or a PIL image of any mode.
+
+    Raises:
+        FileNotFoundError, UnreadableImageError, ValueError: as for `read_image`.
+    """
+    if isinstance(source, Image.Image):
+        return _photo(source, "the photo")
+    name = source_name(source)
+    with open_image(source) as image:
+        # Only the decoder's tiles say how deep the file is, and they are gone once it is decoded.
+        deep = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+        image.load()
+        photo = _photo(image, name)
+    if deep and photo.mode != "I;16":
+        warnings.warn(f"{name} has 16 bits a sample: only 8 are read, since it is not plain greyscale", stacklevel=2)
+    return photo
+
+
+def save_photo(
+    image: Image.Image,
+    path: str | Path,
+    like: Photo | None = None,
+    *,
+    hole: NDArray[np.bool_] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Save an image so that it carries what a photo carried, as far as the format of `path` can hold it.
+
+    - Known pixels are the photo's own, with its alpha and its 16 bits: bit for bit in PNG, TIFF, BMP and WebP (which is
+      saved lossless). The fill is opaque. A grey photo stays grey: its fill is made grey.
+    - EXIF data, colour profile and resolution are kept. The orientation is upright, and a thumbnail is left out.
+    - A JPEG made from a JPEG has its quantisation tables and chroma subsampling; any other JPEG has quality 95.
+
+    What the format can't hold is left out, with a warning. The file is written atomically.
+
+    Source: *ours*.
+
+    Args:
+        image: the filled photo.
+        path: the file; its suffix gives the format.
+        like: the photo that was filled. None saves only the image.
+        hole: (H, W) bool, True where the image was filled. The default is every pixel that differs from `like`.
+        overwrite: write over an existing file.
+
+    Raises:
+        FileExistsError: the file exists.
+        FileNotFoundError: its folder does not exist.
+        ValueError: an unknown format, or the image or the hole does not have the photo's size.
+    """
+    path = Path(path)
+    form = output_format(path)
+    refuse_overwrite(path, (), overwrite)
+    options = _options(form)
+    if like is not None:
+        lost: list[str] = []
+        image = _with_known_pixels(image, like, hole, form, lost)
+        options |= _carried(like, image.mode, form, lost)
+        if lost:
+            warnings.warn(f"{path.name} can't hold what {like.name} carried: {', '.join(lost)}", stacklevel=2)
+    write_atomically(path, lambda temporary: image.save(temporary, format=form, **options))
+
+
+def output_format(path: str | Path) -> str:
+    """Pillow's name of the format in which an image is saved at this path, such as "PNG".
+
+    Source: *ours*.
+
+    Raises:
+        ValueError: unknown image format.
+        FileNotFoundError: the folder does not exist.
+    """
+    path = Path(path)
+    form = Image.registered_extensions().get(path.suffix.lower(), "")
+    if form not in Image.SAVE:
+        raise ValueError(f"unknown image format {path.name!r}: use a name that ends in .png, .jpg, ...")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent}")
+    return form
+
+
+def refuse_overwrite(path: str | Path, inputs: Iterable[str | Path], overwrite: bool) -> None:
+    """Refuse to write over a file that exists.
+
+    Source: *ours*.
+
+    Args:
+        path: the file to write.
+        inputs: the files that are read. The message says so if `path` is one of them, also through a link.
+        overwrite: do not refuse.
+
+    Raises:
+        FileExistsError: the file exists, and `overwrite` is False.
+    """
+    path = Path(path)
+    if overwrite or not path.exists():
+        return
+    same = any(Path(other).exists() and path.samefile(other) for other in inputs)
+    what = "is one of the inputs" if same else "exists already"
+    raise FileExistsError(f"{path} {what}: give -o another name, or --overwrite")
+
+
+def _photo(image: Image.Image, name: str) -> Photo:
+    exif = _exif(image, name)
+    dpi = image.info.get("dpi")
+    jpeg = _jpeg_options(image) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
+    original = ImageOps.exif_transpose(image)
+    if original.mode == "I" and image.format == "PNG":  # as older versions of Pillow read 16 bits
+        original = Image.fromarray(np.asarray(original).astype(np.uint16))
+    return Photo(
+        rgb=read_image(original),
+        original=original,
+        name=name,
+        exif=exif,
+        icc_profile=image.info.get("icc_profile") or None,
+        dpi=(float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None,
+        jpeg=jpeg,
+    )
+
+
+def _exif(image: Image.Image, name: str) -> bytes:
+    """The image's EXIF data for an upright copy. Broken data is left out: the pixels are good without it."""
+    try:
+        exif = image.getexif()
+        turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        for tag in _STORAGE_TAGS:
+            exif.pop(tag, None)
+        if ExifTags.Base.Orientation in exif:
+            exif[ExifTags.Base.Orientation] = 1
+        if turned and ExifTags.IFD.Exif in exif:
+            details = exif.get_ifd(ExifTags.IFD.Exif)
+            sides = ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight
+            if all(side in details for side in sides):
+                details[sides[0]], details[sides[1]] = details[sides[1]], details[sides[0]]
+        return exif.tobytes() if len(exif) else b""
+    except Exception as error:  # Pillow's parser raises as many kinds of errors as its decoders
+        warnings.warn(f"the EXIF data of {name} is left out, it can't be read: {error}", stacklevel=4)
+        return b""
+
+
+def _jpeg_options(image: JpegImagePlugin.JpegImageFile) -> dict[str, Any] | None:
+    """Options that compress as the image was compressed. None for CMYK, whose tables are for other channels."""
+    if image.layers not in (1, 3) or not image.quantization:
+        return None
+    # -1 is a rare subsampling that Pillow can't write. Full resolution loses nothing.
+    sampling = max(0, JpegImagePlugin.get_sampling(image))
+    tables = [list(image.quantization[key]) for key in sorted(image.quantization)]
+    progressive = bool(image.info.get("progressive"))
+    return {"qtables": tables, "subsampling": sampling, "progressive": progressive}
+
+
+def _options(form: str) -> dict[str, Any]:
+    """Pillow's options that lose least."""
+    if form in ("JPEG", "AVIF"):
+        return {"quality": 95, "subsampling": "4:4:4"}
+    # `exact` keeps the colours under transparent pixels.
+    return {"lossless": True, "exact": True} if form == "WEBP" else {}
+
+
+def _carried(like: Photo, mode: str, form: str, lost: list[str]) -> dict[str, Any]:
+    """Options that save what the photo carried. What the format can't hold is added to `lost`."""
+    options: dict[str, Any] = {}
+    if form == "JPEG" and like.jpeg:
+        options |= like.jpeg | {"quality": -1}
+    if like.dpi:
+        options["dpi"] = like.dpi
+    if like.exif and (form not in _WITH_EXIF or (form == "JPEG" and len(like.exif) > 65533)):
+        lost.append("EXIF data")
+    elif like.exif:
+        options["exif"] = like.exif
+    if like.icc_profile:
+        # Bytes 16-19 name the profile's colour space. One for CMYK says nothing about RGB.
+        space = like.icc_profile[16:20]
+        fits = space != b"CMYK" and (space != b"GRAY" or (mode in ("L", "LA", "I;16") and form not in _ONLY_RGB))
+        if fits and form in _WITH_EXIF:  # the same formats
+            options["icc_profile"] = like.icc_profile
+        else:
+            lost.append("colour profile")
+    return options
+
+
+def _with_known_pixels(
+    image: Image.Image, like: Photo, hole: NDArray[np.bool_] | None, form: str, lost: list[str]
+) -> Image.Image:
+    """The image in the photo's mode, or the nearest that the format holds, with the photo's own known samples."""
+    fill = read_image(image)
+    if fill.size != like.rgb.size:
+        raise ValueError(f"the image is {fill.width}x{fill.height}, and the photo {like.rgb.width}x{like.rgb.height}")
+    if hole is None:
+        hole = (np.asarray(fill) != np.asarray(like.rgb)).any(axis=-1)
+    if hole.shape != (fill.height, fill.width) or hole.dtype != np.bool_:
+        raise ValueError(f"expected a bool hole {(fill.height, fill.width)}, got {hole.dtype} {hole.shape}")
+    mode = like.mode
+    if mode in ("LA", "RGBA") and form not in _WITH_ALPHA:
+        lost.append("transparency (it becomes white)")
+        mode = mode[:-1]
+    if mode == "I;16" and form not in _WITH_16_BITS:
+        lost.append("16 bits a sample")
+        mode = "L"
+    if mode == "I;16":
+        # 257 = 65535 / 255. The samples of a big-endian file are put in this machine's order.
+        known = np.asarray(like.original).astype(np.uint16)
+        return Image.fromarray(np.where(hole, np.asarray(fill.convert("L")).astype(np.uint16) * 257, known))
+    if mode in ("L", "RGB"):
+        known_image = like.rgb
+    else:
+        # Pillow converts premultiplied alpha only to the plain mode with the same bands.
+        direct = {"La": "LA", "RGBa": "RGBA"}.get(like.original.mode)
+        known_image = like.original.convert(direct) if direct else like.original
+    result = known_image.convert(mode)
+    result.info.clear()  # or the old transparent colour of a palette would be saved too
+    result.paste(fill.convert(mode), mask=Image.fromarray(hole))
+    return result
