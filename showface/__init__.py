@@ -40,26 +40,29 @@ sys.meta_path.append(_CheckoutKernels)
 # Public names and the modules that define them. They are imported on first use, so that `import showface` and
 # `showface --help` stay fast.
 _EXPORTS = {
+    "Inpainter": "showface.inference",
     "MDRNets": "showface.models",
     "MDRNetsConfig": "showface.models",
     "inpaint": "showface.inference",
     "load_model": "showface.registry",
 }
-_SUBMODULES = ("baselines", "data", "evaluation", "inference", "losses", "models", "nn", "ops", "training")
+_SUBMODULES = ("baselines", "data", "evaluation", "faces", "inference", "losses", "models", "nn", "ops", "training")
 
 if TYPE_CHECKING:
-    from showface import baselines, data, evaluation, inference, losses, models, nn, ops, training
-    from showface.inference import inpaint
+    from showface import baselines, data, evaluation, faces, inference, losses, models, nn, ops, training
+    from showface.inference import Inpainter, inpaint
     from showface.models import MDRNets, MDRNetsConfig
     from showface.registry import load_model
 
 __all__ = [
+    "Inpainter",
     "MDRNets",
     "MDRNetsConfig",
     "__version__",
     "baselines",
     "data",
     "evaluation",
+    "faces",
     "inference",
     "inpaint",
     "load_model",

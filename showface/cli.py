@@ -3,10 +3,9 @@
 import sys
 import warnings
 from collections.abc import Callable
-from importlib import import_module
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -82,8 +81,10 @@ def inpaint(
     mask_polarity: PolarityOption = "white",
     invert: InvertOption = False,
     grow: GrowOption = 0,
+    faces: Annotated[bool, typer.Option(help="Find faces, and fill them as the model was trained.")] = True,
     size: Annotated[
-        int | None, typer.Option(help="Shorter side to fill at, in pixels. Default: the model's training size.")
+        int | None,
+        typer.Option(help="Side of the crops to fill, in pixels. Default: the model's training size."),
     ] = None,
     overwrite: OverwriteOption = False,
     model: ModelOption = "default",
@@ -91,23 +92,21 @@ def inpaint(
 ) -> None:
     """Fill the hole of a photo, or of each photo in a folder."""
     from showface.data import Marks, read_photo, save_photo
-    from showface.inference import restore
+    from showface.inference import Inpainter
     from showface.registry import load_model
 
     if mask and mask_option:
         raise ValueError("give the mask once: as MASK, or with --mask")
     marks = Marks(mask or mask_option, paint, alpha, mask_polarity, invert, grow)
     if photo.is_dir():
-        if size is not None and size < 16:  # an error of the command, not of each photo
-            raise ValueError(f"size must be at least 16 pixels, got {size}")
-        network = load_model(model, device)
-        _fill_folder(photo, out, marks, lambda rgb, hole: restore(rgb, hole, model=network, size=size).image, overwrite)
+        _fill_folder(photo, out, marks, Inpainter(load_model(model, device), faces=faces, size=size), overwrite)
         return
     _check_output(out, [photo, marks.mask], overwrite)
     before = read_photo(photo)
-    result = restore(before.rgb, marks.hole(before), model=load_model(model, device), size=size)
+    result = Inpainter(load_model(model, device), faces=faces, size=size).restore(before.rgb, marks.hole(before))
     save_photo(result.image, out, before, hole=result.hole, overwrite=overwrite)
-    console.print(f"hole: {result.hole_ratio:.1%} of {result.image.width}x{result.image.height}")
+    found = f"; faces filled: {result.faces}" if faces else ""
+    console.print(f"hole: {result.hole_ratio:.1%} of {result.image.width}x{result.image.height}{found}")
     console.print(f"result: {escape(str(out.resolve()))}")
 
 
@@ -125,6 +124,7 @@ def show_mask(
 ) -> None:
     """Show what would be filled, and say what looks wrong with the mask. Draws photo and hole side by side."""
     from showface.data import Marks, describe_hole, read_photo, save_photo
+    from showface.faces import find_faces
     from showface.preview import hole_picture
 
     marks = Marks(mask, paint, alpha, mask_polarity, invert, grow)
@@ -136,13 +136,12 @@ def show_mask(
     report = describe_hole(before.rgb, hole, mask)
     for problem in report.problems:
         warnings.warn(problem, stacklevel=1)
-    faces = _find_faces(before.rgb)
-    save_photo(hole_picture(before.rgb, hole, faces or ()), out, overwrite=overwrite)
+    faces = find_faces(before.rgb)
+    save_photo(hole_picture(before.rgb, hole, faces), out, overwrite=overwrite)
     pieces = "1 piece" if report.pieces == 1 else f"{report.pieces} pieces"
     console.print(f"hole: {report.ratio:.1%} of {before.rgb.width}x{before.rgb.height} in {pieces}; {marks}")
-    if faces is not None:
-        console.print(f"faces: {len(faces)}")
-    console.print(f"photo | hole in red: {escape(str(out.resolve()))}")
+    console.print(f"faces: {len(faces)}")
+    console.print(f"photo | hole in red, faces in blue: {escape(str(out.resolve()))}")
 
 
 @app.command()
@@ -333,15 +332,6 @@ def _fill_folder(
     if result.failed:
         total = len(result.filled) + len(result.skipped) + len(result.failed)
         raise ValueError(f"{len(result.failed)} of {total} photos failed: {', '.join(map(str, result.failed))}")
-
-
-def _find_faces(photo: "Image.Image") -> list[Any] | None:
-    """The faces on a photo; None if this version of showface has no face detector."""
-    try:
-        detector = import_module("showface.faces")
-    except ModuleNotFoundError:
-        return None
-    return list(detector.find_faces(photo))
 
 
 def _check_output(path: Path, inputs: list[Path | None], overwrite: bool) -> bool:

@@ -26,7 +26,7 @@ class Fill:
     """The fill of a photo's hole.
 
     Attributes:
-        image, coarse: (N, 3) uint8, the colours of the hole's pixels, row by row: of the result, and of the coarse stage.
+        image, coarse: (N, 3) uint8, the colours of the hole's pixels, row by row: of the result, of the coarse stage.
         crops: what was filled, faces first.
     """
 
@@ -36,24 +36,29 @@ class Fill:
 
 
 def fill_hole(
-    model: InpaintingNetwork, photo: NDArray[np.uint8], hole: NDArray[np.bool_], find_faces: FindFaces, size: int
+    model: InpaintingNetwork,
+    photo: NDArray[np.uint8],
+    hole: NDArray[np.bool_],
+    find_faces: Sequence[FindFaces],
+    size: int,
 ) -> Fill:
     """Fill the hole of a photo.
 
     Args:
         model: in eval mode.
         photo, hole: (H, W, 3) and (H, W); the hole is not empty.
-        find_faces: returns the five points (5, 2) of each face in an RGB image.
+        find_faces: ways to find faces, each of which returns the five points (5, 2) of each face in an RGB image. The
+            next one is tried if the ones before found no face that the hole touches.
         size: side in pixels of the crops that the model fills.
     """
     filled = rough_fill(photo, hole)
-    faces = touched(faces_in(filled, find_faces), hole)
+    faces = faces_at(filled, hole, find_faces)
     fill = _fill(model, photo, hole, filled, faces, size)
     if faces:
         # Points under the hole were guessed from the rough fill. Look again, and fill again.
         filled = photo.copy()
         filled[hole] = fill.image
-        again = touched(faces_in(filled, find_faces), hole)
+        again = faces_at(filled, hole, find_faces)
         fill = _fill(model, photo, hole, filled, again or faces, size)
     return fill
 
@@ -73,11 +78,20 @@ def rough_fill(photo: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.
     return np.where(hole[..., None], np.asarray(enlarged), photo)
 
 
-def faces_in(photo: NDArray[np.uint8], find_faces: FindFaces) -> list[Crop]:
-    """The crops of the faces in a photo. A photo that is such a crop already, or nearly, is taken as it is."""
-    height, width = photo.shape[:2]
+def faces_at(photo: NDArray[np.uint8], hole: NDArray[np.bool_], find_faces: Sequence[FindFaces]) -> list[Crop]:
+    """The crops of the faces that the hole touches, found in one of these ways."""
+    image = Image.fromarray(photo)
+    for find in find_faces:
+        if found := touched(crops_of(find(image), image.size), hole):
+            return found
+    return []
+
+
+def crops_of(faces: Sequence[NDArray[np.float64]], size: tuple[int, int]) -> list[Crop]:
+    """The crops of faces in a photo of this size. A photo that is such a crop already, or nearly, is taken as it is."""
+    width, height = size
     whole = Crop(0.0, 0.0, float(width), 0.0, is_face=True)
-    crops = [Crop.of_face(points) for points in find_faces(Image.fromarray(photo))]
+    crops = [Crop.of_face(points) for points in faces]
     crops = [whole if width == height and crop.distance(whole) < ALIGNED else crop for crop in crops]
     # What looks like a face in the middle of a larger one is none.
     middles = [crop.to_photo(np.array([0.5, 0.55])) for crop in crops]
@@ -111,7 +125,6 @@ def _fill(
     faces: list[Crop],
     size: int,
 ) -> Fill:
-    height, width = hole.shape
     rows, columns = np.nonzero(hole)
     points = np.stack([columns + 0.5, rows + 0.5], axis=-1)
     crops = [*faces, *crops_beside(faces, hole, points, size)]

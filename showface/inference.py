@@ -4,7 +4,7 @@ import warnings
 from dataclasses import dataclass
 from functools import cache
 from os import PathLike
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from PIL import Image
 
 from showface.data import read_image, read_mask
 from showface.faces import FaceDetector
-from showface.hole_filling import fill_hole
+from showface.hole_filling import FindFaces, fill_hole
 from showface.models import InpaintingNetwork
 from showface.registry import load_model
 
@@ -57,7 +57,8 @@ class Inpainter:
         result = inpainter("photo.jpg", "mask.png")
 
     Faces are found wherever they are in the photo, also turned or small. Each face that the hole touches is filled in
-    an aligned crop, as the model was trained. The rest of the hole is filled in crops around its pieces. Source: *ours*.
+    an aligned crop, as the model was trained. The rest of the hole is filled in crops around its pieces.
+    Source: *ours*.
 
     Args:
         model: a model from `showface.load_model`; by default the bundled model.
@@ -98,7 +99,7 @@ class Inpainter:
             return Restoration(photo, hole, photo, photo)
         pixels, training = np.asarray(photo), self.model.training
         try:
-            fill = fill_hole(self.model.eval(), pixels, hole, self._find_faces, self.size)
+            fill = fill_hole(self.model.eval(), pixels, hole, self._ways_to_find(), self.size)
         finally:
             self.model.train(training)
         faces = sum(crop.is_face for crop in fill.crops)
@@ -107,8 +108,15 @@ class Inpainter:
         image, coarse = (_set_in(pixels, hole, colours) for colours in (fill.image, fill.coarse))
         return Restoration(photo, hole, coarse, image, faces)
 
-    def _find_faces(self, photo: Image.Image) -> list[NDArray[np.float64]]:
-        return [] if self.detector is None else [face.points for face in self.detector.find(photo)]
+    def _ways_to_find(self) -> list[FindFaces]:
+        """Upright faces, then doubtful ones, then turned ones: each of these also finds more that is no face."""
+        if self.detector is None:
+            return []
+        return [self._finder(*way) for way in ((0.6, False), (0.3, False), (0.6, True))]
+
+    def _finder(self, threshold: float, turned: bool) -> FindFaces:
+        detector = cast(FaceDetector, self.detector)
+        return lambda photo: [face.points for face in detector.find(photo, threshold=threshold, turned=turned)]
 
 
 def inpaint(

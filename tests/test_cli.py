@@ -49,7 +49,7 @@ def assert_fails(result: tuple[int, str, str], message: str) -> None:
 class TestInpaint:
     @pytest.mark.parametrize("name", ["result.png", "result.jpg", "result.webp", "RESULT.TIF"])
     def test_writes_the_result(self, showface, folder, photo, mask, name):
-        code, out, err = showface("inpaint", photo, mask, "--out", name, "--model", folder)
+        code, out, err = showface("inpaint", "--no-faces", photo, mask, "--out", name, "--model", folder)
         assert (code, err) == (0, "")
         assert "hole: 20.0% of 50x50" in out
         assert f"result: {Path(name).resolve()}" in out
@@ -64,21 +64,31 @@ class TestInpaint:
         black = Image.eval(Image.open(mask), lambda value: 255 - value)
         black.save(mask.with_name("black.png"))
         common = ("--model", folder, "--size", 16)
-        showface("inpaint", photo, mask, "-o", "white.png", *common)
-        showface("inpaint", photo, mask.with_name("black.png"), "-o", "black.png", "--mask-polarity", "black", *common)
+        showface("inpaint", "--no-faces", photo, mask, "-o", "white.png", *common)
+        showface(
+            "inpaint",
+            "--no-faces",
+            photo,
+            mask.with_name("black.png"),
+            "-o",
+            "black.png",
+            "--mask-polarity",
+            "black",
+            *common,
+        )
         assert np.array_equal(*(np.asarray(Image.open(name)) for name in ("white.png", "black.png")))
 
     def test_names_with_brackets(self, showface, folder, photo, mask):
         """Brackets in file names are not read as markup."""
-        _, out, _ = showface("inpaint", photo, mask, "-o", "face[copy].png", "--model", folder)
+        _, out, _ = showface("inpaint", "--no-faces", photo, mask, "-o", "face[copy].png", "--model", folder)
         assert "face[copy].png" in out
         Path("face[copy].png").unlink()
         for name in ("no[bold]face.png", "no[/x]face.png"):
-            assert_fails(showface("inpaint", name, mask, "-o", "x.png", "--model", folder), name)
+            assert_fails(showface("inpaint", "--no-faces", name, mask, "-o", "x.png", "--model", folder), name)
 
     def test_warnings_become_notes(self, showface, folder, photo, mask):
         Image.new("L", (50, 50)).save(mask)
-        code, _, err = showface("inpaint", photo, mask, "-o", "result.png", "--model", folder)
+        code, _, err = showface("inpaint", "--no-faces", photo, mask, "-o", "result.png", "--model", folder)
         assert code == 0
         assert err.splitlines() == ["note: the mask is empty: nothing to fill, the photo is returned unchanged"]
         assert np.array_equal(np.asarray(Image.open("result.png")), np.asarray(Image.open(photo)))
@@ -87,7 +97,7 @@ class TestInpaint:
         def run(image=photo, out="result.png", **options):
             options = {"model": folder, **options}
             extra = [x for name, value in options.items() for x in (f"--{name.replace('_', '-')}", value)]
-            return showface("inpaint", image, mask, "-o", out, *extra)
+            return showface("inpaint", "--no-faces", image, mask, "-o", out, *extra)
 
         assert_fails(run(image="nowhere.png"), "nowhere.png")
         assert_fails(run(image=folder / "config.json"), "cannot read image")
@@ -107,7 +117,9 @@ class TestInpaint:
             raise OSError("no space left on device")
 
         monkeypatch.setattr(Image.Image, "save", fail)
-        code, _, err = showface("inpaint", photo, mask, "-o", "result.png", "--model", folder, "--overwrite")
+        code, _, err = showface(
+            "inpaint", "--no-faces", photo, mask, "-o", "result.png", "--model", folder, "--overwrite"
+        )
         assert (code, err) == (1, "error: no space left on device\n")
         assert [path.name for path in Path.cwd().iterdir()] == ["result.png"]
         assert Path("result.png").read_bytes() == b"old"
@@ -139,7 +151,7 @@ class TestTrain:
         assert code == 0
         assert "resumed after step 2" in out
         assert [entry["step"] for entry in entries(Path("run"))] == [2, 3]
-        assert showface("inpaint", photo, mask, "-o", "result.png", "--model", "run/model")[0] == 0
+        assert showface("inpaint", "--no-faces", photo, mask, "-o", "result.png", "--model", "run/model")[0] == 0
 
     def test_failures(self, showface, faces):
         def run(*arguments):
@@ -225,7 +237,7 @@ def test_help_lists_the_commands(showface):
 
 
 def test_usage_errors_are_told_by_the_parser(showface):
-    code, _, err = showface("inpaint", "photo.png")
+    code, _, err = showface("inpaint", "--no-faces", "photo.png")
     assert code == 2
     assert "Missing option" in err
 
@@ -233,7 +245,7 @@ def test_usage_errors_are_told_by_the_parser(showface):
 def test_as_a_process(folder, photo, tmp_path):
     """Exit codes in a shell, and no traceback."""
     arguments = [photo, "nowhere.png", "-o", tmp_path / "x.png", "--model", folder]
-    command = [sys.executable, "-m", "showface.cli", "inpaint", *map(str, arguments)]
+    command = [sys.executable, "-m", "showface.cli", "inpaint", "--no-faces", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1].startswith("error: ")

@@ -73,7 +73,7 @@ class TestMarks:
         ImageDraw.Draw(photo).rectangle(BOX, fill="white")
         photo.save(photos / "painted.png")
         code, out, err = showface(
-            "inpaint", photos / "painted.png", "--paint", "white", "-o", "r.png", "--model", folder
+            "inpaint", "--no-faces", photos / "painted.png", "--paint", "white", "-o", "r.png", "--model", folder
         )
         assert (code, err) == (0, "")
         hole = painted_hole(photo, "white")
@@ -87,7 +87,7 @@ class TestMarks:
         ImageDraw.Draw(alpha).rectangle(BOX, fill=0)
         photo.putalpha(alpha)
         photo.save(photos / "erased.png")
-        showface("inpaint", photos / "erased.png", "--alpha", "-o", "r.png", "--model", folder)
+        showface("inpaint", "--no-faces", photos / "erased.png", "--alpha", "-o", "r.png", "--model", folder)
         result = np.asarray(Image.open("r.png"))
         assert result.shape == (50, 50, 4)
         assert (result[..., 3] == 255).all()
@@ -98,8 +98,8 @@ class TestMarks:
         mask = box_mask(tmp_path / "mask.png")
         inverse = save(Image.open(mask).point(lambda value: 255 - value), tmp_path / "inverse.png")
         common = ("--model", folder, "--grow", 3)
-        _, out, _ = showface("inpaint", photos / "0.png", mask, "-o", "a.png", *common)
-        showface("inpaint", photos / "0.png", inverse, "--invert", "-o", "b.png", *common)
+        _, out, _ = showface("inpaint", "--no-faces", photos / "0.png", mask, "-o", "a.png", *common)
+        showface("inpaint", "--no-faces", photos / "0.png", inverse, "--invert", "-o", "b.png", *common)
         assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
         assert "hole: 12.0%" not in out
         rows, columns = np.nonzero(changed(photos / "0.png", "a.png"))
@@ -109,7 +109,9 @@ class TestMarks:
         exif = Image.Exif()
         exif[ExifTags.Base.Make], exif[ExifTags.Base.Orientation] = "A camera", 6
         Image.open(photos / "0.png").save(tmp_path / "p.jpg", exif=exif, dpi=(240, 240), quality=60)
-        showface("inpaint", tmp_path / "p.jpg", box_mask(tmp_path / "m.png"), "-o", "r.jpg", "--model", folder)
+        showface(
+            "inpaint", "--no-faces", tmp_path / "p.jpg", box_mask(tmp_path / "m.png"), "-o", "r.jpg", "--model", folder
+        )
         with Image.open("r.jpg") as result, Image.open(tmp_path / "p.jpg") as before:
             assert dict(result.getexif()) == {ExifTags.Base.Make: "A camera", ExifTags.Base.Orientation: 1}
             assert result.info["dpi"] == (240, 240)
@@ -119,7 +121,7 @@ class TestMarks:
         photo, mask = photos / "0.png", masks / "0.png"
 
         def run(*arguments):
-            return showface("inpaint", photo, *arguments, "-o", "r.png", "--model", folder)
+            return showface("inpaint", "--no-faces", photo, *arguments, "-o", "r.png", "--model", folder)
 
         assert_fails(run(), "mark the hole in one way")
         assert_fails(run(mask, "--alpha"), "mark the hole in one way")
@@ -135,7 +137,7 @@ class TestOverwriting:
     def test_nothing_is_overwritten_unasked(self, showface, folder, photos, masks):
         photo, mask = photos / "0.png", masks / "0.png"
         before = photo.read_bytes(), mask.read_bytes()
-        common = ("inpaint", photo, mask, "--model", folder, "-o")
+        common = ("inpaint", "--no-faces", photo, mask, "--model", folder, "-o")
         for target in (photo, mask):
             assert_fails(showface(*common, target), f"{target} is one of the inputs: give -o another name")
         assert (photo.read_bytes(), mask.read_bytes()) == before
@@ -196,7 +198,7 @@ class TestMaskCommand:
 
 class TestFolders:
     def test_masks_by_name(self, showface, folder, photos, masks):
-        code, out, err = showface("inpaint", photos, "--mask", masks, "-o", "out", "--model", folder)
+        code, out, err = showface("inpaint", "--no-faces", photos, "--mask", masks, "-o", "out", "--model", folder)
         assert (code, err) == (0, "")
         assert f"3 filled, 0 finished before, 0 failed: {Path('out').resolve()}" in out
         assert files("out") == files(photos) == ["0.png", "1.png", "more/2.png"]
@@ -208,8 +210,8 @@ class TestFolders:
 
     def test_one_mask_for_all_is_as_photo_by_photo(self, showface, folder, photos, tmp_path):
         mask = box_mask(tmp_path / "m.png")
-        assert showface("inpaint", photos, mask, "-o", "out", "--model", folder)[0] == 0
-        showface("inpaint", photos / "1.png", mask, "-o", "one.png", "--model", folder)
+        assert showface("inpaint", "--no-faces", photos, mask, "-o", "out", "--model", folder)[0] == 0
+        showface("inpaint", "--no-faces", photos / "1.png", mask, "-o", "one.png", "--model", folder)
         assert np.array_equal(*(np.asarray(Image.open(name)) for name in ("out/1.png", "one.png")))
 
     def test_paint(self, showface, folder, photos):
@@ -217,12 +219,12 @@ class TestFolders:
             photo = Image.open(photos / name).point(lambda value: min(value, 200))
             ImageDraw.Draw(photo).rectangle(BOX, fill="red")
             photo.save(photos / name)
-        assert showface("inpaint", photos, "--paint", "red", "-o", "out", "--model", folder)[0] == 0
+        assert showface("inpaint", "--no-faces", photos, "--paint", "red", "-o", "out", "--model", folder)[0] == 0
         for name in files("out"):
             assert not painted_hole(read_image(Path("out", name)), "red").any()
 
     def test_finished_photos_are_skipped(self, showface, folder, photos, masks):
-        again = ("inpaint", photos, "--mask", masks, "-o", "out", "--model", folder)
+        again = ("inpaint", "--no-faces", photos, "--mask", masks, "-o", "out", "--model", folder)
         showface(*again)
         Path("out/1.png").unlink()
         Path("out/0.png").write_bytes(b"mine")
@@ -237,7 +239,7 @@ class TestFolders:
         (photos / "1.png").write_bytes(b"no image")
         save(Image.new("RGB", (50, 50)), photos / "without.png")
         save(Image.new("L", (50, 50)), masks / "0.bmp")
-        code, out, err = showface("inpaint", photos, "--mask", masks, "-o", "out", "--model", folder)
+        code, out, err = showface("inpaint", "--no-faces", photos, "--mask", masks, "-o", "out", "--model", folder)
         assert code == 1
         assert "1 filled, 0 finished before, 3 failed" in out
         lines = err.splitlines()
@@ -249,7 +251,7 @@ class TestFolders:
 
     def test_bad_arguments(self, showface, folder, photos, masks):
         def run(mask, out="out", *more):
-            return showface("inpaint", photos, "--mask", mask, "-o", out, "--model", folder, *more)
+            return showface("inpaint", "--no-faces", photos, "--mask", mask, "-o", out, "--model", folder, *more)
 
         assert_fails(run("nowhere"), "there is no mask nowhere")
         assert_fails(run(masks, photos), "must be in separate folders")
@@ -260,7 +262,10 @@ class TestFolders:
         assert_fails(run(masks, "out", "--size", 3), "size must be at least 16")
         assert_fails(run(masks, "out", "--mask-polarity", "blue"), "got 'blue'")
         (photos.parent / "empty").mkdir()
-        assert_fails(showface("inpaint", photos.parent / "empty", masks, "-o", "out", "--model", folder), "no images (")
+        assert_fails(
+            showface("inpaint", "--no-faces", photos.parent / "empty", masks, "-o", "out", "--model", folder),
+            "no images (",
+        )
 
 
 def test_only_one_photo_is_in_memory(photos, tmp_path):

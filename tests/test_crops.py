@@ -142,7 +142,7 @@ def test_colours_match_at_the_border(faces):
     """The stand-in's wrong tint is gone: what it misses beside the hole is added inside."""
     photo, hole = waves(200, 200), a_hole(200, 200)
     model = Tinted().eval()
-    fill = fill_hole(model, photo, hole, lambda _: [face.to_photo(TEMPLATE) for face in faces], 64)
+    fill = fill_hole(model, photo, hole, [lambda _: [face.to_photo(TEMPLATE) for face in faces]], 64)
     assert [crop.is_face for crop in fill.crops].count(True) == len(faces)
     expected = rough_fill(photo, hole)[hole].astype(float)
     assert np.abs(fill.image - expected).max() < 6
@@ -156,9 +156,17 @@ def test_several_faces_are_one_batch():
         x, y = face.to_photo(np.array([0.5, 0.5])).astype(int)
         hole[y - 8 : y + 8, x - 8 : x + 8] = True
     model = Tinted().eval()
-    fill = fill_hole(model, photo, hole, lambda _: [face.to_photo(TEMPLATE) for face in faces], 64)
+    fill = fill_hole(model, photo, hole, [lambda _: [face.to_photo(TEMPLATE) for face in faces]], 64)
     assert sum(crop.is_face for crop in fill.crops) == 3
     assert all(len(image) == 3 for image, _ in model.seen)
+
+
+def test_the_next_way_to_find_faces_is_tried_if_no_face_is_at_the_hole():
+    photo, hole = waves(200, 200), a_hole(200, 200)
+    elsewhere, here = turned(0, 60, (160, 160)), turned(90, 90, (83, 83))
+    ways = [lambda _, face=face: [face.to_photo(TEMPLATE)] for face in (elsewhere, here)]
+    fill = fill_hole(Tinted().eval(), photo, hole, ways, 64)
+    assert [crop.distance(here) < 1e-6 for crop in fill.crops if crop.is_face] == [True]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 400), (400, 1), (7, 5)], ids=str)
@@ -167,4 +175,4 @@ def test_odd_photos(size):
     hole = np.zeros(size[::-1], bool)
     hole.flat[0] = True
     for full in (hole, np.ones_like(hole)):
-        assert fill_hole(Tinted().eval(), photo, full, lambda _: [], 16).image.shape == (full.sum(), 3)
+        assert fill_hole(Tinted().eval(), photo, full, [], 16).image.shape == (full.sum(), 3)
