@@ -10,12 +10,14 @@ from PIL import Image
 from torch import Tensor
 
 from showface.crops import Crop, blend_fills, read_crop, split_boxes
+from showface.detail import PATCH, add_detail
 from showface.models import InpaintingNetwork
 from showface.nn.fill import push_pull_fill
 
 CONTEXT = 1.75  # side of a crop around a piece of a hole, in sides of the piece
 ROUGH = 640  # longer side in pixels of the rough fill, in which faces are looked for
 ALIGNED = 0.15  # a crop whose corners are nearer to the photo's than this, as a fraction of its side, is the photo
+MAX_SCALE = 4  # the detail of larger faces is enlarged
 MEMBRANE = 768  # longer side in pixels at which colours are matched
 
 FindFaces = Callable[[Image.Image], Sequence[NDArray[np.float64]]]
@@ -53,13 +55,13 @@ def fill_hole(
     """
     filled = rough_fill(photo, hole)
     faces = faces_at(filled, hole, find_faces)
-    fill = _fill(model, photo, hole, filled, faces, size)
+    fill = _fill(model, photo, hole, filled, faces, size, detail=not faces)
     if faces:
         # Points under the hole were guessed from the rough fill. Look again, and fill again.
         filled = photo.copy()
         filled[hole] = fill.image
         again = faces_at(filled, hole, find_faces)
-        fill = _fill(model, photo, hole, filled, again or faces, size)
+        fill = _fill(model, photo, hole, filled, again or faces, size, detail=True)
     return fill
 
 
@@ -124,11 +126,14 @@ def _fill(
     filled: NDArray[np.uint8],
     faces: list[Crop],
     size: int,
+    detail: bool,
 ) -> Fill:
     rows, columns = np.nonzero(hole)
     points = np.stack([columns + 0.5, rows + 0.5], axis=-1)
     crops = [*faces, *crops_beside(faces, hole, points, size)]
     image, coarse = run_model(model, [read_crop(crop, photo, hole, filled, size) for crop in crops])
+    if detail:
+        image = [sharpened(crop, each, photo, hole, filled) for crop, each in zip(crops, image, strict=True)]
     results = [match_colours(crops, fills, photo, hole, points) for fills in (image, coarse)]
     return Fill(*results, crops)
 
@@ -152,6 +157,18 @@ def crops_beside(faces: list[Crop], hole: NDArray[np.bool_], points: NDArray[np.
         y = min(max(crop.y, 0), max(hole.shape[0] - side, 0)) if side <= hole.shape[0] else crop.y
         crops.append(Crop(x, y, side, 0.0))
     return crops
+
+
+@torch.inference_mode()
+def sharpened(
+    crop: Crop, fill: Tensor, photo: NDArray[np.uint8], hole: NDArray[np.bool_], filled: NDArray[np.uint8]
+) -> Tensor:
+    """The fill of a crop in the photo's resolution, up to MAX_SCALE times its size, with detail."""
+    scale = min(MAX_SCALE, round(crop.side / fill.shape[-1]))
+    if scale < 2 or fill.shape[-1] % PATCH:
+        return fill
+    sharp, sharp_hole = read_crop(crop, photo, hole, filled, scale * fill.shape[-1])
+    return add_detail(fill, (sharp + 1) * 127.5, sharp_hole)
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ LAYERS = (
     ("files", "native", "distributed", "kernels"),
     ("ops",),
     ("nn",),
-    ("data", "crops"),
+    ("data", "crops", "detail"),
     ("faces",),
     ("losses",),
     ("models",),
