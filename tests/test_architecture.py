@@ -14,6 +14,7 @@ LAYERS = (
     ("ops",),
     ("nn",),
     ("data",),
+    ("faces",),
     ("losses",),
     ("models",),
     ("baselines",),
