@@ -14,11 +14,12 @@ from showface.data.images import (
     tensor_to_image,
 )
 from showface.data.masks import random_hole
-from showface.data.regions import NO_LABEL, REGIONS, read_labels
+from showface.data.regions import ALIGNED_POINTS, NO_LABEL, REGIONS, read_labels
 from showface.data.sampler import EpochSampler
 from showface.data.shards import FaceShards, write_shards
 
 __all__ = [
+    "ALIGNED_POINTS",
     "NO_LABEL",
     "REGIONS",
     "Augmentation",
