@@ -66,14 +66,13 @@ class Album:
     seed: int = 0
 
     def portrait(self, index: int) -> Scene:
-        """One face, turned by up to 30 degrees and scaled 0.7 to 2, somewhere in a picture of 1.5 to 2.5 its side."""
+        """One face, turned by up to 30 degrees and scaled 0.7 to 2, somewhere in a picture of 800 to 1400 pixels."""
         rng = np.random.default_rng([self.seed, 0, index])
-        scale, degrees = math.exp(rng.uniform(math.log(0.7), math.log(2.0))), rng.uniform(-30, 30)
-        side = scale * SIDE
-        width, height = (round(side * rng.uniform(1.5, 2.5)) for _ in range(2))
+        scale, degrees = rng.uniform(0.7, 2.0), rng.uniform(-30, 30)
+        width, height = (int(rng.integers(800, 1401)) for _ in range(2))
         # Half the side of the box around the turned face, so that all of the face lies in the photo.
         turn = math.radians(abs(degrees))
-        reach = side / 2 * (math.cos(turn) + math.sin(turn))
+        reach = scale * SIDE / 2 * (math.cos(turn) + math.sin(turn))
         centre = rng.uniform(reach, width - reach), rng.uniform(reach, height - reach)
         return self._compose((width, height), [(self.files[index], similarity(scale, degrees, centre))], rng)
 
