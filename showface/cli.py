@@ -128,6 +128,9 @@ def evaluate(
     fine: Annotated[bool, typer.Option("--fine", help="Use six bins of 10% instead of three of 20%.")] = False,
     lpips_weights: Annotated[Path | None, typer.Option(help="File with torchvision's AlexNet; adds LPIPS.")] = None,
     fid_weights: Annotated[Path | None, typer.Option(help="File with torch-fidelity's Inception; adds FID.")] = None,
+    identity: Annotated[
+        bool, typer.Option("--identity", help="Add the distance to the photo's person, by dlib. Aligned faces only.")
+    ] = False,
     device: DeviceOption = "cpu",
 ) -> None:
     """Compare models and classical methods on faces with holes."""
@@ -146,6 +149,7 @@ def evaluate(
                 raise ValueError(f"the compared models must have different names, got {name} twice")
             systems[name] = ev.model_system(load_model(folder, device))
         lpips = ev.LPIPS(lpips_weights) if lpips_weights else None
+        person = ev.IdentityDistance() if identity else None
         frechet = ev.FrechetDistances(fid_weights) if fid_weights else None
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from error
@@ -161,6 +165,7 @@ def evaluate(
             seed=seed,
             fine=fine,
             lpips=lpips,
+            identity=person,
             frechet=frechet,
             progress=lambda done, of: bar.update(task, completed=done, total=of),
         )

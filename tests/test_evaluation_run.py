@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 from torch import nn
 
 from showface import evaluation as ev
+from showface.data import ALIGNED_POINTS
+from showface.evaluation.identity import face_chip
 
 from support.pictures import save_faces
 
@@ -213,3 +216,52 @@ def test_frechet_distance_of_two_normal_distributions(images: Path, tmp_path: Pa
     )
     assert all(row.fid is not None and row.fid > 0 for row in found.rows)
     assert "| FID |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def colour_descriptor(chip: np.ndarray) -> np.ndarray:
+    """A descriptor in the place of dlib's: the chip's mean colour."""
+    assert chip.shape == (150, 150, 3)
+    return chip.mean((0, 1)) / 255
+
+
+def test_identity_is_the_distance_of_descriptors(images: Path, tmp_path: Path) -> None:
+    black, white = np.zeros((SIZE, SIZE, 3), np.uint8), np.full((SIZE, SIZE, 3), 255, np.uint8)
+    identity = ev.IdentityDistance(colour_descriptor)
+    assert identity(black, black) == 0
+    assert identity(white, black) == pytest.approx(3**0.5)
+    with pytest.raises(ValueError, match="must be square, got 32x31"):
+        identity(white[1:], black[1:])
+    found = ev.run_evaluation({"fill": mean_fill}, [images], tmp_path / "out", size=SIZE, identity=identity)
+    assert all(row.identity is not None and 0 < row.identity < 1 for row in found.rows)
+    assert "| IDENTITY |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_the_chip_has_the_eyes_where_dlib_puts_them() -> None:
+    side = 512
+    image = np.zeros((side, side, 3), np.uint8)
+    centres = np.arange(side) + 0.5
+    for x, y in np.asarray(ALIGNED_POINTS[:2]) * side:
+        image[np.hypot(centres[None] - x, centres[:, None] - y) < 8] = 255
+    chip = face_chip(image)[..., 0].astype(float)
+    y, x = np.mgrid[:150, :150] + 0.5
+    for half, expected in ((x < 75, (47.7, 47.1)), (x > 75, (100.3, 47.1))):
+        weight = chip * half
+        assert ((weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()) == pytest.approx(expected, abs=1)
+
+
+def test_identity_without_its_packages(images: Path, monkeypatch: pytest.MonkeyPatch, showface) -> None:
+    monkeypatch.setattr("showface.evaluation.identity.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs dlib-bin: install 'showface\[identity\]'"):
+        ev.IdentityDistance()
+    code, _, err = showface("evaluate", "--images", images, "--baseline", "telea", "--identity", "--out", "out")
+    assert code == 1
+    assert err == "error: the identity distance needs dlib-bin: install 'showface[identity]'\n"
+
+
+def test_identity_by_dlib() -> None:
+    if find_spec("dlib") is None or find_spec("face_recognition_models") is None:
+        pytest.skip("needs dlib-bin and face-recognition-models")
+    portrait = ev.read_target(Path(ev.__file__).parents[1] / "assets" / "demo" / "portrait.png", 256)
+    identity = ev.IdentityDistance()
+    assert identity(portrait, portrait) == 0
+    assert identity(portrait, 255 - portrait) > identity(portrait, np.clip(portrait, 40, 200)) > 0

@@ -4,6 +4,7 @@ A *system* is anything that is compared, such as "mdrnets" or "telea": its name 
 `Inpainter` is the function that fills the hole of one image.
 """
 
+from showface.evaluation.identity import IdentityDistance
 from showface.evaluation.metrics import (
     PSNR_CEILING,
     hole_gradient_percent,
@@ -53,6 +54,7 @@ __all__ = [
     "PSNR_CEILING",
     "Evaluation",
     "FrechetDistances",
+    "IdentityDistance",
     "Inpainter",
     "Pair",
     "RegionRow",

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 
 from showface.data import read_image, read_labels, read_mask, resize_and_crop
 from showface.data.regions import region_indices
+from showface.evaluation.identity import IdentityDistance
 from showface.evaluation.metrics import (
     hole_gradient_percent,
     hole_l1_percent,
@@ -96,7 +97,7 @@ class Score:
     Attributes:
         hole_gradient_percent, target_gradient_percent: `hole_gradient_percent` of the result and of the target.
         altered_known: number of known pixels that the system changed.
-        lpips: None if not measured.
+        lpips, identity: None if not measured.
         regions: for each region in the hole, the L1 error as a percentage and the number of pixels; empty if the
             regions are unknown.
     """
@@ -116,6 +117,7 @@ class Score:
     target_gradient_percent: float
     altered_known: int
     lpips: float | None = None
+    identity: float | None = None
     regions: dict[int, tuple[float, int]] = field(default_factory=dict)
 
 
@@ -229,6 +231,7 @@ def evaluate(
     pairs: Sequence[Pair],
     *,
     lpips: LPIPS | None = None,
+    identity: IdentityDistance | None = None,
     frechet: FrechetDistances | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Score]:
@@ -238,6 +241,7 @@ def evaluate(
         systems: the inpainter of each system, by name. Inpainters may modify their arguments.
         pairs: from `plan`.
         lpips: if given, measures the perceptual distance of each composite.
+        identity: if given, measures the distance of the face in each composite. The faces must be aligned.
         frechet: if given, collects composites and targets by system, image set and bin.
         progress: called after each pair with the number of finished pairs and the total.
 
@@ -277,6 +281,7 @@ def evaluate(
                     target_gradient_percent=hole_gradient_percent(target, hole),
                     altered_known=altered,
                     lpips=None if lpips is None else lpips(composite, target),
+                    identity=None if identity is None else identity(composite, target),
                     regions={} if labels is None else region_l1_percent(composite, target, hole, labels),
                 )
             )

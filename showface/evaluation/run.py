@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from showface.data import find_images, find_labels, random_hole
+from showface.evaluation.identity import IdentityDistance
 from showface.evaluation.perceptual import LPIPS, FrechetDistances
 from showface.evaluation.protocol import BINS, FINE_BINS, Bin, Inpainter, Pair, Score, evaluate, plan
 from showface.evaluation.report import (
@@ -66,6 +67,7 @@ def run_evaluation(
     seed: int = 0,
     fine: bool = False,
     lpips: LPIPS | None = None,
+    identity: IdentityDistance | None = None,
     frechet: FrechetDistances | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -89,7 +91,7 @@ def run_evaluation(
         limit: use only the first `limit` images of each folder.
         seed: seed of the generated masks and of their order.
         fine: use six bins instead of three.
-        lpips, frechet: perceptual metrics, see `LPIPS` and `FrechetDistances`.
+        lpips, identity, frechet: more metrics, see `LPIPS`, `IdentityDistance` and `FrechetDistances`.
         settings: additional settings to write into `results.json`.
         progress: called after each pair with the number of finished pairs and the total.
 
@@ -110,7 +112,7 @@ def run_evaluation(
     pairs: list[Pair] = []
     for name, paths in found.items():
         pairs += plan(paths, mask_files, size, bins, seed, image_set=name, labels=find_labels(paths))
-    scores = evaluate(systems, pairs, lpips=lpips, frechet=frechet, progress=progress)
+    scores = evaluate(systems, pairs, lpips=lpips, identity=identity, frechet=frechet, progress=progress)
     rows, regions = summarise(scores, frechet), summarise_regions(scores)
 
     described = {"size": size, "seed": seed, "limit": limit, "systems": list(systems), **(settings or {})}
