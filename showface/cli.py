@@ -122,6 +122,9 @@ def evaluate(
     baseline: Annotated[
         list[str] | None, typer.Option(help="Classical method: telea or navier-stokes. Repeatable.")
     ] = None,
+    holes: Annotated[
+        str, typer.Option(help="free-form, or components: whole eyes, nose, mouth, and halves of the face.")
+    ] = "free-form",
     size: Annotated[int, typer.Option(min=16, help="Side of the scored images in pixels.")] = 256,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first LIMIT images of each folder.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the masks and of their order.")] = 0,
@@ -160,6 +163,7 @@ def evaluate(
             images,
             out,
             masks,
+            holes=holes,
             size=size,
             limit=limit,
             seed=seed,
