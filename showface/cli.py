@@ -190,12 +190,18 @@ def evaluate(
     baseline: Annotated[
         list[str] | None, typer.Option(help="Classical method: telea or navier-stokes. Repeatable.")
     ] = None,
+    holes: Annotated[
+        str, typer.Option(help="free-form, or components: whole eyes, nose, mouth, and halves of the face.")
+    ] = "free-form",
     size: Annotated[int, typer.Option(min=16, help="Side of the scored images in pixels.")] = 256,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first LIMIT images of each folder.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the masks and of their order.")] = 0,
     fine: Annotated[bool, typer.Option("--fine", help="Use six bins of 10% instead of three of 20%.")] = False,
     lpips_weights: Annotated[Path | None, typer.Option(help="File with torchvision's AlexNet; adds LPIPS.")] = None,
     fid_weights: Annotated[Path | None, typer.Option(help="File with torch-fidelity's Inception; adds FID.")] = None,
+    identity: Annotated[
+        bool, typer.Option("--identity", help="Add the distance to the photo's person, by dlib. Aligned faces only.")
+    ] = False,
     device: DeviceOption = "cpu",
 ) -> None:
     """Compare models and classical methods on faces with holes."""
@@ -214,6 +220,7 @@ def evaluate(
                 raise ValueError(f"the compared models must have different names, got {name} twice")
             systems[name] = ev.model_system(load_model(folder, device))
         lpips = ev.LPIPS(lpips_weights) if lpips_weights else None
+        person = ev.IdentityDistance() if identity else None
         frechet = ev.FrechetDistances(fid_weights) if fid_weights else None
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from error
@@ -224,11 +231,13 @@ def evaluate(
             images,
             out,
             masks,
+            holes=holes,
             size=size,
             limit=limit,
             seed=seed,
             fine=fine,
             lpips=lpips,
+            identity=person,
             frechet=frechet,
             progress=lambda done, of: bar.update(task, completed=done, total=of),
         )

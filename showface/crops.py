@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from showface.data import ALIGNED_POINTS
+
 RAMP = 0.12  # width of the border of a crop, as a fraction of its side, in which its weight falls to zero
-# Eyes, nose and corners of the mouth, from left to right in the picture, in crops like those of FFHQ and CelebA-HQ.
-TEMPLATE = np.array([[0.3775, 0.4744], [0.6226, 0.4701], [0.5062, 0.618], [0.3948, 0.7231], [0.6082, 0.7226]])
+TEMPLATE = np.array(ALIGNED_POINTS)
 KNOWN = 0.999  # a resampled pixel is known if no part of it is in the hole, up to rounding
 
 

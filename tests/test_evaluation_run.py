@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 from torch import nn
 
 from showface import evaluation as ev
+from showface.data import ALIGNED_POINTS, REGIONS
+from showface.evaluation.identity import face_chip
 
 from support.pictures import save_faces
 
@@ -213,3 +216,119 @@ def test_frechet_distance_of_two_normal_distributions(images: Path, tmp_path: Pa
     )
     assert all(row.fid is not None and row.fid > 0 for row in found.rows)
     assert "| FID |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def colour_descriptor(chip: np.ndarray) -> np.ndarray:
+    """A descriptor in the place of dlib's: the chip's mean colour."""
+    assert chip.shape == (150, 150, 3)
+    return chip.mean((0, 1)) / 255
+
+
+def test_identity_is_the_distance_of_descriptors(images: Path, tmp_path: Path) -> None:
+    black, white = np.zeros((SIZE, SIZE, 3), np.uint8), np.full((SIZE, SIZE, 3), 255, np.uint8)
+    identity = ev.IdentityDistance(colour_descriptor)
+    assert identity(black, black) == 0
+    assert identity(white, black) == pytest.approx(3**0.5)
+    with pytest.raises(ValueError, match="must be square, got 32x31"):
+        identity(white[1:], black[1:])
+    found = ev.run_evaluation({"fill": mean_fill}, [images], tmp_path / "out", size=SIZE, identity=identity)
+    assert all(row.identity is not None and 0 < row.identity < 1 for row in found.rows)
+    assert "| IDENTITY |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_the_chip_has_the_eyes_where_dlib_puts_them() -> None:
+    side = 512
+    image = np.zeros((side, side, 3), np.uint8)
+    centres = np.arange(side) + 0.5
+    for x, y in np.asarray(ALIGNED_POINTS[:2]) * side:
+        image[np.hypot(centres[None] - x, centres[:, None] - y) < 8] = 255
+    chip = face_chip(image)[..., 0].astype(float)
+    y, x = np.mgrid[:150, :150] + 0.5
+    for half, expected in ((x < 75, (47.7, 47.1)), (x > 75, (100.3, 47.1))):
+        weight = chip * half
+        assert ((weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()) == pytest.approx(expected, abs=1)
+
+
+def test_identity_without_its_packages(images: Path, monkeypatch: pytest.MonkeyPatch, showface) -> None:
+    monkeypatch.setattr("showface.evaluation.identity.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs dlib-bin: install 'showface\[identity\]'"):
+        ev.IdentityDistance()
+    code, _, err = showface("evaluate", "--images", images, "--baseline", "telea", "--identity", "--out", "out")
+    assert code == 1
+    assert err == "error: the identity distance needs dlib-bin: install 'showface[identity]'\n"
+
+
+def test_identity_by_dlib() -> None:
+    if find_spec("dlib") is None or find_spec("face_recognition_models") is None:
+        pytest.skip("needs dlib-bin and face-recognition-models")
+    portrait = ev.read_target(Path(ev.__file__).parents[1] / "assets" / "demo" / "portrait.png", 256)
+    identity = ev.IdentityDistance()
+    assert identity(portrait, portrait) == 0
+    assert identity(portrait, 255 - portrait) > identity(portrait, np.clip(portrait, 40, 200)) > 0
+
+
+def test_a_component_is_hidden_and_its_surroundings_are_not() -> None:
+    regions = np.full((64, 64), REGIONS.index("skin"))
+    regions[:, :8] = REGIONS.index("hair")
+    regions[20:24, 15:20] = REGIONS.index("right eye")
+    regions[20:24, 40:45] = REGIONS.index("left eye")
+    regions[48:50, 25:40] = REGIONS.index("lower lip")
+    eyes = ev.component_hole("eyes", 64, regions)
+    expected = np.zeros((64, 64), bool)
+    expected[19:25, 14:21] = expected[19:25, 39:46] = True  # one pixel more on each side
+    assert np.array_equal(eyes, expected)
+    mouth = ev.component_hole("mouth", 64, regions)
+    assert mouth.sum() == 4 * 17
+    left, right, lower = (ev.component_hole(f"{part} half", 64, regions) for part in ("left", "right", "lower"))
+    assert left[:, 7:33].all()
+    assert not left[:, :7].any()  # hair
+    assert not left[:, 33:].any()
+    assert not right[:, :31].any()
+    assert right[:, 31:].all()
+    assert lower[38:, 7:].all()
+    assert not lower[:37].any()
+    # The labels have no nose, so it is drawn at its usual place.
+    assert np.array_equal(ev.component_hole("nose", 64, regions), ev.component_hole("nose", 64))
+
+
+def test_components_without_labels_are_at_the_points_of_aligned_faces() -> None:
+    holes = {name: ev.component_hole(name, 256) for name in ev.COMPONENTS}
+    places = [(round(y * 256), round(x * 256)) for x, y in ALIGNED_POINTS]
+    hidden = {name: [bool(hole[place]) for place in places] for name, hole in holes.items()}
+    assert hidden == {
+        "eyes": [True, True, False, False, False],
+        "nose": [False, False, True, False, False],
+        "mouth": [False, False, False, True, True],
+        "left half": [True, False, hidden["left half"][2], True, False],
+        "right half": [False, True, hidden["right half"][2], False, True],
+        "lower half": [False, False, True, True, True],
+    }
+    assert all(0.01 < hole.mean() < 0.25 for hole in holes.values())
+    with pytest.raises(ValueError, match="component must be one of eyes, nose"):
+        ev.component_hole("chin", 256)
+    with pytest.raises(ValueError, match=r"regions must be of shape \(256, 256\), got \(64, 64\)"):
+        ev.component_hole("nose", 256, np.zeros((64, 64), int))
+
+
+def test_run_on_components(images: Path, tmp_path: Path) -> None:
+    found = ev.run_evaluation({"fill": mean_fill}, [images], tmp_path / "a", size=SIZE, holes="components")
+    again = ev.run_evaluation({"fill": mean_fill}, [images], tmp_path / "b", size=SIZE, holes="components")
+    assert found.scores == again.scores
+    assert [(row.bin, row.images) for row in found.rows] == [(name, 3) for name in ev.COMPONENTS]
+    assert len(list((tmp_path / "a" / "masks" / "faces").iterdir())) == 3 * len(ev.COMPONENTS)
+    assert "| lower half |" in (tmp_path / "a" / "table.md").read_text()
+    left = ev.read_hole(tmp_path / "a" / "masks" / "faces" / "left-half-0000.png", SIZE)
+    assert left[:, :15].all()  # the labels say that all of this half is skin
+    for wrong in ({"masks": images}, {"fine": True}):
+        with pytest.raises(ValueError, match="neither masks nor finer bins"):
+            ev.run_evaluation({"fill": mean_fill}, [images], tmp_path / "c", size=SIZE, holes="components", **wrong)
+    with pytest.raises(ValueError, match="holes must be one of free-form, components"):
+        ev.run_evaluation({"fill": mean_fill}, [images], tmp_path / "c", size=SIZE, holes="dots")
+
+
+def test_components_from_the_command_line(images: Path, showface) -> None:
+    pytest.importorskip("cv2")
+    arguments = ("evaluate", "--images", images, "--baseline", "telea", "--size", SIZE, "--out", "out")
+    code, out, _ = showface(*arguments, "--holes", "components")
+    assert code == 0
+    assert "right half" in out

@@ -16,11 +16,12 @@ from showface.data.images import (
 )
 from showface.data.masks import random_hole
 from showface.data.photo import Photo, read_photo, save_photo
-from showface.data.regions import NO_LABEL, REGIONS, read_labels
+from showface.data.regions import ALIGNED_POINTS, NO_LABEL, REGIONS, read_labels
 from showface.data.sampler import EpochSampler
 from showface.data.shards import FaceShards, write_shards
 
 __all__ = [
+    "ALIGNED_POINTS",
     "NO_LABEL",
     "REGIONS",
     "Augmentation",

@@ -37,6 +37,19 @@ REGIONS: tuple[str, ...] = (
 NO_LABEL = -1
 """The index of pixels whose region is unknown."""
 
+ALIGNED_POINTS: tuple[tuple[float, float], ...] = (
+    (0.3775, 0.4744),
+    (0.6226, 0.4701),
+    (0.5062, 0.6180),
+    (0.3948, 0.7231),
+    (0.6082, 0.7226),
+)
+"""The mean place (x, y) of both eyes, the nose's tip and both corners of the mouth in aligned faces.
+
+They are fractions of the image's side. Of a pair, the point further left in the image comes first. Measured with the
+detector YuNet on faces that are aligned as in FFHQ and CelebA-HQ.
+"""
+
 _LEFT_RIGHT = ((4, 5), (6, 7), (8, 9))
 
 

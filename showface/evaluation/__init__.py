@@ -4,6 +4,8 @@ A *system* is anything that is compared, such as "mdrnets" or "telea": its name 
 `Inpainter` is the function that fills the hole of one image.
 """
 
+from showface.evaluation.components import COMPONENTS, component_hole, plan_components
+from showface.evaluation.identity import IdentityDistance
 from showface.evaluation.metrics import (
     PSNR_CEILING,
     hole_gradient_percent,
@@ -48,11 +50,13 @@ __all__ = [
     "ALL_SETS",
     "BINS",
     "CLASSICAL",
+    "COMPONENTS",
     "FINE_BINS",
     "LPIPS",
     "PSNR_CEILING",
     "Evaluation",
     "FrechetDistances",
+    "IdentityDistance",
     "Inpainter",
     "Pair",
     "RegionRow",
@@ -62,6 +66,7 @@ __all__ = [
     "choose_cases",
     "classical_system",
     "complete",
+    "component_hole",
     "contact_sheet",
     "evaluate",
     "generate_masks",
@@ -71,6 +76,7 @@ __all__ = [
     "markdown_table",
     "model_system",
     "plan",
+    "plan_components",
     "psnr",
     "read_hole",
     "read_target",

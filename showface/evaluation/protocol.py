@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 
 from showface.data import read_image, read_labels, read_mask, resize_and_crop
 from showface.data.regions import region_indices
+from showface.evaluation.identity import IdentityDistance
 from showface.evaluation.metrics import (
     hole_gradient_percent,
     hole_l1_percent,
@@ -64,6 +65,7 @@ class Pair:
         image_set: name of the image's set, in the results.
         mask_sha256: hash of the hole as it is used, not of the mask file.
         ratio: hole ratio.
+        bin: the range of hole ratios, or the component that the hole hides.
         labels: label image with the photo's regions, for errors by region; or None.
     """
 
@@ -72,7 +74,7 @@ class Pair:
     mask: Path
     mask_sha256: str
     ratio: float
-    bin: Bin
+    bin: Bin | str
     size: int
     labels: Path | None = None
 
@@ -96,7 +98,7 @@ class Score:
     Attributes:
         hole_gradient_percent, target_gradient_percent: `hole_gradient_percent` of the result and of the target.
         altered_known: number of known pixels that the system changed.
-        lpips: None if not measured.
+        lpips, identity: None if not measured.
         regions: for each region in the hole, the L1 error as a percentage and the number of pixels; empty if the
             regions are unknown.
     """
@@ -116,20 +118,29 @@ class Score:
     target_gradient_percent: float
     altered_known: int
     lpips: float | None = None
+    identity: float | None = None
     regions: dict[int, tuple[float, int]] = field(default_factory=dict)
 
 
-def bin_label(bounds: Bin) -> str:
-    """The name of a bin: `(0.01, 0.2)` is `"1-20%"`."""
+def bin_label(bounds: Bin | str) -> str:
+    """The name of a bin: `(0.01, 0.2)` is `"1-20%"`. A component is its own name."""
+    if isinstance(bounds, str):
+        return bounds
     return f"{bounds[0] * 100:g}-{bounds[1] * 100:g}%"
+
+
+def read_regions(path: Path, image: Path, size: int) -> npt.NDArray[np.int64]:
+    """Read the label image of an image file, and crop and resize it as `read_target` does the image.
+
+    Returns `(size, size)`, the index of each pixel's region in `showface.data.REGIONS`, negative where unknown.
+    """
+    labels = read_labels(path, read_image(image).size)
+    return region_indices(np.asarray(ImageOps.fit(labels, (size, size), Image.Resampling.NEAREST)))
 
 
 def read_target(path: str | Path, size: int) -> npt.NDArray[np.uint8]:
     """Read an image as `showface.data.read_image`, crop it to a square and resize it: `(size, size, 3)` uint8."""
-    return _square(read_image(path), size)
-
-
-def _square(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
+    image = read_image(path)
     if image.size != (size, size):
         image = resize_and_crop(image, size)
     return np.array(image, dtype=np.uint8)
@@ -194,7 +205,7 @@ def plan(
     holes = []
     for mask in sorted(map(Path, masks), key=order):
         hole = read_hole(mask, size)
-        holes.append((mask, float(hole.mean()), _hash(hole)))
+        holes.append((mask, float(hole.mean()), hash_hole(hole)))
 
     pairs = []
     for bounds in bins:
@@ -229,6 +240,7 @@ def evaluate(
     pairs: Sequence[Pair],
     *,
     lpips: LPIPS | None = None,
+    identity: IdentityDistance | None = None,
     frechet: FrechetDistances | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Score]:
@@ -238,6 +250,7 @@ def evaluate(
         systems: the inpainter of each system, by name. Inpainters may modify their arguments.
         pairs: from `plan`.
         lpips: if given, measures the perceptual distance of each composite.
+        identity: if given, measures the distance of the face in each composite. The faces must be aligned.
         frechet: if given, collects composites and targets by system, image set and bin.
         progress: called after each pair with the number of finished pairs and the total.
 
@@ -277,6 +290,7 @@ def evaluate(
                     target_gradient_percent=hole_gradient_percent(target, hole),
                     altered_known=altered,
                     lpips=None if lpips is None else lpips(composite, target),
+                    identity=None if identity is None else identity(composite, target),
                     regions={} if labels is None else region_l1_percent(composite, target, hole, labels),
                 )
             )
@@ -288,13 +302,10 @@ def evaluate(
 def _load(pair: Pair) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], npt.NDArray[np.int64] | None]:
     """The target (size, size, 3), the hole (size, size), and the region indices (size, size) or None."""
     hole = read_hole(pair.mask, pair.size)
-    if _hash(hole) != pair.mask_sha256:
+    if hash_hole(hole) != pair.mask_sha256:
         raise ValueError(f"{pair.mask.name} isn't the mask that was planned: its hash differs")
-    image, regions = read_image(pair.image), None
-    if pair.labels is not None:
-        labels = read_labels(pair.labels, image.size)
-        regions = region_indices(np.asarray(ImageOps.fit(labels, (pair.size, pair.size), Image.Resampling.NEAREST)))
-    return _square(image, pair.size), hole, regions
+    regions = None if pair.labels is None else read_regions(pair.labels, pair.image, pair.size)
+    return read_target(pair.image, pair.size), hole, regions
 
 
 def _run(
@@ -313,5 +324,6 @@ def _run(
     return np.where(hole[..., None], result, target), altered
 
 
-def _hash(hole: npt.NDArray[np.bool_]) -> str:
+def hash_hole(hole: npt.NDArray[np.bool_]) -> str:
+    """The hash of a hole, as in a manifest."""
     return hashlib.sha256(f"{hole.shape}".encode() + np.packbits(hole).tobytes()).hexdigest()

@@ -41,7 +41,7 @@ class Row:
         sharpness_percent: the results' mean gradient in the holes as a percentage of the targets'; None if the targets
             are flat.
         altered_images: number of images in which the system changed known pixels. (They are restored before scoring.)
-        lpips, fid: None if not measured.
+        lpips, identity, fid: None if not measured.
     """
 
     system: str
@@ -57,6 +57,7 @@ class Row:
     sharpness_percent: float | None
     altered_images: int
     lpips: float | None = None
+    identity: float | None = None
     fid: float | None = None
 
 
@@ -88,6 +89,7 @@ def summarise(scores: Sequence[Score], frechet: FrechetDistances | None = None) 
     rows = []
     for (image_set, label, system), group in groups.items():
         distances = [score.lpips for score in group if score.lpips is not None]
+        identities = [score.identity for score in group if score.identity is not None]
         gradient = sum(score.target_gradient_percent for score in group)
         members = sets if image_set == ALL_SETS else [image_set]
         rows.append(
@@ -105,6 +107,7 @@ def summarise(scores: Sequence[Score], frechet: FrechetDistances | None = None) 
                 sharpness_percent=100 * sum(s.hole_gradient_percent for s in group) / gradient if gradient else None,
                 altered_images=sum(s.altered_known > 0 for s in group),
                 lpips=fmean(distances) if distances else None,
+                identity=fmean(identities) if identities else None,
                 fid=frechet.distance(*((system, member, label) for member in members)) if frechet else None,
             )
         )
@@ -127,7 +130,7 @@ def summarise_regions(scores: Sequence[Score]) -> list[RegionRow]:
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of a table of the rows. Metrics that were not measured have no column."""
     header = ["set", "hole", "system", "images", "L1 %", "hole L1 %", "seam L1 %", "PSNR dB", "SSIM", "sharpness %"]
-    extra = [name for name in ("lpips", "fid") if any(getattr(row, name) is not None for row in rows)]
+    extra = [name for name in ("lpips", "identity", "fid") if any(getattr(row, name) is not None for row in rows)]
     cells = []
     for row in rows:
         measured = [getattr(row, name) for name in extra]

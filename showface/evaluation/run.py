@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 
 from showface.data import find_images, find_labels, random_hole
+from showface.evaluation.components import plan_components
+from showface.evaluation.identity import IdentityDistance
 from showface.evaluation.perceptual import LPIPS, FrechetDistances
 from showface.evaluation.protocol import BINS, FINE_BINS, Bin, Inpainter, Pair, Score, evaluate, plan
 from showface.evaluation.report import (
@@ -27,7 +29,10 @@ from showface.evaluation.report import (
 from showface.evaluation.sheet import choose_cases, contact_sheet
 from showface.files import write_atomically, write_text
 
-__all__ = ["Evaluation", "generate_masks", "run_evaluation"]
+__all__ = ["HOLES", "Evaluation", "generate_masks", "run_evaluation"]
+
+HOLES = ("free-form", "components")
+"""The kinds of holes of `run_evaluation`."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,13 @@ def run_evaluation(
     out: str | Path,
     masks: str | Path | None = None,
     *,
+    holes: str = "free-form",
     size: int = 256,
     limit: int | None = None,
     seed: int = 0,
     fine: bool = False,
     lpips: LPIPS | None = None,
+    identity: IdentityDistance | None = None,
     frechet: FrechetDistances | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -85,35 +92,54 @@ def run_evaluation(
             `<name>_parsing` beside a folder, if it exists.
         out: the folder, created if needed.
         masks: folder of masks, white = hole; by default one mask per image and bin is generated.
+        holes: "free-form", in bins by hole ratio; or "components", which hide the eyes, the nose, the mouth or half of
+            the face (see `component_hole`). The tables then have the component's name in the place of the bin.
         size: side in pixels of the square images that are scored.
         limit: use only the first `limit` images of each folder.
         seed: seed of the generated masks and of their order.
         fine: use six bins instead of three.
-        lpips, frechet: perceptual metrics, see `LPIPS` and `FrechetDistances`.
+        lpips, identity, frechet: more metrics, see `LPIPS`, `IdentityDistance` and `FrechetDistances`.
         settings: additional settings to write into `results.json`.
         progress: called after each pair with the number of finished pairs and the total.
 
     Raises:
-        ValueError: no systems or images, two folders with the same name, or a bin without a mask.
+        ValueError: no systems or images, two folders with the same name, a bin without a mask, an unknown value of
+            `holes`, or components together with `masks` or `fine`.
     """
     out, folders = Path(out), [Path(folder) for folder in images]
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         raise ValueError(f"the folders of images must have different names, got {', '.join(names)}")
+    if holes not in HOLES:
+        raise ValueError(f"holes must be one of {', '.join(HOLES)}, got {holes!r}")
+    if holes == "components" and (masks is not None or fine):
+        raise ValueError("component holes are made from the faces: they go with neither masks nor finer bins")
     bins = FINE_BINS if fine else BINS
     found = {name: find_images(folder)[:limit] for name, folder in zip(names, folders, strict=True)}
-    if masks is None:
-        most = max((len(paths) for paths in found.values()), default=0)
-        mask_files = generate_masks(out / "masks", size, bins, most, seed)
-    else:
-        mask_files = find_images(masks)
     pairs: list[Pair] = []
-    for name, paths in found.items():
-        pairs += plan(paths, mask_files, size, bins, seed, image_set=name, labels=find_labels(paths))
-    scores = evaluate(systems, pairs, lpips=lpips, frechet=frechet, progress=progress)
+    if holes == "components":
+        for name, paths in found.items():
+            folder = out / "masks" / name
+            pairs += plan_components(paths, folder, size, image_set=name, labels=find_labels(paths))
+    else:
+        if masks is None:
+            most = max((len(paths) for paths in found.values()), default=0)
+            mask_files = generate_masks(out / "masks", size, bins, most, seed)
+        else:
+            mask_files = find_images(masks)
+        for name, paths in found.items():
+            pairs += plan(paths, mask_files, size, bins, seed, image_set=name, labels=find_labels(paths))
+    scores = evaluate(systems, pairs, lpips=lpips, identity=identity, frechet=frechet, progress=progress)
     rows, regions = summarise(scores, frechet), summarise_regions(scores)
 
-    described = {"size": size, "seed": seed, "limit": limit, "systems": list(systems), **(settings or {})}
+    described = {
+        "size": size,
+        "seed": seed,
+        "holes": holes,
+        "limit": limit,
+        "systems": list(systems),
+        **(settings or {}),
+    }
     text = markdown_table(*table(rows))
     if regions:
         text += "\n" + markdown_table(*region_table(regions))
