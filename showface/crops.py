@@ -163,7 +163,7 @@ def split_boxes(hole: NDArray[np.bool_], gap: int) -> list[tuple[int, int, int, 
     while waiting:
         left, top, right, bottom = waiting.pop()
         part = hole[top:bottom, left:right]
-        lines = [part.any(axis=0), part.any(axis=1)]
+        lines: list[NDArray[np.bool_]] = [np.any(part, axis=axis) for axis in (0, 1)]
         if not lines[0].any():
             continue
         (x, right_), (y, bottom_) = (_ends(line) for line in lines)

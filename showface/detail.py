@@ -7,8 +7,8 @@ from torch import Tensor
 from showface import ops
 
 PATCH, CONTEXT = 4, 2  # in pixels of the fill: the side of a patch, and what is compared around it
-# Higher values sharpen more, since a mean over many places has little detail, and cost accuracy. At this one, faces that
-# are filled at a quarter of their size get back the sharpness of a fill at full size, for less than 0.2 dB.
+# Higher values sharpen more, since a mean over many places has little detail, and cost accuracy. At this one, faces
+# that are filled at a quarter of their size get back most of the sharpness of a fill at full size, for 0.2 dB.
 TEMPERATURE = 100.0
 
 

@@ -53,16 +53,26 @@ def fill_hole(
             next one is tried if the ones before found no face that the hole touches.
         size: side in pixels of the crops that the model fills.
     """
+    rows, columns = np.nonzero(hole)
+    points = np.stack([columns + 0.5, rows + 0.5], axis=-1)
+
+    def run(faces: list[Crop], filled: NDArray[np.uint8]) -> tuple[list[Crop], list[Tensor], list[Tensor]]:
+        crops = [*faces, *crops_beside(faces, hole, points, size)]
+        return crops, *run_model(model, [read_crop(crop, photo, hole, filled, size) for crop in crops])
+
     filled = rough_fill(photo, hole)
     faces = faces_at(filled, hole, find_faces)
-    fill = _fill(model, photo, hole, filled, faces, size, detail=not faces)
+    crops, image, coarse = run(faces, filled)
     if faces:
         # Points under the hole were guessed from the rough fill. Look again, and fill again.
         filled = photo.copy()
-        filled[hole] = fill.image
-        again = faces_at(filled, hole, find_faces)
-        fill = _fill(model, photo, hole, filled, again or faces, size, detail=True)
-    return fill
+        filled[hole] = match_colours(crops, image, photo, hole, points)
+        again = faces_at(filled, hole, find_faces) or faces
+        if again != faces:
+            crops, image, coarse = run(again, filled)
+    image = [sharpened(crop, each, photo, hole, filled) for crop, each in zip(crops, image, strict=True)]
+    colours = [match_colours(crops, fills, photo, hole, points) for fills in (image, coarse)]
+    return Fill(colours[0], colours[1], crops)
 
 
 def rough_fill(photo: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -119,25 +129,6 @@ def touched(crops: list[Crop], hole: NDArray[np.bool_]) -> list[Crop]:
     return found
 
 
-def _fill(
-    model: InpaintingNetwork,
-    photo: NDArray[np.uint8],
-    hole: NDArray[np.bool_],
-    filled: NDArray[np.uint8],
-    faces: list[Crop],
-    size: int,
-    detail: bool,
-) -> Fill:
-    rows, columns = np.nonzero(hole)
-    points = np.stack([columns + 0.5, rows + 0.5], axis=-1)
-    crops = [*faces, *crops_beside(faces, hole, points, size)]
-    image, coarse = run_model(model, [read_crop(crop, photo, hole, filled, size) for crop in crops])
-    if detail:
-        image = [sharpened(crop, each, photo, hole, filled) for crop, each in zip(crops, image, strict=True)]
-    results = [match_colours(crops, fills, photo, hole, points) for fills in (image, coarse)]
-    return Fill(*results, crops)
-
-
 def crops_beside(faces: list[Crop], hole: NDArray[np.bool_], points: NDArray[np.float64], size: int) -> list[Crop]:
     """Crops around the pieces of the hole that no face covers well."""
     rest = hole.copy()
@@ -155,8 +146,8 @@ def crops_beside(faces: list[Crop], hole: NDArray[np.bool_], points: NDArray[np.
         # Shift it into the photo where it fits, since beside the photo nothing is known.
         x = min(max(crop.x, 0), max(hole.shape[1] - side, 0)) if side <= hole.shape[1] else crop.x
         y = min(max(crop.y, 0), max(hole.shape[0] - side, 0)) if side <= hole.shape[0] else crop.y
-        crops.append(Crop(x, y, side, 0.0))
-    return crops
+        crops.append(Crop(float(x), float(y), float(side), 0.0))
+    return list(dict.fromkeys(crops))
 
 
 @torch.inference_mode()
@@ -175,9 +166,10 @@ def sharpened(
 def run_model(model: InpaintingNetwork, inputs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
     """The results and the coarse images (3, size, size) of crops, in [0, 255], in one batch."""
     device = next(model.parameters()).device
-    image, hole = (torch.stack(planes).to(device) for planes in zip(*inputs, strict=True))
-    output = model(image.contiguous(memory_format=torch.channels_last), hole)
-    return tuple([*((x.float().cpu() + 1) * 127.5)] for x in (output.image, output.coarse))
+    images, holes = (torch.stack(planes).to(device) for planes in zip(*inputs, strict=True))
+    output = model(images.contiguous(memory_format=torch.channels_last), holes)
+    image, coarse = ([*((x.float().cpu() + 1) * 127.5)] for x in (output.image, output.coarse))
+    return image, coarse
 
 
 def match_colours(

@@ -146,7 +146,22 @@ def test_colours_match_at_the_border(faces):
     assert [crop.is_face for crop in fill.crops].count(True) == len(faces)
     expected = rough_fill(photo, hole)[hole].astype(float)
     assert np.abs(fill.image - expected).max() < 6
-    assert len(model.seen) == (2 if faces else 1)  # a face is looked for again on the filled photo
+    assert len(model.seen) == 1
+
+
+def test_a_face_is_looked_for_again_on_the_filled_photo():
+    photo, hole, model = waves(200, 200), a_hole(200, 200), Tinted().eval()
+    shown = []
+
+    def find(image):
+        shown.append(np.asarray(image))
+        return [turned(20 + len(shown), 90, (83, 83)).to_photo(TEMPLATE)]
+
+    fill = fill_hole(model, photo, hole, [find], 64)
+    assert len(model.seen) == 2
+    assert fill.crops[0].distance(turned(22, 90, (83, 83))) < 1e-6
+    assert np.array_equal(shown[0], rough_fill(photo, hole))
+    assert (shown[1] != shown[0])[hole].any()
 
 
 def test_several_faces_are_one_batch():

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from showface.evaluation.protocol import Inpainter
-from showface.inference import inpaint
+from showface.evaluation import protocol
+from showface.inference import Inpainter
 from showface.models import InpaintingNetwork
 from showface.registry import load_model
 
@@ -18,7 +18,7 @@ __all__ = ["CLASSICAL", "classical_system", "model_system"]
 CLASSICAL = ("telea", "navier-stokes")
 
 
-def model_system(model: InpaintingNetwork | str | Path = "default") -> Inpainter:
+def model_system(model: InpaintingNetwork | str | Path = "default") -> protocol.Inpainter:
     """The inpainter of a network, or of a saved model given by its folder or bundled name.
 
     Raises:
@@ -27,12 +27,14 @@ def model_system(model: InpaintingNetwork | str | Path = "default") -> Inpainter
     network = model if isinstance(model, InpaintingNetwork) else load_model(model)
 
     def run(image: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-        return np.array(inpaint(Image.fromarray(image), hole, model=network), dtype=np.uint8)
+        # Images of the protocol are aligned faces, so no face is looked for.
+        size = min(network.config.image_size, *hole.shape)
+        return np.asarray(Inpainter(network, faces=False, size=size)(Image.fromarray(image), hole), dtype=np.uint8)
 
     return run
 
 
-def classical_system(name: str, radius: float = 3) -> Inpainter:
+def classical_system(name: str, radius: float = 3) -> protocol.Inpainter:
     """The inpainter of a classical method in OpenCV, which needs no training.
 
     Source: "telea" is Telea 2004: it fills from the hole's edge inwards; each pixel gets a weighted mean of known
