@@ -38,11 +38,11 @@ Method = Callable[[Image.Image, Hole], Image.Image]
 Bin = tuple[float, float]
 
 LOWER, UPPER = "navier-stokes", "aligned crop"
-FOUND = 0.15
+FOUND = 0.35
 """A face counts as found if the five points' mean error is below this fraction of the distance between the eyes.
 
-The truth is the points' mean place in aligned faces, from which the points of a face that looks straight ahead differ
-by about a third of this.
+The truth is the points' mean place in aligned faces, and faces differ: on 40 portraits without holes, YuNet's points
+are 0.12 from it in the median and 0.31 at most, for heads that are turned to the side.
 """
 
 
@@ -217,9 +217,12 @@ def recall(scenes: Iterable[Case]) -> str:
 
     telea = installed(METHODS).get("telea")
     counts: dict[tuple[str, str, str], list[int]] = {}
+    first_bin = ""
     for case in scenes:
         scene, hole = case.scene, case.scene.hole(case.holes)
-        shown = {("none", "-"): scene.photo, (case.bin, "white"): blank(scene.photo, hole, 255)}
+        first_bin = first_bin or case.bin
+        shown = {("none", "-"): scene.photo} if case.bin == first_bin else {}  # all bins have the same photos
+        shown[case.bin, "white"] = blank(scene.photo, hole, 255)
         if telea is not None:
             shown[case.bin, "filled"] = telea(blank(scene.photo, hole), hole)
         for key, photo in shown.items():
