@@ -54,9 +54,9 @@ def test_dry_run_prints_commands_whose_files_exist(tools):
 
 
 def test_unknown_steps_are_refused(tools):
-    done = run(SCRIPT, tools, "smoke", "tast")
+    done = run(SCRIPT, tools, "smoke", "polish")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "unknown step tast" in done.stderr
+    assert "unknown step polish" in done.stderr
 
 
 def test_a_failed_step_does_not_stop_the_others(tools, tmp_path):
