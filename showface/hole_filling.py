@@ -63,7 +63,7 @@ def fill_holes(
     fills: list[Fill | None] = [None] * len(steps)
     waiting = {index: next(step) for index, step in enumerate(steps)}
     while waiting:
-        progress(*next(stages))
+        progress(*next(stages, ("filling faces", 0.7)))
         outputs = run_model(model, [crop for crops in waiting.values() for crop in crops])
         after = {}
         for index, crops in waiting.items():
