@@ -24,6 +24,7 @@ QUARTERS = (90, 180, 270)
 LOOKS = 2  # how often a face is found again in a close-up
 CLOSE_UP = 224  # side of a close-up in pixels
 WIDE = 1.5  # side of a close-up, in sides of the aligned crop
+KEPT = 0.5  # least score of a face in its close-up, as a fraction of the threshold
 NEAR = 0.25  # how far from a close-up's middle a face may be, as a fraction of its side
 BATCH = 16  # close-ups in one call of the network
 BESIDE = (127, 127, 127)  # the colour beside a tilted photo
@@ -103,7 +104,7 @@ class FaceDetector:
             found.append(rows[sides <= SMALL * max(photo.size) / SIDES[1]])
         rows = suppress(np.concatenate(found), contained=CONTAINED)
         for _ in range(LOOKS):
-            rows = self._look_closer(rows, photo, large, threshold)
+            rows = self._look_closer(rows, photo, large, KEPT * threshold)
         faces = [_face(row) for row in suppress(rows, contained=CONTAINED)]
         return sorted(faces, key=lambda face: face.area, reverse=True)
 
@@ -154,10 +155,13 @@ class FaceDetector:
         for picture, scale, chosen in ((photo, 1.0, small), (reduced, zoom, ~small)):
             pixels = np.asarray(picture) if chosen.any() else np.zeros((0, 0, 3), np.uint8)
             for start in range(0, chosen.sum(), BATCH):
-                crops = [Crop.of_face(row[4:-1].reshape(5, 2)).widened(WIDE) for row in rows[chosen][start:][:BATCH]]
+                these = rows[chosen][start : start + BATCH]
+                crops = [Crop.of_face(row[4:-1].reshape(5, 2)).widened(WIDE) for row in these]
                 views = torch.stack([resample(crop.scaled(scale), pixels, CLOSE_UP) for crop in crops])
-                for crop, here in zip(crops, self._run(views, threshold), strict=True):
-                    found.append(_best_in_middle(here, crop))
+                for row, crop, here in zip(these, crops, self._run(views, threshold), strict=True):
+                    best = _best_in_middle(here, crop)
+                    best[:, -1] = row[-1]  # the score of the search
+                    found.append(best)
         return np.concatenate(found) if found else rows
 
 
