@@ -21,6 +21,7 @@ MAX_SCALE = 4  # the detail of larger faces is enlarged
 MEMBRANE = 768  # longer side in pixels at which colours are matched
 LOOKS = 2  # how often faces are looked for
 BATCH = 16  # crops in one call of the model
+CHUNK = 1 << 20  # pixels of the hole that are read from the fills at once, so that memory does not grow with the hole
 
 FindFaces = Callable[[Image.Image], Sequence[NDArray[np.float64]]]
 Progress = Callable[[str, float], object]
@@ -91,7 +92,7 @@ def fill_in_steps(
     faces: list[Crop] = []
     known: dict[Crop, tuple[Tensor, Tensor]] = {}
     for look in range(LOOKS + 1):
-        crops = [*faces, *crops_beside(faces, hole, points, size)]
+        crops = [*faces, *crops_beside(faces, hole, size)]
         new = [crop for crop in crops if crop not in known]
         known.update(zip(new, (yield [read_crop(crop, photo, hole, filled, size) for crop in new]), strict=True))
         images = [known[crop][0] for crop in crops]
@@ -152,26 +153,25 @@ def crops_of(faces: Sequence[NDArray[np.float64]], size: tuple[int, int]) -> lis
 
 def touched(crops: list[Crop], hole: NDArray[np.bool_]) -> list[Crop]:
     """The crops in which the hole has a pixel."""
-    height, width = hole.shape
-    found = []
-    for crop in crops:
-        left, top, right, bottom = crop.bounds(width, height, margin=0)
-        rows, columns = np.nonzero(hole[top:bottom, left:right])
-        unit = crop.to_unit(np.stack([columns + left + 0.5, rows + top + 0.5], axis=-1))
-        if ((unit > 0) & (unit < 1)).all(axis=-1).any():
-            found.append(crop)
-    return found
+    return [crop for crop in crops if len(hole_in(crop, hole)[0])]
 
 
-def crops_beside(faces: list[Crop], hole: NDArray[np.bool_], points: NDArray[np.float64], size: int) -> list[Crop]:
+def hole_in(crop: Crop, hole: NDArray[np.bool_], border: float = 0.0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows and columns of the hole's pixels in a crop without its border, whose width is a fraction of the side."""
+    left, top, right, bottom = crop.bounds(hole.shape[1], hole.shape[0], margin=0)
+    rows, columns = np.nonzero(hole[top:bottom, left:right])
+    rows, columns = rows + top, columns + left
+    unit = crop.to_unit(np.stack([columns + 0.5, rows + 0.5], axis=-1))
+    inside = ((unit > border) & (unit < 1 - border)).all(axis=-1)
+    return rows[inside], columns[inside]
+
+
+def crops_beside(faces: list[Crop], hole: NDArray[np.bool_], size: int) -> list[Crop]:
     """Crops around the pieces of the hole that no face covers well."""
     rest = hole.copy()
     for face in faces:
-        unit = face.to_unit(points)
         # Near its border a crop has little weight, unless the photo ends there too.
-        border = 0.0 if face.covers(hole.shape[1], hole.shape[0]) else 0.06
-        covered = points[((unit > border) & (unit < 1 - border)).all(axis=-1)].astype(int)
-        rest[covered[:, 1], covered[:, 0]] = False
+        rest[hole_in(face, hole, 0.0 if face.covers(hole.shape[1], hole.shape[0]) else 0.06)] = False
     crops = []
     for left, top, right, bottom in split_boxes(rest, gap=max(16, size // 4)):
         piece, whole = max(right - left, bottom - top), min(hole.shape)
@@ -226,7 +226,7 @@ def match_colours(
     ring = _grown(part) & ~part
     rows, columns = np.nonzero(ring)
     around = np.stack([columns + left + 0.5, rows + top + 0.5], axis=-1)
-    colours = blend_fills(crops, fills, points)
+    spread = None
     if len(around):
         known = torch.from_numpy(photo[rows + top, columns + left].T.astype(np.float32))
         missed = known - blend_fills(crops, fills, around)
@@ -236,12 +236,18 @@ def match_colours(
         total = torch.zeros(4, size[0] * size[1]).index_add_(1, index, torch.cat([missed, torch.ones_like(missed[:1])]))
         mean = (total[:3] / total[3].clamp_min(1)).view(1, 3, *size)
         spread = push_pull_fill(mean, (total[3] == 0).float().view(1, 1, *size))
-        at = (points - (left, top)) / (factor * size[1], factor * size[0])
-        grid = torch.from_numpy(2 * at - 1).float().view(1, 1, -1, 2)
-        colours = colours + torch.nn.functional.grid_sample(
-            spread, grid, mode="bilinear", padding_mode="border", align_corners=False
-        ).view(3, -1)
-    return colours.round().clamp(0, 255).byte().T.numpy()
+    result = np.empty((len(points), 3), np.uint8)
+    for start in range(0, len(points), CHUNK):
+        here = points[start : start + CHUNK]
+        colours = blend_fills(crops, fills, here)
+        if spread is not None:
+            at = (here - (left, top)) / (factor * size[1], factor * size[0])
+            grid = torch.from_numpy(2 * at - 1).float().view(1, 1, -1, 2)
+            colours += torch.nn.functional.grid_sample(
+                spread, grid, mode="bilinear", padding_mode="border", align_corners=False
+            ).view(3, -1)
+        result[start : start + CHUNK] = colours.round().clamp(0, 255).byte().T.numpy()
+    return result
 
 
 def _grown(hole: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -131,7 +131,7 @@ def test_crops_beside_faces_cover_the_rest():
     hole = a_hole(200, 200)
     hole[150:160, 150:190] = True
     face = turned(20, 90, (83, 83))
-    crops = [face, *crops_beside([face], hole, centres(hole), 64)]
+    crops = [face, *crops_beside([face], hole, 64)]
     assert len(crops) == 2
     weights = [sample_fill(crop, torch.zeros(3, 8, 8), centres(hole))[1] for crop in crops]
     assert (torch.stack(weights).amax(0) > 0).all()
