@@ -13,6 +13,7 @@ from showface.app.guard import HEADERS, Hosts, Limits, is_loopback
 from showface.app.protocol import Protocol
 
 from support.app import PHOTO, Client, box_mask, encode_form, encoded, fake_models, running, send_form, wait_until
+from support.hostile import exchange, request
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,38 @@ def test_limits_of_size_and_pixels():
         body, kind = encode_form({"photo": bytes(2_000_000)})
         chunks = (body[at : at + 1000] for at in range(0, len(body), 1000))
         assert client.ask("POST", "/api/faces", chunks, {"Content-Type": kind}).status == 413  # type: ignore[arg-type]
+
+
+def test_a_large_body_is_refused_before_it_comes(client: Client):
+    for method in ("POST", "GET"):
+        answer = exchange(client.port, request(client.port, method, "/api/faces", "Expect: 100-continue", size=10**9))
+        assert answer is not None
+        assert (answer.status, answer.headers["connection"]) == (413, "close")
+
+
+def test_bodies_share_the_memory():
+    limits = Limits(body=100_000, waiting=0)  # two bodies
+    kind = "Content-Type: multipart/form-data; boundary=x"
+    start = b'--x\r\nContent-Disposition: form-data; name="photo"\r\n\r\n' + bytes(80_000)
+    with running(fake_models(), limits) as client:
+        half = request(client.port, "POST", "/api/faces", kind, size=90_000) + start
+        for _ in range(2):
+            waiting = [socket.create_connection(("127.0.0.1", client.port), 10) for _ in range(2)]
+            for connection in waiting:
+                connection.sendall(half)
+            wait_until(lambda: client.post("/api/faces", {"photo": bytes(80_000)}).status == 429)
+            for connection in waiting:
+                connection.close()
+            wait_until(lambda: client.post("/api/faces", {"photo": PHOTO}).status == 200)
+
+
+def test_too_many_requests_at_once():
+    kind = "Content-Type: multipart/form-data; boundary=x"
+    with running(fake_models(), Limits(requests=1)) as client:
+        with socket.create_connection(("127.0.0.1", client.port), 10) as connection:
+            connection.sendall(request(client.port, "POST", "/api/faces", kind, size=100))
+            wait_until(lambda: client.get("/api/health").status == 429)
+        wait_until(lambda: client.get("/api/health").status == 200)
 
 
 def test_a_slow_body_is_refused():

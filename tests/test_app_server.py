@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from support.app import (
     SIZE,
     Client,
     box_mask,
+    encode_form,
     encoded,
     fake_models,
     picture,
@@ -112,6 +114,11 @@ def test_notes_say_what_was_warned_of(client: Client):
     assert json.loads(gif.headers["x-showface-notes"]) == ["GIF can't hold the result as it is: it is saved as PNG"]
     lost = client.post("/api/inpaint", FIELDS | {"photo": encoded(picture("RGB"), "BMP", dpi=(72, 72))})
     assert lost.headers["x-showface-notes"] == "[]"
+
+
+def test_warnings_of_other_packages_are_no_notes(client: Client):
+    answer = client.post("/api/inpaint", FIELDS | {"mask": encoded(Image.new("L", SIZE))})  # the fake one warns of it
+    assert (answer.status, answer.headers["x-showface-notes"]) == (200, "[]")
 
 
 def test_faces(client: Client):
@@ -208,6 +215,23 @@ def test_wrong_forms(client: Client, fields: dict[str, str | bytes], status: int
     assert says in answer.detail
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda body: body[:-6], "cut off"),
+        (lambda body: body.replace(b'"mask"', b'"photo"'), "the field photo twice"),
+        (lambda body: body.replace(b'"mask"', b'"' + b"m" * 200 + b'"'), "unknown field"),
+        (lambda body: body.replace(b'"mask"', b'"mask"' + (b"\r\nX: " + b"m" * 2500) * 2), "too long headers"),
+        (lambda body: body.replace(b"name=", b"nom="), "unknown field"),
+        (lambda body: b"\0" + body, "broken"),
+    ],
+)
+def test_broken_forms(client: Client, change: Callable[[bytes], bytes], says: str):
+    body, kind = encode_form(FIELDS)
+    answer = client.ask("POST", "/api/inpaint", change(body), {"Content-Type": kind})
+    assert (answer.status, says in answer.detail) == (422, True), answer.detail
+
+
 def test_names_of_results():
     assert [stem(name) for name in (None, "", "a.b.png", "../../etc/passwd", "C:\\x\\y.jpg", "\x00\n.png", "...")] == [
         "photo",
@@ -264,6 +288,8 @@ def test_the_command_fills_the_demo_and_stops_at_once():
         assert answer.image.size == (256, 256)
         assert (answer.headers["x-showface-faces"], answer.headers["x-showface-notes"]) == ("1", "[]")
         assert len(client.post("/api/faces", {"photo": photo}).json["faces"]) == 1
+        empty = client.post("/api/inpaint", {"photo": photo, "mask": encoded(Image.new("L", (256, 256)))})
+        assert "the mask is empty" in json.loads(empty.headers["x-showface-notes"])[0]
 
         large = encoded(Image.open(io.BytesIO(photo)).resize((1500, 1500)))
         large_mask = encoded(Image.open(io.BytesIO(mask)).resize((1500, 1500)))
