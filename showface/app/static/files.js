@@ -1,0 +1,46 @@
+/** Photos that come in: chosen, dropped or pasted. */
+
+import { byId, say } from "./ui.js";
+
+/**
+ * Listen for photos.
+ *
+ * @param {(files: File[]) => void} onFiles
+ * @param {() => boolean} isReady whether files are taken now
+ */
+export function acceptFiles(onFiles, isReady) {
+  const take = (files) => {
+    const images = [...files].filter((file) => file.type.startsWith("image/") || !file.type);
+    if (images.length) onFiles(images);
+    else if (files.length) say("That is not an image. JPEG, PNG and WebP always work.", "error");
+  };
+
+  const picker = byId("photo-file");
+  picker.addEventListener("change", () => {
+    const files = [...picker.files];
+    picker.value = "";
+    take(files);
+  });
+
+  window.addEventListener("paste", (event) => {
+    if (!isReady() || !event.clipboardData?.files.length) return;
+    event.preventDefault();
+    take(event.clipboardData.files);
+  });
+
+  const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
+  window.addEventListener("dragover", (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    document.body.toggleAttribute("data-drop", isReady());
+  });
+  window.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) document.body.removeAttribute("data-drop");
+  });
+  window.addEventListener("drop", (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    document.body.removeAttribute("data-drop");
+    if (isReady()) take(event.dataTransfer.files);
+  });
+}
