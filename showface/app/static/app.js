@@ -2,6 +2,7 @@
 
 import { describeEngine } from "./about.js";
 import { Compare } from "./compare.js";
+import { Detail } from "./detail.js";
 import { loadEngine } from "./engine.js";
 import { acceptFiles } from "./files.js";
 import { fillPhoto, resultInOwnFormat } from "./fill.js";
@@ -12,12 +13,13 @@ import { showPanel, showRun } from "./panel.js";
 import { Pointers } from "./pointers.js";
 import { Strip } from "./strip.js";
 import { Tools } from "./tools.js";
-import { byId, isDialogOpen, openDialog, save, say, sayError } from "./ui.js";
+import { byId, isDialogOpen, openDialog, save, say, sayError, sentence } from "./ui.js";
 import { View } from "./view.js";
 
 const photos = new Photos();
 const current = () => photos.current;
 const view = new View();
+const detail = new Detail(view, current);
 const compare = new Compare(view);
 const tools = new Tools(view, current, () => {
   const photo = current();
@@ -58,6 +60,7 @@ function update() {
 function showPhoto(keep = false) {
   const photo = current();
   view.show(photo?.picture ?? null, photo?.result?.picture ?? null, photo?.mask.canvas ?? null, keep);
+  detail.update();
   compare.show(photo?.mode === "compare");
   update();
 }
@@ -68,6 +71,7 @@ function setMode(mode) {
   if (!photo || (mode === "compare" && !photo.result)) return;
   tools.cancel();
   photo.mode = mode;
+  detail.update();
   compare.show(mode === "compare");
   view.invalidate("over");
   update();
@@ -119,7 +123,7 @@ async function findFaces(photo) {
     photo.faces = (await engine.faces(photo.file)).faces;
     if (photo === current() && !photo.faces.length) say("No face was found in this photo.");
   } catch (error) {
-    photo.facesError = error.message;
+    photo.facesError = sentence(error.message);
   }
   if (photo !== current()) return;
   view.invalidate("over");
@@ -138,17 +142,12 @@ async function run() {
       photo.mode = "compare";
       showPhoto(true);
       const { notes, milliseconds } = photo.result;
-      say(notes.length ? sentences(notes) : `Filled in ${(milliseconds / 1000).toFixed(1)} seconds.`);
+      say(notes.length ? notes.map(sentence).join(" ") : `Filled in ${(milliseconds / 1000).toFixed(1)} seconds.`);
     }
   } catch (error) {
     sayError(error);
   }
   update();
-}
-
-/** @param {string[]} notes */
-function sentences(notes) {
-  return notes.map((note) => `${note[0].toUpperCase()}${note.slice(1)}${note.endsWith(".") ? "" : "."}`).join(" ");
 }
 
 function cancel() {

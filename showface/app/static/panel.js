@@ -1,6 +1,6 @@
 /** What the panel and the bar with the button "Fill" show of a photo. */
 
-import { byId, percent } from "./ui.js";
+import { byId, percent, sentence } from "./ui.js";
 
 /** @typedef {import("./photos.js").Photo} Photo */
 
@@ -50,10 +50,10 @@ function facesText({ faces, facesError }) {
 /** @param {Photo} photo */
 function showResult({ result, format, run }) {
   const faces = result.faces === 1 ? "1 face" : `${result.faces} faces`;
-  const time = `${(result.milliseconds / 1000).toFixed(1)} s`;
+  const time = `${(result.milliseconds / 1000).toFixed(1)}\u00a0s`;
   byId("result-text").textContent = `${faces} and ${percent(result.holeRatio)} of the photo filled in ${time}.`;
   byId("notes").replaceChildren(
-    ...result.notes.map((note) => Object.assign(document.createElement("li"), { textContent: note })),
+    ...result.notes.map((note) => Object.assign(document.createElement("li"), { textContent: sentence(note) })),
   );
   const same = byId("download-same");
   same.hidden = format === "PNG" || format === "GIF";

@@ -6,7 +6,7 @@ import { byId } from "./ui.js";
 /** @typedef {import("./photos.js").Photo} Photo */
 /** @typedef {"brush" | "eraser" | "rectangle" | "lasso" | "hand"} ToolName */
 
-const SMALLEST = 0.003, LARGEST = 0.3; // of the brush, as fractions of the photo's longer side
+const SMALLEST = 0.001, LARGEST = 0.3; // of the brush, as fractions of the photo's longer side
 const STEP = 4; // of the size slider, for a key
 
 export class Tools {

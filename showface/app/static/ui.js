@@ -29,7 +29,12 @@ export function say(text, kind = "") {
 
 /** @param {unknown} error */
 export function sayError(error) {
-  say(error instanceof Error ? error.message : String(error), "error");
+  say(sentence(error instanceof Error ? error.message : String(error)), "error");
+}
+
+/** Notes and errors of the server are sentences without a capital and a full stop. @param {string} text */
+export function sentence(text) {
+  return text && `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 }
 
 /**

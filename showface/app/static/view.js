@@ -9,6 +9,7 @@ const LAYERS = /** @type {LayerName[]} */ (["before", "after", "mask", "over"]);
 const MAX_SCALE = 24; // CSS pixels per pixel of the photo
 const MARGIN = 24; // CSS pixels around a photo that fits
 const VISIBLE = 60; // CSS pixels of the photo that can't be moved off the stage
+const PIXELS = 5; // CSS pixels of a pixel of an image that is shown as a square, without smoothing
 const SETTLED = 160; // milliseconds after which a picture is drawn with the best quality
 
 export class View {
@@ -30,6 +31,10 @@ export class View {
     this.after = null;
     /** @type {HTMLCanvasElement | null} */
     this.mask = null;
+    /** Sharper parts of `before` and `after`. @type {Record<string, import("./detail.js").Tile | null>} */
+    this.tiles = { before: null, after: null };
+    /** Called when the photo has come to rest. */
+    this.onSettle = () => {};
     /** Draws the marks, in CSS pixels of the stage. @type {(context: CanvasRenderingContext2D) => void} */
     this.drawOver = () => {};
     /** Called when the photo moved. */
@@ -71,6 +76,14 @@ export class View {
     this.mask = mask;
     if (before && !keep) this.fit();
     else this.invalidate(...LAYERS);
+  }
+
+  /** @param {"before" | "after"} name @param {import("./detail.js").Tile | null} tile */
+  setTile(name, tile) {
+    if (tile === this.tiles[name]) return;
+    this.tiles[name]?.bitmap.close();
+    this.tiles[name] = tile;
+    this.invalidate(name);
   }
 
   fitScale() {
@@ -122,6 +135,7 @@ export class View {
     this.settle = window.setTimeout(() => {
       this.isMoving = false;
       this.invalidate("before", "after");
+      this.onSettle();
     }, SETTLED);
     this.invalidate(...LAYERS);
     this.onMove();
@@ -161,6 +175,12 @@ export class View {
     }
     const image = name === "mask" ? this.mask : this[name]?.canvas;
     if (image) this.drawImage(context, image, name);
+    const tile = this.tiles[name];
+    if (!tile || tile.of !== this[name]) return;
+    const scale = this.ratio * this.scale;
+    context.setTransform(scale, 0, 0, scale, this.ratio * this.x, this.ratio * this.y);
+    context.imageSmoothingEnabled = this.scale < PIXELS;
+    context.drawImage(tile.bitmap, tile.left, tile.top, tile.width, tile.height);
   }
 
   /**
@@ -178,7 +198,7 @@ export class View {
     const top = Math.max(0, Math.floor(from.y * down)), bottom = Math.min(image.height, Math.ceil(to.y * down));
     if (right <= left || bottom <= top) return;
     context.setTransform(this.ratio, 0, 0, this.ratio, this.ratio * this.x, this.ratio * this.y);
-    context.imageSmoothingEnabled = this.scale / across < 5; // larger pixels are shown as squares
+    context.imageSmoothingEnabled = this.scale / across < PIXELS;
     context.imageSmoothingQuality = this.isMoving || name === "mask" ? "low" : "high";
     const stepX = this.scale / across, stepY = this.scale / down;
     context.drawImage(
