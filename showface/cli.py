@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from showface.app.cli import serve_app
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -274,6 +276,9 @@ def memory(
         raise ValueError(f"{model} is a {network.system} model: only MDRNets have a memory")
     save_photo(memory_picture(network, chosen, slots), out, overwrite=overwrite)
     console.print(f"memory drawn with {len(chosen)} of {len(found)} photos: {escape(str(out.resolve()))}")
+
+
+app.command("app")(serve_app)
 
 
 @app.command()

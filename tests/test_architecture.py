@@ -22,6 +22,7 @@ LAYERS = (
     ("hole_filling",),
     ("inference",),
     ("inspection", "batch", "preview", "evaluation", "training"),
+    ("app",),
     ("info", "cli"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

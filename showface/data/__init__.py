@@ -15,7 +15,7 @@ from showface.data.images import (
     tensor_to_image,
 )
 from showface.data.masks import random_hole
-from showface.data.photo import Photo, read_photo, save_photo
+from showface.data.photo import Photo, encode_photo, read_photo, save_photo
 from showface.data.regions import ALIGNED_POINTS, NO_LABEL, REGIONS, read_labels
 from showface.data.sampler import EpochSampler
 from showface.data.shards import FaceShards, write_shards
@@ -37,6 +37,7 @@ __all__ = [
     "UnreadableImageError",
     "alpha_hole",
     "describe_hole",
+    "encode_photo",
     "find_images",
     "find_labels",
     "grow_hole",

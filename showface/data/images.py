@@ -36,6 +36,10 @@ class UnreadableImageError(OSError):
     """A file exists but cannot be decoded as an image; the message names the file."""
 
 
+class TooManyPixelsError(UnreadableImageError):
+    """An image file has more pixels than the limit. It was not decoded."""
+
+
 def find_images(*folders: Path | str) -> list[Path]:
     """List the image files in the folders and below, sorted, each once.
 
@@ -142,7 +146,7 @@ def source_name(source: str | os.PathLike[str] | BinaryIO) -> str:
 
 
 @contextmanager
-def open_image(source: str | os.PathLike[str] | BinaryIO) -> Iterator[Image.Image]:
+def open_image(source: str | os.PathLike[str] | BinaryIO, limit: int | None = None) -> Iterator[Image.Image]:
     """Open an image file of one of `FORMATS`, and check its size by its header, before it is decoded.
 
     Any error of Pillow's decoders in the body of `with` becomes an `UnreadableImageError`. They raise much more than
@@ -150,19 +154,25 @@ def open_image(source: str | os.PathLike[str] | BinaryIO) -> Iterator[Image.Imag
 
     Source: *ours*.
 
+    Args:
+        source: a path, or a file open for reading bytes.
+        limit: the largest number of pixels; by default `max_pixels()`.
+
     Raises:
         FileNotFoundError: the file does not exist.
-        UnreadableImageError: the file is not an image, is broken or truncated, or has too many pixels.
+        TooManyPixelsError: the image has more pixels than the limit.
+        UnreadableImageError: the file is not an image, or is broken or truncated.
         ValueError: SHOWFACE_MAX_PIXELS is not a positive integer.
     """
-    limit = max_pixels()
+    limit = limit or max_pixels()
     try:
         with _without_pillows_limit(), Image.open(source, formats=_formats()) as image:
             if image.width * image.height > limit:
                 size = f"{image.width}x{image.height} = {image.width * image.height:,} pixels"
-                raise OSError(f"it has {size}, and the limit is {limit:,}; set SHOWFACE_MAX_PIXELS to raise it")
+                problem = f"it has {size}, and the limit is {limit:,}; set SHOWFACE_MAX_PIXELS to raise it"
+                raise TooManyPixelsError(f"cannot read image {source_name(source)}: {problem}")
             yield image
-    except FileNotFoundError:
+    except (FileNotFoundError, TooManyPixelsError):
         raise
     except Exception as error:
         raise UnreadableImageError(f"cannot read image {source_name(source)}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterable
@@ -130,14 +131,51 @@ def save_photo(
     path = Path(path)
     form = output_format(path)
     refuse_overwrite(path, (), overwrite)
+    image, options = _prepared(image, form, path.name, like, hole)
+    write_atomically(path, lambda temporary: image.save(temporary, format=form, **options))
+
+
+def encode_photo(
+    image: Image.Image,
+    form: str,
+    like: Photo | None = None,
+    *,
+    hole: NDArray[np.bool_] | None = None,
+    name: str = "the result",
+) -> bytes:
+    """The bytes of the file that `save_photo` would write. No file is written.
+
+    Source: *ours*.
+
+    Args:
+        image, like, hole: as for `save_photo`.
+        form: Pillow's name of the format, such as "PNG".
+        name: what the warning calls the result if the format can't hold what the photo carried.
+
+    Raises:
+        ValueError: an unknown format, or the image or the hole does not have the photo's size.
+    """
+    Image.init()
+    if form not in Image.SAVE:
+        raise ValueError(f"unknown image format {form!r}: use PNG, JPEG, ...")
+    image, options = _prepared(image, form, name, like, hole)
+    file = io.BytesIO()
+    image.save(file, format=form, **options)
+    return file.getvalue()
+
+
+def _prepared(
+    image: Image.Image, form: str, name: str, like: Photo | None, hole: NDArray[np.bool_] | None
+) -> tuple[Image.Image, dict[str, Any]]:
+    """The image to save in this format, and Pillow's options for it. Warns of what the format can't hold."""
     options = _options(form)
     if like is not None:
         lost: list[str] = []
         image = _with_known_pixels(image, like, hole, form, lost)
         options |= _carried(like, image.mode, form, lost)
         if lost:
-            warnings.warn(f"{path.name} can't hold what {like.name} carried: {', '.join(lost)}", stacklevel=2)
-    write_atomically(path, lambda temporary: image.save(temporary, format=form, **options))
+            warnings.warn(f"{name} can't hold what {like.name} carried: {', '.join(lost)}", stacklevel=3)
+    return image, options
 
 
 def output_format(path: str | Path) -> str:
