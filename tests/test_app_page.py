@@ -450,7 +450,7 @@ def test_errors_are_said(visit):
     visitor = visit()
     page = visitor.page
     page.set_input_files("#photo-file", {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"nothing"})
-    page.wait_for_selector("#error:has-text('broken.jpg is not an image that this browser can show')")
+    page.wait_for_selector("#error:has-text('can\\'t show broken.jpg')")
     visitor.open(PORTRAIT)
     visitor.draw((0.4, 0.4), (0.6, 0.6))
     page.click("[data-tool=eraser]")

@@ -2,7 +2,6 @@
 
 import io
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,21 +20,14 @@ DESKTOP, PHONE = (1440, 900), (390, 844)
 
 @contextmanager
 def serving(token: str | None = None) -> Iterator[str]:
-    """Serve the app on a free port; gives its address."""
-    from showface.app import Hosts, create_app, load_models
-    from showface.app.launch import bind, make_server
+    """Serve the app with the bundled models on a free port; gives its address."""
+    # Imported here, since the modules of tests are also read where FastAPI is missing.
+    from showface.app import load_models
 
-    listener = bind("127.0.0.1", 0, print)
-    port = listener.getsockname()[1]
-    server = make_server(create_app(load_models(), Hosts.of("127.0.0.1", port), token=token))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        listener.close()
+    from support.app import running
+
+    with running(load_models(), token=token) as client:
+        yield f"http://127.0.0.1:{client.port}/"
 
 
 @contextmanager

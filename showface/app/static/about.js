@@ -1,6 +1,6 @@
 /** What the page says about the engine: the models to choose from, their licences, and where the photo goes. */
 
-import { byId, sayError } from "./ui.js";
+import { byId, sayError, sentence } from "./ui.js";
 
 /** @param {import("./engine.js").Engine} engine */
 export async function describeEngine(engine) {
@@ -15,7 +15,7 @@ export async function describeEngine(engine) {
   const chosen = byId("model");
   chosen.replaceChildren(...models.map(({ name }) => new Option(name, name)));
   const describe = () => {
-    byId("model-text").textContent = models.find(({ name }) => name === chosen.value)?.description ?? "";
+    byId("model-text").textContent = sentence(models.find(({ name }) => name === chosen.value)?.description ?? "");
   };
   chosen.addEventListener("change", describe);
   describe();
@@ -28,7 +28,7 @@ function licenceEntry({ name, licence }) {
   const term = document.createElement("dt");
   const text = document.createElement("dd");
   term.textContent = name;
-  text.textContent = licence;
+  text.textContent = sentence(licence);
   entry.append(term, text);
   return entry;
 }

@@ -49,9 +49,9 @@ function facesText({ faces, facesError }) {
 
 /** @param {Photo} photo */
 function showResult({ result, format, run }) {
-  const faces = result.faces === 1 ? "1 face" : `${result.faces} faces`;
+  const faces = result.faces ? `${result.faces === 1 ? "1 face" : `${result.faces} faces`} and ` : "";
   const time = `${(result.milliseconds / 1000).toFixed(1)}\u00a0s`;
-  byId("result-text").textContent = `${faces} and ${percent(result.holeRatio)} of the photo filled in ${time}.`;
+  byId("result-text").textContent = `${faces}${percent(result.holeRatio)} of the photo filled in ${time}.`;
   byId("notes").replaceChildren(
     ...result.notes.map((note) => Object.assign(document.createElement("li"), { textContent: sentence(note) })),
   );

@@ -76,8 +76,8 @@ export async function decode(blob) {
   try {
     bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" });
   } catch {
-    const name = blob instanceof File ? blob.name : "This file";
-    throw new Error(`${name} is not an image that this browser can show. JPEG, PNG and WebP always work.`);
+    const name = blob instanceof File ? blob.name : "this image";
+    throw new Error(`This browser can't show ${name}. JPEG, PNG and WebP always work.`);
   }
   const { width, height } = bitmap;
   if (width * height > MAX_PIXELS) {

@@ -89,7 +89,7 @@ export class View {
   fitScale() {
     const { width, height } = this.before;
     const room = Math.min(this.width, this.height) < 420 ? MARGIN / 2 : MARGIN;
-    const above = 2 * room + 84; // room for the switch above and the zoom buttons below
+    const above = 2 * room + (this.height < 360 ? 0 : 84); // for the switch above and the zoom buttons below
     return Math.min((this.width - 2 * room) / width, (this.height - above) / height, MAX_SCALE / 2);
   }
 
