@@ -51,7 +51,7 @@ def is_reachable(visitor: Visitor, selector: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE, (320, 640), (844, 390)])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE, (320, 640), (768, 1024), (844, 390)])
 def test_everything_is_reachable(browser, address, size):
     is_phone = size[0] < 761
     visitor = Visitor(browser, address, size, touch=is_phone)

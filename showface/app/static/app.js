@@ -36,6 +36,7 @@ async function start() {
   engine = await loadEngine();
   await describeEngine(engine);
 }
+engineIsReady.catch(sayError);
 
 /** Show the state of the current photo everywhere but on the canvases. */
 function update() {
@@ -97,14 +98,14 @@ async function open(files) {
 async function choose(photo) {
   tools.cancel();
   try {
-    await photos.choose(photo);
+    if (!(await photos.choose(photo))) return;
   } catch (error) {
     sayError(error);
     return;
   }
   view.onMove();
   showPhoto();
-  if (!photo.faces) findFaces(photo);
+  if (!photo.isSearched) findFaces(photo);
 }
 
 /** @param {Photo} photo */
@@ -118,11 +119,14 @@ function close(photo) {
 
 /** @param {Photo} photo */
 async function findFaces(photo) {
-  await engineIsReady;
+  photo.isSearched = true;
+  photo.facesError = "";
   try {
+    await engineIsReady;
     photo.faces = (await engine.faces(photo.file)).faces;
     if (photo === current() && !photo.faces.length) say("No face was found in this photo.");
   } catch (error) {
+    photo.isSearched = false;
     photo.facesError = sentence(error.message);
   }
   if (photo !== current()) return;
@@ -133,9 +137,9 @@ async function findFaces(photo) {
 async function run() {
   const photo = current();
   if (!photo || photo.run) return;
-  await engineIsReady;
   say("");
   try {
+    await engineIsReady;
     const options = { model: byId("model").value, faces: byId("faces-use").checked };
     if (!(await fillPhoto(engine, photo, options, update))) say("Cancelled. Mask and photo are as they were.");
     else if (photo === current()) {

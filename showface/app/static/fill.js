@@ -21,9 +21,7 @@ export async function fillPhoto(engine, photo, { model, faces }, onUpdate) {
     const mask = await photo.mask.toPng();
     if (!mask.count) throw new Error("The mask is empty. Paint over the part that is to be filled first.");
     if (controller.signal.aborted) return false;
-    // What a PNG carried goes into the result at once; other formats are asked for when they are downloaded.
-    const format = photo.file.type === "image/png" ? "same" : "png";
-    const request = { photo: photo.file, mask: mask.blob, model, faces, format };
+    const request = { photo: photo.file, mask: mask.blob, model, faces, format: "png" };
     const answer = await engine.inpaint({ ...request, signal: controller.signal, onProgress });
     const picture = await decode(answer.blob);
     photo.result = { ...answer, picture, mask: mask.blob, model, usedFaces: faces, same: null };

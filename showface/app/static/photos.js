@@ -26,6 +26,7 @@ export class Photo {
     /** @type {import("./engine.js").Face[] | null} null until they have been looked for */
     this.faces = null;
     this.facesError = "";
+    this.isSearched = false;
     /** @type {Result | null} */
     this.result = null;
     /** @type {{controller: AbortController, stage: string, fraction: number} | null} */
@@ -120,6 +121,8 @@ export class Photos {
     this.all = [];
     /** @type {Photo | null} */
     this.current = null;
+    /** The one that is being prepared to be shown, or is shown. @type {Photo | null} */
+    this.wanted = null;
     /** @type {Photo[]} the ones with decoded copies, the last used one first */
     this.recent = [];
   }
@@ -135,12 +138,18 @@ export class Photos {
     this.trim();
   }
 
-  /** @param {Photo} photo */
+  /**
+   * @param {Photo} photo
+   * @returns {Promise<boolean>} false if another one was chosen meanwhile
+   */
   async choose(photo) {
+    this.wanted = photo;
     await photo.prepare();
+    if (this.wanted !== photo || !this.all.includes(photo)) return false;
     this.current = photo;
     this.recent = [photo, ...this.recent.filter((other) => other !== photo)];
     this.trim();
+    return true;
   }
 
   /**
