@@ -30,7 +30,7 @@ from support.hostile import FIELDS, MASK, PHOTO, exchange, request
 
 pytestmark = pytest.mark.shared("app-hostile")
 ROOT = Path(showface.__file__).parents[1]
-MARGIN = 60  # MB that the server's memory may grow, of an allocator that keeps some
+MARGIN = 50  # MB that the server's memory may grow, of an allocator that keeps some
 SECRET = re.compile(r"Traceback|File \"|/root|/usr|/home|/tmp|site-packages|\.py|0x[0-9a-f]{6}")
 AUTHORIZATION = f"Authorization: Bearer {TOKEN}"
 Statuses = Iterable[Answer | None]

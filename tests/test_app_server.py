@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -278,3 +279,22 @@ def test_the_command_fills_the_demo_and_stops_at_once():
     finally:
         server.kill()
         server.communicate()
+
+
+def test_the_examples_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    text = (DEMO.parents[2] / "docs" / "app.md").read_text()
+    (python,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    curl = "\n".join(re.findall(r"^    ((?:A=|curl ).*)$", text, re.MULTILINE))
+    for name in ("portrait.png", "mask.png"):
+        (tmp_path / name).write_bytes((DEMO / name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    with running(fake_models()) as client:
+        exec(python.replace(":7860", f":{client.port}"), {})
+        assert capsys.readouterr().out == "1 faces;\n"
+        filled = Path("filled.png").read_bytes()
+        if shutil.which("curl"):
+            Path("filled.png").unlink()
+            script = curl.replace(":7860", f":{client.port}").replace("showface/assets/demo", str(DEMO))
+            done = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, check=True)
+            assert json.loads(done.stdout)["width"] == 256
+            assert Path("filled.png").read_bytes() == filled

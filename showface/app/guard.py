@@ -199,7 +199,7 @@ class Guard:
     def _check(self, method: str, path: str, exchange: _Exchange) -> None:
         hosts = exchange.header("host")
         if len(hosts) != 1 or not self.hosts.allow(hosts[0]):
-            raise Refusal(403, "this server is not called so: use the address that showface app printed")
+            raise Refusal(403, "this server does not answer to that name: use the address that showface app printed")
         if method not in ("GET", "HEAD"):
             origins = exchange.header("origin")
             if any(re.sub("^https?://", "", origin.lower()) != hosts[0].lower() for origin in origins):
