@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from support.page import DESKTOP, PHONE, PORTRAIT, Visitor, chromium, serving
 
@@ -173,5 +173,48 @@ def test_a_photo_of_20_megapixels_stays_smooth(browser, address, record_property
     hole = visitor.mask()
     assert hole.shape == (3648, 5472)
     assert 0.01 < hole.mean() < 0.3
+    visitor.context.close()
+    visitor.check()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_photo_is_sharp_when_zoomed_in(browser, address, orientation):
+    # Upright, the upper left quarter has fine stripes, which a copy of 2048 pixels can't show.
+    upright = np.full((3600, 4800, 3), 90, np.uint8)
+    upright[:1800:2, :2400] = 250
+    data, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    stored = Image.fromarray(upright).rotate(90, expand=True) if orientation == 6 else Image.fromarray(upright)
+    stored.save(data, "jpeg", quality=95, exif=exif)
+    visitor = Visitor(browser, address)
+    page = visitor.page
+    visitor.open({"name": "large.jpg", "mimeType": "image/jpeg", "buffer": data.getvalue()})
+
+    def contrast(x: float, y: float) -> float:
+        """The difference between rows around a point of the stage."""
+        return page.evaluate(
+            """([x, y]) => {
+              const canvas = document.getElementById("before");
+              const part = canvas.getContext("2d").getImageData(canvas.width * x, canvas.height * y, 1, 24).data;
+              const values = [...part].filter((_, i) => i % 4 === 0);
+              return Math.max(...values) - Math.min(...values);
+            }""",
+            [x, y],
+        )
+
+    assert contrast(0.4, 0.4) < 60
+    page.mouse.move(*visitor.place(0.5, 0.5))
+    for _ in range(7):
+        page.mouse.wheel(0, -400)
+    for _ in range(50):
+        if contrast(0.4, 0.4) > 120:
+            break
+        page.wait_for_timeout(100)
+    assert contrast(0.4, 0.4) > 120
+    assert contrast(0.6, 0.4) < 20
+    assert contrast(0.4, 0.6) < 20
+    page.click("#zoom-fit")
+    page.wait_for_timeout(500)
+    assert contrast(0.4, 0.4) < 60
     visitor.context.close()
     visitor.check()
