@@ -287,11 +287,34 @@ def test_cancel(visit):
     visitor.fill()  # the server is free again
 
 
+def test_the_cancel_button_and_the_focus(visit):
+    visitor = visit()
+    visitor.open(png_file("large.png", noise(1600, 1200)))
+    visitor.import_mask(scattered(1200, 1600))
+    page = visitor.page
+    page.dblclick("#run")  # the second click falls on Cancel, and is not meant
+    assert page.is_visible("#cancel")
+    page.wait_for_timeout(500)
+    page.click("#cancel")
+    page.wait_for_selector("#status:has-text('Cancelled')")
+    page.focus("#help-open")
+    page.keyboard.press("Shift+Tab")
+    page.focus("#run")
+    page.keyboard.press("Enter")
+    assert page.evaluate("() => document.activeElement.id") == "cancel"
+    page.wait_for_selector("#compare:not([hidden])", timeout=90_000)
+    assert page.evaluate("() => document.activeElement.id") == "split"
+    page.keyboard.press("ArrowLeft")
+    assert page.get_attribute("#split", "aria-valuetext") == "49% before"
+    page.click("[data-tool=eraser]")
+    assert page.evaluate("() => document.activeElement.id") == "over"
+
+
 def test_progress_is_shown(visit):
     visitor = visit()
-    visitor.open(png_file("large.png", noise(2000, 1500)))
+    visitor.open(png_file("large.png", noise(1600, 1200)))
     page = visitor.page
-    visitor.import_mask(scattered(1500, 2000))
+    visitor.import_mask(scattered(1200, 1600))
     page.evaluate(
         """() => {
           window.stages = new Set();

@@ -1,10 +1,11 @@
 /** The page: what its parts do when something is pressed, and what they show. */
 
 import { describeEngine } from "./about.js";
+import { listenToButtons } from "./buttons.js";
 import { Compare } from "./compare.js";
 import { Detail } from "./detail.js";
 import { loadEngine } from "./engine.js";
-import { acceptFiles } from "./files.js";
+import { acceptFiles, fetchExample } from "./files.js";
 import { fillPhoto, resultInOwnFormat } from "./fill.js";
 import { listenToKeys } from "./keys.js";
 import { readMaskFile } from "./mask.js";
@@ -15,6 +16,8 @@ import { Strip } from "./strip.js";
 import { Tools } from "./tools.js";
 import { byId, isDialogOpen, openDialog, save, say, sayError, sentence } from "./ui.js";
 import { View } from "./view.js";
+
+const DOUBLE_CLICK = 500; // milliseconds
 
 const photos = new Photos();
 const current = () => photos.current;
@@ -141,7 +144,10 @@ async function run() {
   try {
     await engineIsReady;
     const options = { model: byId("model").value, faces: byId("faces-use").checked };
-    if (!(await fillPhoto(engine, photo, options, update))) say("Cancelled. Mask and photo are as they were.");
+    const isFocused = byId("run").matches(":focus-visible");
+    const filling = fillPhoto(engine, photo, options, update);
+    if (isFocused) byId("cancel").focus();
+    if (!(await filling)) say("Cancelled. Mask and photo are as they were.");
     else if (photo === current()) {
       photo.mode = "compare";
       showPhoto(true);
@@ -152,12 +158,25 @@ async function run() {
     sayError(error);
   }
   update();
+  // The button that had the focus is gone.
+  if (isFocusLost()) byId(current()?.mode === "compare" ? "split" : "run").focus();
+}
+
+/** @returns {boolean} */
+function isFocusLost() {
+  return [document.body, byId("cancel")].includes(document.activeElement);
 }
 
 function cancel() {
   const photo = current();
   if (byId("options").getAttribute("aria-expanded") === "true") showOptions(false);
   else if (!tools.cancel()) photo?.run?.controller.abort();
+}
+
+/** A click on "Cancel". The second click of a double click on "Fill" falls on it too, and is not meant. */
+function clickCancel() {
+  const run = current()?.run;
+  if (run && performance.now() - run.began > DOUBLE_CLICK) run.controller.abort();
 }
 
 async function downloadOwnFormat() {
@@ -226,13 +245,7 @@ async function exportMask() {
 
 async function openExample() {
   try {
-    const [portrait, mask] = await Promise.all(
-      ["portrait.png", "mask.png"].map(async (name) => {
-        const answer = await fetch(new URL(`example/${name}`, import.meta.url));
-        if (!answer.ok) throw new Error("The example is missing on this server.");
-        return new File([await answer.blob()], name, { type: "image/png" });
-      }),
-    );
+    const [portrait, mask] = await fetchExample();
     await open([portrait]);
     const photo = current();
     if (photo?.file === portrait) change(await readMaskFile(mask, photo.width, photo.height));
@@ -247,57 +260,32 @@ function showOptions(areShown) {
   byId("panel").toggleAttribute("data-open", areShown);
 }
 
-/** @param {string} id @param {() => void} command */
-const onClick = (id, command) => byId(id).addEventListener("click", command);
-const pickPhotos = () => byId("photo-file").click();
-for (const id of ["open", "choose", "add"]) onClick(id, pickPhotos);
-onClick("example", openExample);
-onClick("run", run);
-onClick("cancel", cancel);
-onClick("undo", () => back("undo"));
-onClick("redo", () => back("redo"));
-onClick("invert", () => change({ kind: "invert" }));
-onClick("clear", () => change({ kind: "clear" }));
-onClick("grow", () => change({ kind: "grow", by: Math.min(500, Math.max(1, Math.round(byId("grow-by").value) || 1)) }));
-onClick("import", () => byId("mask-file").click());
-onClick("export", exportMask);
-onClick("mode-edit", () => setMode("edit"));
-onClick("mode-compare", () => setMode("compare"));
-onClick("zoom-in", () => view.zoom(1.25));
-onClick("zoom-out", () => view.zoom(0.8));
-onClick("zoom-fit", () => view.fit());
-onClick("download-png", downloadPng);
-onClick("quick-download", downloadPng);
-onClick("download-same", downloadOwnFormat);
-onClick("go-on", goOn);
-onClick("options", () => showOptions(byId("options").getAttribute("aria-expanded") !== "true"));
-onClick("toast-close", () => say(""));
-onClick("help-open", () => openDialog("help"));
-onClick("about-open", () => openDialog("about"));
-onClick("about-from-help", () => {
-  byId("help").close();
-  openDialog("about");
-});
-byId("mask-file").addEventListener("change", importMask);
-byId("faces-show").addEventListener("change", () => view.invalidate("over"));
+/** @type {import("./buttons.js").Commands} */
+const commands = {
+  pickPhotos: () => byId("photo-file").click(),
+  openExample,
+  run,
+  cancel,
+  clickCancel,
+  undo: () => back("undo"),
+  redo: () => back("redo"),
+  change,
+  importMask,
+  exportMask,
+  setMode,
+  toggleMode: () => setMode(current()?.mode === "compare" ? "edit" : "compare"),
+  downloadPng,
+  downloadOwnFormat,
+  goOn,
+  toggleOptions: () => showOptions(byId("options").getAttribute("aria-expanded") !== "true"),
+  help: () => openDialog("help"),
+};
+listenToButtons(commands, view);
+listenToKeys({ view, tools, pointers, commands });
+acceptFiles(open, () => !isDialogOpen());
 byId("over").addEventListener("pointerdown", () => showOptions(false));
 view.onMove = () => {
   byId("zoom-text").textContent = `${Math.round(100 * view.scale)}%`;
   compare.place();
 };
-acceptFiles(open, () => !isDialogOpen());
-listenToKeys({
-  view,
-  tools,
-  pointers,
-  commands: {
-    open: pickPhotos,
-    run,
-    cancel,
-    undo: () => back("undo"),
-    redo: () => back("redo"),
-    compare: () => setMode(current()?.mode === "compare" ? "edit" : "compare"),
-    help: () => openDialog("help"),
-  },
-});
 update();

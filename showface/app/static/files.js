@@ -1,6 +1,20 @@
-/** Photos that come in: chosen, dropped or pasted. */
+/** Photos that come in: chosen, dropped or pasted, or the example. */
 
 import { byId, say } from "./ui.js";
+
+/**
+ * The bundled portrait and its mask.
+ *
+ * @returns {Promise<File[]>}
+ */
+export async function fetchExample() {
+  const fetchOne = async (name) => {
+    const answer = await fetch(new URL(`example/${name}`, import.meta.url));
+    if (!answer.ok) throw new Error("The example is missing on this server.");
+    return new File([await answer.blob()], name, { type: "image/png" });
+  };
+  return Promise.all(["portrait.png", "mask.png"].map(fetchOne));
+}
 
 /**
  * Listen for photos.

@@ -66,7 +66,7 @@ export async function resultInOwnFormat(engine, photo, onUpdate) {
 /** @param {Photo} photo @param {() => void} onUpdate */
 function start(photo, onUpdate) {
   const controller = new AbortController();
-  const run = { controller, stage: "sending the photo", fraction: 0 };
+  const run = { controller, stage: "sending the photo", fraction: 0, began: performance.now() };
   photo.run = run;
   onUpdate();
   const onProgress = (stage, fraction) => {

@@ -9,8 +9,8 @@ const PAN = 40; // CSS pixels for an arrow key
  *
  * @param {{
  *   view: import("./view.js").View, tools: import("./tools.js").Tools, pointers: import("./pointers.js").Pointers,
- *   commands: Record<string, () => void>
- * }} page `commands` has open, run, cancel, undo, redo, compare and help
+ *   commands: import("./buttons.js").Commands
+ * }} page
  */
 export function listenToKeys({ view, tools, pointers, commands }) {
   const plain = {
@@ -19,7 +19,7 @@ export function listenToKeys({ view, tools, pointers, commands }) {
     r: () => tools.choose("rectangle"),
     l: () => tools.choose("lasso"),
     h: () => tools.choose("hand"),
-    c: commands.compare,
+    c: commands.toggleMode,
     "[": () => tools.changeSize(-1),
     "]": () => tools.changeSize(1),
     "+": () => view.zoom(1.25),
@@ -29,7 +29,7 @@ export function listenToKeys({ view, tools, pointers, commands }) {
     "?": commands.help,
   };
   const arrows = { arrowleft: [PAN, 0], arrowright: [-PAN, 0], arrowup: [0, PAN], arrowdown: [0, -PAN] };
-  const withControl = { z: commands.undo, y: commands.redo, enter: commands.run, o: commands.open };
+  const withControl = { z: commands.undo, y: commands.redo, enter: commands.run, o: commands.pickPhotos };
 
   window.addEventListener("keydown", (event) => {
     if (isDialogOpen()) return;
@@ -47,9 +47,7 @@ export function listenToKeys({ view, tools, pointers, commands }) {
     } else if (!types && !event.altKey) {
       command = plain[key];
       if (!command && arrows[key] && target === byId("over")) command = () => view.pan(...arrows[key]);
-      if (key === " " && (target === document.body || target === byId("over"))) {
-        command = () => setSpace(true);
-      }
+      if (key === " " && !target.matches("button, a, input:not([type=range])")) command = () => setSpace(true);
     }
     if (!command) return;
     event.preventDefault();

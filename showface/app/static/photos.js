@@ -29,7 +29,7 @@ export class Photo {
     this.isSearched = false;
     /** @type {Result | null} */
     this.result = null;
-    /** @type {{controller: AbortController, stage: string, fraction: number} | null} */
+    /** @type {{controller: AbortController, stage: string, fraction: number, began: number} | null} */
     this.run = null;
     /** @type {"edit" | "compare"} */
     this.mode = "edit";
