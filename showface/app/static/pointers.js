@@ -33,6 +33,7 @@ export class Pointers {
     listen("pointerup", (event) => this.lift(event));
     listen("pointercancel", (event) => this.lift(event, true));
     listen("pointerleave", () => this.hover(null));
+    listen("blur", () => this.canvas.removeAttribute("data-pointer"));
     listen("contextmenu", (event) => event.preventDefault());
     this.canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
   }
@@ -48,6 +49,7 @@ export class Pointers {
     const photo = this.current();
     if (!photo || event.button > 1) return;
     event.preventDefault();
+    this.canvas.toggleAttribute("data-pointer", true); // no ring around the focus while one draws
     this.canvas.focus({ preventScroll: true });
     this.canvas.setPointerCapture(event.pointerId);
     this.down.set(event.pointerId, this.place(event));
