@@ -110,6 +110,16 @@ def model_tables(groups: Groups) -> str:
     return "\n" + table(head, rows)
 
 
+def photo_tables(groups: Groups) -> str:
+    names = list(dict.fromkeys(name for group in groups for name in group["results"]))
+    rows = []
+    for group in groups:
+        case, results = group["case"], group["results"]
+        times = [f"{results[name]['median_ms'] / 1e3:.2f}" if name in results else "-" for name in names]
+        rows.append([case["megapixels"], case["faces"], case["side"], *times])
+    return "\n" + table(["megapixels", "faces", "pixels each", *(f"{name}, s" for name in names)], rows)
+
+
 def installation_tables(groups: Groups) -> str:
     text = ""
     for group in groups:
@@ -141,6 +151,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "masked_correlation": ("`masked_correlation`", correlation_tables),
     "memory": ("Memory addressing", memory_tables),
     "mdrnets": ("The model", model_tables),
+    "photos": ("Photos", photo_tables),
     "installation": ("Installation and start-up", installation_tables),
     "profile": ("The model's ten most expensive operators", profile_tables),
 }

@@ -1,10 +1,12 @@
-"""Fill a folder of photos, one at a time."""
+"""Fill a folder of photos, a few at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,10 +16,22 @@ from PIL import Image
 from showface.data import Photo, find_images, read_photo, save_photo
 
 FindHole = Callable[[Path, Photo], NDArray[np.bool_]]
-Fill = Callable[[Image.Image, NDArray[np.bool_]], Image.Image]
 
 # What one bad photo can raise. Other photos may be good, so the work goes on.
 _FAILURES = (OSError, ValueError, FloatingPointError, MemoryError, torch.OutOfMemoryError)
+
+
+class Filled(Protocol):
+    """A filled photo; `showface.inference.Restoration` is one."""
+
+    @property
+    def image(self) -> Image.Image: ...
+
+    @property
+    def faces(self) -> int: ...
+
+
+Fill = Callable[[Sequence[tuple[Image.Image, NDArray[np.bool_]]]], Sequence[Filled]]
 
 
 @dataclass
@@ -28,11 +42,15 @@ class BatchResult:
         filled: the photos that were filled.
         skipped: the photos whose result existed already.
         failed: the photos that could not be read, filled or saved, with the reason.
+        faces: the number of faces that were filled.
+        without_face: the photos with a hole at which no face was found.
     """
 
     filled: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: dict[Path, str] = field(default_factory=dict)
+    faces: int = 0
+    without_face: list[Path] = field(default_factory=list)
 
 
 def fill_folder(
@@ -41,14 +59,15 @@ def fill_folder(
     find_hole: FindHole,
     fill: Fill,
     *,
+    batch: int = 1,
     overwrite: bool = False,
     progress: Callable[[int, int], object] = lambda done, total: None,
     on_failure: Callable[[Path, str], object] = lambda photo, reason: None,
 ) -> BatchResult:
     """Fill all photos in a folder and below, and save the results under the same names in another folder.
 
-    Only one photo is in memory at a time. Each result is written atomically, so one that exists is finished: it is
-    skipped, and a stopped run can be started again. A photo that fails does not stop the others.
+    Only one batch of photos is in memory at a time. Each result is written atomically, so one that exists is finished:
+    it is skipped, and a stopped run can be started again. A photo that fails does not stop the others.
 
     Source: *ours*.
 
@@ -56,7 +75,9 @@ def fill_folder(
         photos: the folder of photos.
         out: the folder of results. It is made if needed.
         find_hole: gets the path and the photo, and returns its hole, (H, W) bool. `MaskFolder` is one.
-        fill: gets the RGB photo and the hole, and returns the filled photo. It is not called for an empty hole.
+        fill: gets RGB photos with their holes and returns them filled; `Inpainter.restore_many` is one. It gets no
+            photo with an empty hole.
+        batch: the number of photos that are filled together.
         overwrite: fill photos again whose results exist.
         progress: called with the number of photos done and of all photos.
         on_failure: called with a photo's relative path and the reason, as soon as it fails.
@@ -70,26 +91,66 @@ def fill_folder(
         raise ValueError(f"{photos} is a folder, so the output must be one too, but {out} is a file")
     keep_apart(photos, out)
     result = BatchResult()
-    for done, path in enumerate(found):
-        progress(done, len(found))
-        name = path.relative_to(photos)
-        target = out / name
-        if target.exists() and not overwrite:
-            result.skipped.append(name)
-            continue
-        try:
-            photo = read_photo(path)
-            hole = find_hole(path, photo)
-            image = fill(photo.rgb, hole) if hole.any() else photo.rgb
-            target.parent.mkdir(parents=True, exist_ok=True)
-            save_photo(image, target, photo, hole=hole, overwrite=overwrite)
-        except _FAILURES as error:
-            result.failed[name] = str(error)
-            on_failure(name, str(error))
-        else:
-            result.filled.append(name)
-    progress(len(found), len(found))
+    names = [path.relative_to(photos) for path in found]
+    result.skipped = [name for name in names if (out / name).exists() and not overwrite]
+    finished = set(result.skipped)
+    waiting = [name for name in names if name not in finished]
+
+    def failed(name: Path, error: BaseException) -> None:
+        result.failed[name] = str(error)
+        on_failure(name, str(error))
+
+    for start in range(0, len(waiting), batch):
+        progress(len(names) - len(waiting) + start, len(names))
+        read: dict[Path, tuple[Photo, NDArray[np.bool_]]] = {}
+        for name in waiting[start : start + batch]:
+            try:
+                photo = read_photo(photos / name)
+                read[name] = photo, find_hole(photos / name, photo)
+            except _FAILURES as error:
+                failed(name, error)
+        filled = _fill_together(fill, read)
+        for name, (photo, hole) in read.items():
+            try:
+                done = filled[name]
+                if isinstance(done, BaseException):
+                    raise done
+                image = photo.rgb if done is None else done.image
+                (out / name).parent.mkdir(parents=True, exist_ok=True)
+                save_photo(image, out / name, photo, hole=hole, overwrite=overwrite)
+            except _FAILURES as error:
+                failed(name, error)
+            else:
+                result.filled.append(name)
+                if done is not None:
+                    result.faces += done.faces
+                    result.without_face += [name] * (not done.faces)
+    progress(len(names), len(names))
     return result
+
+
+def _fill_together(
+    fill: Fill, photos: dict[Path, tuple[Photo, NDArray[np.bool_]]]
+) -> dict[Path, Filled | BaseException | None]:
+    """Fill photos in one call. If it fails, fill them one by one, so that one bad photo does not spoil the others.
+
+    Returns what became of each: filled, an error, or None for an empty hole.
+    """
+    results: dict[Path, Filled | BaseException | None] = dict.fromkeys(photos)
+    work = {name: (photo.rgb, hole) for name, (photo, hole) in photos.items() if hole.any()}
+    groups = [list(work)] if work else []
+    while groups:
+        names = groups.pop()
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="no face was found")  # the caller names these photos
+                results.update(zip(names, fill([work[name] for name in names]), strict=True))
+        except _FAILURES as error:
+            if len(names) == 1:
+                results[names[0]] = error
+            else:
+                groups += [[name] for name in names]
+    return results
 
 
 class MaskFolder:

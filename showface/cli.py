@@ -2,7 +2,6 @@
 
 import sys
 import warnings
-from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,11 +13,8 @@ from rich.markup import escape
 from showface.app.cli import serve_app
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
-
     from showface.data import Marks
+    from showface.inference import Inpainter
 
 app = typer.Typer(
     name="showface",
@@ -88,6 +84,9 @@ def inpaint(
         int | None,
         typer.Option(help="Side of the crops to fill, in pixels. Default: the model's training size."),
     ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Photos of a folder to fill together. Default: 1, on a GPU 8.")
+    ] = None,
     overwrite: OverwriteOption = False,
     model: ModelOption = "default",
     device: DeviceOption = "cpu",
@@ -101,7 +100,8 @@ def inpaint(
         raise ValueError("give the mask once: as MASK, or with --mask")
     marks = Marks(mask or mask_option, paint, alpha, mask_polarity, invert, grow)
     if photo.is_dir():
-        _fill_folder(photo, out, marks, Inpainter(load_model(model, device), faces=faces, size=size), overwrite)
+        inpainter = Inpainter(load_model(model, device), faces=faces, size=size)
+        _fill_folder(photo, out, marks, inpainter, batch or (1 if device == "cpu" else 8), overwrite)
         return
     _check_output(out, [photo, marks.mask], overwrite)
     before = read_photo(photo)
@@ -301,13 +301,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _fill_folder(
-    photos: Path,
-    out: Path,
-    marks: "Marks",
-    fill: Callable[["Image.Image", "NDArray[np.bool_]"], "Image.Image"],
-    overwrite: bool,
-) -> None:
+def _fill_folder(photos: Path, out: Path, marks: "Marks", inpainter: "Inpainter", batch: int, overwrite: bool) -> None:
     """Fill a folder of photos with a progress bar.
 
     Raises:
@@ -332,13 +326,18 @@ def _fill_folder(
             photos,
             out,
             lambda path, photo: marks.hole(photo, own(path) if own else None),
-            fill,
+            inpainter.restore_many,
+            batch=batch,
             overwrite=overwrite,
             progress=lambda done, of: bar.update(task, completed=done, total=of),
             on_failure=lambda name, reason: errors.print(
                 f"[red]failed:[/] {escape(f'{name}: {reason}')}", highlight=False
             ),
         )
+    if inpainter.detector is not None:
+        for name in result.without_face:
+            errors.print(f"[yellow]note:[/] {escape(f'{name}: no face was found at the hole')}", highlight=False)
+        console.print(f"faces filled: {result.faces}")
     console.print(
         f"{len(result.filled)} filled, {len(result.skipped)} finished before, {len(result.failed)} failed: "
         f"{escape(str(out.resolve()))}"

@@ -1,7 +1,7 @@
 """Square crops of a photo, which may be turned: read them for a network, and read its fills at the photo's pixels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,14 +24,14 @@ class Crop:
     Attributes:
         x, y: the corner that becomes the crop's upper left one.
         dx, dy: the way from there to the upper right one. The lower left one lies at (x - dy, y + dx).
-        is_face: whether a face fills the crop as in training.
+        is_face: whether a face fills the crop as in training. Crops are equal if they are the same square.
     """
 
     x: float
     y: float
     dx: float
     dy: float
-    is_face: bool = False
+    is_face: bool = field(default=False, compare=False)
 
     @property
     def side(self) -> float:
@@ -68,6 +68,15 @@ class Crop:
         apart = np.linalg.norm(self.to_photo(corners) - other.to_photo(corners), axis=-1)
         return float(apart.max()) / other.side
 
+    def widened(self, factor: float) -> "Crop":
+        """The crop with the same middle and a side that is `factor` times as long."""
+        corner = self.to_photo(np.full(2, (1 - factor) / 2))
+        return Crop(float(corner[0]), float(corner[1]), factor * self.dx, factor * self.dy)
+
+    def scaled(self, factor: float) -> "Crop":
+        """The crop of the photo resized by `factor`."""
+        return Crop(factor * self.x, factor * self.y, factor * self.dx, factor * self.dy, self.is_face)
+
     @classmethod
     def of_face(cls, points: NDArray[np.float64]) -> "Crop":
         """The crop in which the five points (5, 2) of a face lie as near as possible to TEMPLATE."""
@@ -99,20 +108,36 @@ def read_crop(
         image (3, size, size), float32 in [-1, 1], and hole (1, size, size), 1 = corrupted.
     """
     height, width = hole.shape
-    left, top, right, bottom = crop.bounds(width, height)
-    if right <= left or bottom <= top:
+    cover, points = _reduced(crop, hole.astype(np.uint8) * 255, size)
+    if not cover.size:
         return torch.zeros(3, size, size), torch.ones(1, size, size)
-    part, cover = Image.fromarray(filled[top:bottom, left:right]), hole[top:bottom, left:right]
-    covered = Image.fromarray(cover.astype(np.uint8) * 255)
+    known = _sample(torch.from_numpy(cover == 0).float()[None], points, "bilinear")
+    places = crop.to_photo(_centres(size))
+    outside = ((places < 0) | (places > (width, height))).any(axis=-1)
+    return resample(crop, filled, size) / 127.5 - 1, ((known < KNOWN) | torch.from_numpy(outside)).float()
+
+
+def resample(crop: Crop, photo: NDArray[np.uint8], size: int) -> Tensor:
+    """A crop of a photo (H, W, 3) in other pixels: (3, size, size), float32 in [0, 255].
+
+    The photo's border is continued beyond the photo. A crop that lies beside it is black.
+    """
+    part, points = _reduced(crop, photo, size)
+    if not part.size:
+        return torch.zeros(3, size, size)
+    return _sample(torch.from_numpy(part.transpose(2, 0, 1).astype(np.float32)), points, "bicubic").clamp(0, 255)
+
+
+def _reduced(crop: Crop, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """The part of an image that a crop covers, reduced; and where the crop's pixels (size, size, 2) lie in it."""
+    height, width = image.shape[:2]
+    left, top, right, bottom = crop.bounds(width, height)
+    part = image[top : max(top, bottom), left : max(left, right)]
     # Reduce by whole numbers, which averages; what is left to do is at most a factor of two.
     factor = max(1, int(crop.side / size))
-    if factor > 1:
-        part, covered = part.reduce(factor), covered.reduce(factor)
-    points = crop.to_photo(_centres(size)) - (left, top)
-    image = _sample(_planes(np.asarray(part)), points / factor, "bicubic")
-    known = _sample((torch.from_numpy(np.array(covered)) == 0).float()[None], points / factor, "bilinear")
-    outside = ((points < 0) | (points > (right - left, bottom - top))).any(axis=-1)
-    return image.clamp(0, 255) / 127.5 - 1, ((known < KNOWN) | torch.from_numpy(outside)).float()
+    if factor > 1 and part.size:
+        part = np.asarray(Image.fromarray(part).reduce(factor))
+    return part, (crop.to_photo(_centres(size)) - (left, top)) / factor
 
 
 def sample_fill(crop: Crop, fill: Tensor, points: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
@@ -138,10 +163,6 @@ def _centres(size: int) -> NDArray[np.float64]:
     """The centres of size x size pixels in the unit square, (size, size, 2)."""
     x = (np.arange(size) + 0.5) / size
     return np.stack(np.meshgrid(x, x), axis=-1)
-
-
-def _planes(image: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32))
 
 
 def _sample(planes: Tensor, points: NDArray[np.float64], mode: str) -> Tensor:

@@ -1,6 +1,6 @@
-"""Fill the holes of any photo: faces where they are, in aligned crops, and what lies beside them."""
+"""Fill the holes of any photos: faces where they are, in aligned crops, and what lies beside them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,12 @@ ROUGH = 640  # longer side in pixels of the rough fill, in which faces are looke
 ALIGNED = 0.15  # a crop whose corners are nearer to the photo's than this, as a fraction of its side, is the photo
 MAX_SCALE = 4  # the detail of larger faces is enlarged
 MEMBRANE = 768  # longer side in pixels at which colours are matched
+LOOKS = 2  # how often faces are looked for
+BATCH = 16  # crops in one call of the model
 
 FindFaces = Callable[[Image.Image], Sequence[NDArray[np.float64]]]
+Progress = Callable[[str, float], object]
+Fills = list[tuple[Tensor, Tensor]]  # the result and the coarse image of each crop, (3, size, size) in [0, 255]
 
 
 @dataclass(frozen=True)
@@ -37,41 +41,71 @@ class Fill:
     crops: list[Crop]
 
 
-def fill_hole(
+def fill_holes(
     model: InpaintingNetwork,
-    photo: NDArray[np.uint8],
-    hole: NDArray[np.bool_],
+    photos: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_]]],
     find_faces: Sequence[FindFaces],
     size: int,
-) -> Fill:
-    """Fill the hole of a photo.
+    progress: Progress = lambda stage, fraction: None,
+) -> list[Fill]:
+    """Fill the holes of several photos. In each step, the model fills the crops of all photos in common batches.
 
     Args:
         model: in eval mode.
-        photo, hole: (H, W, 3) and (H, W); the hole is not empty.
+        photos: (H, W, 3) and hole (H, W) each; no hole is empty.
         find_faces: ways to find faces, each of which returns the five points (5, 2) of each face in an RGB image. The
             next one is tried if the ones before found no face that the hole touches.
         size: side in pixels of the crops that the model fills.
+        progress: called with a stage and the fraction of the work that is done. What it raises ends the work.
+    """
+    stages = iter((("filling", 0.0), *(("filling faces", 0.4 + 0.3 * i) for i in range(LOOKS))))
+    steps = [fill_in_steps(photo, hole, find_faces, size) for photo, hole in photos]
+    fills: list[Fill | None] = [None] * len(steps)
+    waiting = {index: next(step) for index, step in enumerate(steps)}
+    while waiting:
+        progress(*next(stages, ("filling faces", 0.7)))
+        outputs = run_model(model, [crop for crops in waiting.values() for crop in crops])
+        after = {}
+        for index, crops in waiting.items():
+            own, outputs = outputs[: len(crops)], outputs[len(crops) :]
+            try:
+                after[index] = steps[index].send(own)
+            except StopIteration as end:
+                fills[index] = end.value
+        waiting = after
+    progress("done", 1.0)
+    return [fill for fill in fills if fill is not None]
+
+
+def fill_in_steps(
+    photo: NDArray[np.uint8], hole: NDArray[np.bool_], find_faces: Sequence[FindFaces], size: int
+) -> Generator[list[tuple[Tensor, Tensor]], Fills, Fill]:
+    """Fill the hole of a photo. Yields crops with their holes, gets the model's fills of them, returns the result.
+
+    Points under the hole are guesses. So faces are looked for in a fill that knows no faces; and again, once they are
+    filled as faces.
     """
     rows, columns = np.nonzero(hole)
     points = np.stack([columns + 0.5, rows + 0.5], axis=-1)
-
-    def run(faces: list[Crop], filled: NDArray[np.uint8]) -> tuple[list[Crop], list[Tensor], list[Tensor]]:
-        crops = [*faces, *crops_beside(faces, hole, points, size)]
-        return crops, *run_model(model, [read_crop(crop, photo, hole, filled, size) for crop in crops])
-
     filled = rough_fill(photo, hole)
-    faces = faces_at(filled, hole, find_faces)
-    crops, image, coarse = run(faces, filled)
-    if faces:
-        # Points under the hole were guessed from the rough fill. Look again, and fill again.
-        filled = photo.copy()
-        filled[hole] = match_colours(crops, image, photo, hole, points)
-        again = faces_at(filled, hole, find_faces) or faces
-        if again != faces:
-            crops, image, coarse = run(again, filled)
-    image = [sharpened(crop, each, photo, hole, filled) for crop, each in zip(crops, image, strict=True)]
-    colours = [match_colours(crops, fills, photo, hole, points) for fills in (image, coarse)]
+    faces: list[Crop] = []
+    known: dict[Crop, tuple[Tensor, Tensor]] = {}
+    for look in range(LOOKS + 1):
+        crops = [*faces, *crops_beside(faces, hole, points, size)]
+        new = [crop for crop in crops if crop not in known]
+        known.update(zip(new, (yield [read_crop(crop, photo, hole, filled, size) for crop in new]), strict=True))
+        images = [known[crop][0] for crop in crops]
+        found = faces
+        if find_faces and look < LOOKS:
+            filled = photo.copy()
+            filled[hole] = match_colours(crops, images, photo, hole, points)
+            found = faces_at(filled, hole, find_faces) or faces
+        if found == faces:
+            break
+        faces = found
+    sharp = [sharpened(crop, image, photo, hole, filled) for crop, image in zip(crops, images, strict=True)]
+    coarse = [known[crop][1] for crop in crops]
+    colours = [match_colours(crops, fills, photo, hole, points) for fills in (sharp, coarse)]
     return Fill(colours[0], colours[1], crops)
 
 
@@ -163,13 +197,16 @@ def sharpened(
 
 
 @torch.inference_mode()
-def run_model(model: InpaintingNetwork, inputs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
-    """The results and the coarse images (3, size, size) of crops, in [0, 255], in one batch."""
+def run_model(model: InpaintingNetwork, inputs: Sequence[tuple[Tensor, Tensor]]) -> Fills:
+    """Fill crops in batches."""
     device = next(model.parameters()).device
-    images, holes = (torch.stack(planes).to(device) for planes in zip(*inputs, strict=True))
-    output = model(images.contiguous(memory_format=torch.channels_last), holes)
-    image, coarse = ([*((x.float().cpu() + 1) * 127.5)] for x in (output.image, output.coarse))
-    return image, coarse
+    fills: Fills = []
+    for start in range(0, len(inputs), BATCH):
+        images, holes = (torch.stack(part).to(device) for part in zip(*inputs[start : start + BATCH], strict=True))
+        output = model(images.contiguous(memory_format=torch.channels_last), holes)
+        image, coarse = ((x.float().cpu() + 1) * 127.5 for x in (output.image, output.coarse))
+        fills += zip(image, coarse, strict=True)
+    return fills
 
 
 def match_colours(

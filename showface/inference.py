@@ -1,6 +1,7 @@
 """Fill the hole of a photo, given by a mask: `inpaint`, or an `Inpainter` for many photos."""
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from os import PathLike
@@ -11,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from showface.crops import Crop
 from showface.data import read_image, read_mask
 from showface.faces import FaceDetector
-from showface.hole_filling import FindFaces, fill_hole
+from showface.hole_filling import FindFaces, Progress, fill_holes
 from showface.models import InpaintingNetwork
 from showface.registry import load_model
 
@@ -30,14 +32,19 @@ class Restoration:
         hole: (H, W) bool, True where the photo was filled.
         coarse: the result of the coarse stage with known pixels from the photo; `image` if there is no coarse stage.
         image: the result. Its known pixels are exactly those of `photo`.
-        faces: the number of faces that were filled.
+        crops: the squares of the photo that were filled, faces first. `crop.to_photo` gives their corners.
     """
 
     photo: Image.Image
     hole: NDArray[np.bool_]
     coarse: Image.Image
     image: Image.Image
-    faces: int = 0
+    crops: tuple[Crop, ...] = ()
+
+    @property
+    def faces(self) -> int:
+        """The number of faces that were filled."""
+        return sum(crop.is_face for crop in self.crops)
 
     @property
     def hole_ratio(self) -> float:
@@ -90,23 +97,59 @@ class Inpainter:
         """Fill the hole of a photo; see `inpaint`."""
         return self.restore(image, mask, mask_polarity=mask_polarity).image
 
-    def restore(self, image: Photo, mask: Mask, *, mask_polarity: str = "white") -> Restoration:
-        """Like a call, but also return the coarse image, the hole and the number of faces."""
-        photo = read_image(image)
-        hole = _read_hole(mask, (photo.height, photo.width), mask_polarity)
-        if not hole.any():
-            warnings.warn("the mask is empty: nothing to fill, the photo is returned unchanged", stacklevel=3)
-            return Restoration(photo, hole, photo, photo)
-        pixels, training = np.asarray(photo), self.model.training
+    def restore(
+        self,
+        image: Photo,
+        mask: Mask,
+        *,
+        mask_polarity: str = "white",
+        progress: Progress = lambda stage, fraction: None,
+    ) -> Restoration:
+        """Like a call, but also return the coarse image, the hole and the faces.
+
+        `progress` is called with a stage of the work, such as "filling faces", and the fraction that is done, 0 to 1.
+        An exception that it raises ends the work.
+        """
+        return self.restore_many([(image, mask)], mask_polarity=mask_polarity, progress=progress)[0]
+
+    def restore_many(
+        self,
+        photos: Iterable[tuple[Photo, Mask]],
+        *,
+        mask_polarity: str = "white",
+        progress: Progress = lambda stage, fraction: None,
+    ) -> list[Restoration]:
+        """Fill several photos at once. All their faces go through the model in common batches, which suits a GPU.
+
+        Args:
+            photos: photos and masks, as for `inpaint`. All of them are in memory together.
+            mask_polarity: as for `inpaint`.
+            progress: as for `restore`.
+        """
+        read = []
+        for image, mask in photos:
+            photo = read_image(image)
+            read.append((photo, _read_hole(mask, (photo.height, photo.width), mask_polarity)))
+        work = [(np.asarray(photo), hole) for photo, hole in read if hole.any()]
+        training = self.model.training
         try:
-            fill = fill_hole(self.model.eval(), pixels, hole, self._ways_to_find(), self.size)
+            fills = iter(fill_holes(self.model.eval(), work, self._ways_to_find(), self.size, progress))
         finally:
             self.model.train(training)
-        faces = sum(crop.is_face for crop in fill.crops)
-        if self.detector is not None and not faces:
-            warnings.warn("no face was found at the hole, which is filled as in a picture without faces", stacklevel=3)
-        image, coarse = (_set_in(pixels, hole, colours) for colours in (fill.image, fill.coarse))
-        return Restoration(photo, hole, coarse, image, faces)
+        results = []
+        for photo, hole in read:
+            if not hole.any():
+                warnings.warn("the mask is empty: nothing to fill, the photo is returned unchanged", stacklevel=4)
+                results.append(Restoration(photo, hole, photo, photo))
+                continue
+            fill = next(fills)
+            result, coarse = (_set_in(np.asarray(photo), hole, colours) for colours in (fill.image, fill.coarse))
+            results.append(Restoration(photo, hole, coarse, result, tuple(fill.crops)))
+            if self.detector is not None and not results[-1].faces:
+                warnings.warn(
+                    "no face was found at the hole, which is filled as in a picture without faces", stacklevel=4
+                )
+        return results
 
     def _ways_to_find(self) -> list[FindFaces]:
         """Upright faces, then doubtful ones, then turned ones: each of these also finds more that is no face."""

@@ -182,7 +182,7 @@ def test_the_page_and_its_files(tmp_path: Path):
 @pytest.mark.parametrize(
     ("fields", "status", "says"),
     [
-        ({}, 422, "mark the hole in one way, by mask, paint or alpha, and none is given"),
+        ({"photo": PHOTO}, 422, "mark the hole in one way, by mask, paint or alpha, and none is given"),
         ({"mask": MASK}, 422, "lacks the field photo"),
         ({"photo": b"", "mask": MASK}, 422, "the photo is empty"),
         ({"photo": PHOTO, "mask": MASK, "paint": "red"}, 422, "not mask and paint"),

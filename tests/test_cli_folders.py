@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageDraw
 
 from showface.batch import fill_folder
-from showface.data import painted_hole, read_image
+from showface.data import Photo, painted_hole, read_image
 
 from support.pictures import save, save_faces
 
@@ -268,22 +272,57 @@ class TestFolders:
         )
 
 
+class Filled(NamedTuple):
+    image: Image.Image
+    faces: int = 1
+
+
+def all_hole(path: Path, photo: Photo) -> np.ndarray:
+    return np.ones((photo.rgb.height, photo.rgb.width), dtype=bool)
+
+
+def unchanged(work: Sequence[tuple[Image.Image, np.ndarray]]) -> list[Filled]:
+    return [Filled(photo) for photo, _ in work]
+
+
 def test_only_one_photo_is_in_memory(photos, tmp_path):
     """Photos of earlier steps can be freed: nothing refers to them."""
-    import gc
-    import weakref
-
     seen: list[weakref.ref[Image.Image]] = []
 
     def find_hole(path, photo):
         gc.collect()
         assert sum(ref() is not None for ref in seen) <= 1  # the last one, until its variable is set again
         seen.append(weakref.ref(photo.rgb))
-        return np.ones((photo.rgb.height, photo.rgb.width), dtype=bool)
+        return all_hole(path, photo)
 
     steps: list[tuple[int, int]] = []
-    result = fill_folder(
-        photos, tmp_path / "out", find_hole, lambda image, hole: image, progress=lambda *step: steps.append(step)
-    )
+    result = fill_folder(photos, tmp_path / "out", find_hole, unchanged, progress=lambda *step: steps.append(step))
     assert [path.as_posix() for path in result.filled] == ["0.png", "1.png", "more/2.png"]
     assert steps == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert result.faces == 3
+
+
+def test_photos_are_filled_in_batches(photos, tmp_path):
+    sizes = []
+
+    def fill(work):
+        sizes.append(len(work))
+        return unchanged(work)
+
+    result = fill_folder(photos, tmp_path / "out", all_hole, fill, batch=2)
+    assert sizes == [2, 1]
+    assert len(result.filled) == 3
+
+
+def test_a_bad_photo_does_not_spoil_its_batch(photos, tmp_path):
+    bad = np.asarray(Image.open(photos / "1.png"))
+
+    def fill(work):
+        if any(np.array_equal(np.asarray(photo), bad) for photo, _ in work):
+            raise ValueError("this one is bad")
+        return [Filled(photo, 0) for photo, _ in work]
+
+    result = fill_folder(photos, tmp_path / "out", all_hole, fill, batch=3)
+    assert sorted(path.as_posix() for path in result.filled) == ["0.png", "more/2.png"]
+    assert result.failed == {Path("1.png"): "this one is bad"}
+    assert sorted(result.without_face) == sorted(result.filled)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from showface.crops import TEMPLATE, Crop, blend_fills, read_crop, sample_fill, split_boxes
-from showface.hole_filling import crops_beside, fill_hole, rough_fill, touched
+from showface.hole_filling import crops_beside, fill_holes, rough_fill, touched
 from showface.models import InpaintingOutput
 
 
@@ -142,14 +142,14 @@ def test_colours_match_at_the_border(faces):
     """The stand-in's wrong tint is gone: what it misses beside the hole is added inside."""
     photo, hole = waves(200, 200), a_hole(200, 200)
     model = Tinted().eval()
-    fill = fill_hole(model, photo, hole, [lambda _: [face.to_photo(TEMPLATE) for face in faces]], 64)
+    fill = fill_holes(model, [(photo, hole)], [lambda _: [face.to_photo(TEMPLATE) for face in faces]], 64)[0]
     assert [crop.is_face for crop in fill.crops].count(True) == len(faces)
     expected = rough_fill(photo, hole)[hole].astype(float)
     assert np.abs(fill.image - expected).max() < 6
-    assert len(model.seen) == 1
+    assert len(model.seen) == 1 + len(faces)
 
 
-def test_a_face_is_looked_for_again_on_the_filled_photo():
+def test_faces_are_looked_for_in_the_filled_photo_and_again_after_they_are_filled():
     photo, hole, model = waves(200, 200), a_hole(200, 200), Tinted().eval()
     shown = []
 
@@ -157,11 +157,12 @@ def test_a_face_is_looked_for_again_on_the_filled_photo():
         shown.append(np.asarray(image))
         return [turned(20 + len(shown), 90, (83, 83)).to_photo(TEMPLATE)]
 
-    fill = fill_hole(model, photo, hole, [find], 64)
-    assert len(model.seen) == 2
+    (fill,) = fill_holes(model, [(photo, hole)], [find], 64)
+    assert len(model.seen) == 3
     assert fill.crops[0].distance(turned(22, 90, (83, 83))) < 1e-6
-    assert np.array_equal(shown[0], rough_fill(photo, hole))
+    assert len(shown) == 2
     assert (shown[1] != shown[0])[hole].any()
+    assert all(np.array_equal(image[~hole], photo[~hole]) for image in shown)
 
 
 def test_several_faces_are_one_batch():
@@ -171,16 +172,43 @@ def test_several_faces_are_one_batch():
         x, y = face.to_photo(np.array([0.5, 0.5])).astype(int)
         hole[y - 8 : y + 8, x - 8 : x + 8] = True
     model = Tinted().eval()
-    fill = fill_hole(model, photo, hole, [lambda _: [face.to_photo(TEMPLATE) for face in faces]], 64)
+    fill = fill_holes(model, [(photo, hole)], [lambda _: [face.to_photo(TEMPLATE) for face in faces]], 64)[0]
     assert sum(crop.is_face for crop in fill.crops) == 3
-    assert all(len(image) == 3 for image, _ in model.seen)
+    assert len(model.seen) == 2
+    assert len(model.seen[1][0]) == 3
+
+
+def test_photos_share_batches_and_do_not_mix():
+    model, work = Tinted().eval(), [(waves(200, 200), a_hole(200, 200)), (waves(120, 90), np.zeros((90, 120), bool))]
+    work[1][1][40:50, 30:60] = True
+    ways = [lambda image: [turned(20, 90, (83, 83)).to_photo(TEMPLATE)] if image.width == 200 else []]
+    together = fill_holes(model, work, ways, 64)
+    assert [len(image) for image, _ in model.seen] == [2, 1]
+    for fill, one in zip(together, work, strict=True):
+        (alone,) = fill_holes(Tinted().eval(), [one], ways, 64)
+        assert alone.crops == fill.crops
+        assert np.abs(alone.image.astype(int) - fill.image).max() <= 1
+
+
+def test_progress_can_end_the_work():
+    stages = []
+
+    def progress(stage, fraction):
+        stages.append((stage, fraction))
+        if len(stages) == 2:
+            raise KeyboardInterrupt
+
+    ways = [lambda _: [turned(20, 90, (83, 83)).to_photo(TEMPLATE)]]
+    with pytest.raises(KeyboardInterrupt):
+        fill_holes(Tinted().eval(), [(waves(200, 200), a_hole(200, 200))], ways, 64, progress)
+    assert stages == [("filling", 0.0), ("filling faces", 0.4)]
 
 
 def test_the_next_way_to_find_faces_is_tried_if_no_face_is_at_the_hole():
     photo, hole = waves(200, 200), a_hole(200, 200)
     elsewhere, here = turned(0, 60, (160, 160)), turned(90, 90, (83, 83))
     ways = [lambda _, face=face: [face.to_photo(TEMPLATE)] for face in (elsewhere, here)]
-    fill = fill_hole(Tinted().eval(), photo, hole, ways, 64)
+    fill = fill_holes(Tinted().eval(), [(photo, hole)], ways, 64)[0]
     assert [crop.distance(here) < 1e-6 for crop in fill.crops if crop.is_face] == [True]
 
 
@@ -190,4 +218,4 @@ def test_odd_photos(size):
     hole = np.zeros(size[::-1], bool)
     hole.flat[0] = True
     for full in (hole, np.ones_like(hole)):
-        assert fill_hole(Tinted().eval(), photo, full, [], 16).image.shape == (full.sum(), 3)
+        assert fill_holes(Tinted().eval(), [(photo, full)], [], 16)[0].image.shape == (full.sum(), 3)

@@ -80,14 +80,21 @@ def test_no_face(inpainter):
         check(inpainter, photo, hole_at(photo, (200, 200), radius=20), 0)
 
 
-def test_an_aligned_face_is_filled_as_it_is(inpainter, portrait, monkeypatch):
-    crops = []
-    monkeypatch.setattr(
-        "showface.hole_filling.read_crop",
-        lambda crop, *rest: crops.append(crop) or showface.crops.read_crop(crop, *rest),
-    )
-    check(inpainter, portrait, hole_at(portrait, (110, 125), radius=15), 1)
-    assert set(crops) == {Crop(0.0, 0.0, 256.0, 0.0, is_face=True)}
+def test_an_aligned_face_is_filled_as_it_is(inpainter, portrait):
+    result = check(inpainter, portrait, hole_at(portrait, (110, 125), radius=15), 1)
+    assert result.crops == (Crop(0.0, 0.0, 256.0, 0.0),)
+
+
+def test_several_photos_at_once(inpainter, portrait):
+    hole = hole_at(portrait, (110, 125), radius=15)
+    with pytest.warns(UserWarning, match="the mask is empty"):
+        first, empty, last = inpainter.restore_many(
+            [(portrait, hole), (portrait, np.zeros_like(hole)), (portrait.rotate(180), hole[::-1, ::-1].copy())]
+        )
+    assert (first.faces, empty.faces, last.faces) == (1, 0, 1)
+    assert empty.image.tobytes() == portrait.tobytes()
+    alone = np.asarray(inpainter(portrait, hole)).astype(int)
+    assert np.abs(alone - np.asarray(first.image)).max() <= 1
 
 
 def test_size_is_checked(model):

@@ -53,6 +53,17 @@ def test_a_section_has_the_ratios_and_names_its_source():
     assert "| 1 x 64 x 8 | 50% | float32 | forward | 2.00 | 1.0 | 25% | 2.0 | 1.50 (eager) |" in text
 
 
+def test_photos_are_timed_in_seconds():
+    def group(**milliseconds: float) -> dict:
+        case = {"op": "photos", "megapixels": 12, "faces": 6, "side": 1000}
+        return {"case": case, "results": {name: {"median_ms": x} for name, x in milliseconds.items()}}
+
+    text = report.photo_tables([group(showface=1500.0, telea=2000.0), group(showface=500.0)])
+    assert "| megapixels | faces | pixels each | showface, s | telea, s |" in text
+    assert "| 12 | 6 | 1000 | 1.50 | 2.00 |" in text
+    assert "| 12 | 6 | 1000 | 0.50 | - |" in text
+
+
 def test_a_profile_names_each_cost_under_every_label():
     labels = {
         "before": {"modes": {"inference": {"ms": 9.0, "largest": {"a": {"share": 0.5, "calls": 3}}}}},

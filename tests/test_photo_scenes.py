@@ -138,21 +138,28 @@ def test_table() -> None:
 
 
 def test_recall_of_a_detector(files: list[Path], masks: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    made = list(photo_scenes.cases(files[:2], masks, BINS[:1], 0))
-    true = {case.scene.photo.tobytes(): case.scene.placements[0].points for case in made}
+    whole = list(photo_scenes.without_holes(files[:2], 0))
+    holed = list(photo_scenes.cases(files[:2], masks, BINS[:1], 0))
+    true = {case.scene.photo.tobytes(): case.scene.placements[0].points for case in whole}
 
     def find_faces(photo: Image.Image) -> list[SimpleNamespace]:
         """Finds whole faces exactly; and always one where there is none."""
+        nowhere = np.asarray(ALIGNED_POINTS) * 100 - 5000
         found = true.get(photo.tobytes())
-        return [SimpleNamespace(points=points) for points in (found, np.zeros((5, 2))) if points is not None]
+        return [SimpleNamespace(points=points) for points in (found, nowhere) if points is not None]
 
     detector = ModuleType("showface.faces")
     detector.find_faces = find_faces
     monkeypatch.setitem(sys.modules, "showface.faces", detector)
-    monkeypatch.setattr(photo_scenes, "METHODS", {"telea": lambda photo, hole: photo})
-    lines = photo_scenes.recall(made).splitlines()
-    assert "| portrait | none | - | 2 | 100% | 2 |" in lines
-    assert "| portrait | 20-40% | white | 2 | 0% | 2 |" in lines
+    squares = [photo_scenes.true_square(case.scene.placements[0]) for case in whole]
+    answers = iter(squares)
+    widened = SimpleNamespace(restore=lambda *_: SimpleNamespace(crops=[next(answers).widened(1.1)]))
+    monkeypatch.setattr(photo_scenes.showface, "Inpainter", lambda: widened)
+    lines = photo_scenes.recall([*whole, *holed]).splitlines()
+    assert "| portrait | none | as it is | 2 | 100% | 0.00 | 2 |" in lines
+    assert "| portrait | 20-40% | as it is | 2 | 0% | - | 2 |" in lines
+    assert "| portrait | 20-40% | restored | 2 | 0% | - | 0 |" in lines  # a widened crop is no face
+    assert photo_scenes.overlap(squares[0], squares[0].widened(1.25)) == pytest.approx(1 / 1.25**2, abs=0.01)
 
 
 def test_ratios() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -23,7 +24,7 @@ class Protocol(H11Protocol):
     stuck_seconds = STUCK_SECONDS
     _header_timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:
         """Start the time for the first request's headers."""
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:

@@ -28,7 +28,9 @@ def run_kernels(library: str) -> None:
     torch.ops.load_library(library)
     size_chip = ctypes.CDLL(library).cuda_on_cpu_multiprocessors
     ops = torch.ops.showface_cuda_on_cpu
-    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+    torch.manual_seed(0)
+    # float32 goes through tf32. Each allowance is at least twice the largest error over ten seeds.
+    for dtype, atol in ((torch.float64, 1e-9), (torch.float32, 1e-2), (torch.float16, 1e-2), (torch.bfloat16, 0.1)):
         for tokens, regions, slots, channels, values in (
             (1, 1, 1, 1, None),
             (7, 3, 5, 3, 4),
@@ -47,7 +49,7 @@ def run_kernels(library: str) -> None:
                 out, lse = ops.memory_attend(latent, memory, value, *rest, True)
                 if value is None:
                     expected = definitions.memory_read(*wide, tau)
-                    torch.testing.assert_close(out.double(), expected, rtol=0, atol=4e-2)
+                    torch.testing.assert_close(out.double(), expected, rtol=0, atol=atol)
                 backward = ops.memory_attend_backward
                 grads = backward(torch.randn_like(out), latent, memory, value, region, out, lse, *rest[1:], True)
                 assert all(x.isfinite().all() for x in grads)
@@ -58,7 +60,7 @@ def run_kernels(library: str) -> None:
                 torch.testing.assert_close((rho.double(), total.double()), expected, rtol=1e-4, atol=1e-4)
                 expected = definitions.memory_write(*wide, tau, 0.1)[0]
                 for after in (ops.memory_write(*written, 0.1, False)[0], ops.memory_blend(memory, rho, total, 0.1)):
-                    torch.testing.assert_close(after.double(), expected, rtol=0, atol=4e-2)
+                    torch.testing.assert_close(after.double(), expected, rtol=0, atol=atol)
         for tokens, channels, values, all_keys in ((1, 1, 1, True), (7, 3, 5, False), (300, 20, 130, False)):
             size_chip(132 if tokens > 100 else 1)
             query, key = (torch.randn(2, tokens, channels).to(dtype) for _ in range(2))
@@ -67,7 +69,7 @@ def run_kernels(library: str) -> None:
             out, lse = ops.masked_correlation(query, key, value, hole, *rest)
             wide = query.double(), key.double(), value.double(), hole
             expected = definitions.masked_correlation(*wide, 4.0, "all" if all_keys else "valid")
-            torch.testing.assert_close(out.double(), expected, rtol=0, atol=4e-2)
+            torch.testing.assert_close(out.double(), expected, rtol=0, atol=atol)
             backward = ops.masked_correlation_backward
             grads = backward(torch.randn_like(value), query, key, value, hole, out, lse, *rest)
             assert all(x.isfinite().all() for x in grads)
