@@ -136,6 +136,22 @@ class Visitor:
         """The exported mask, True = hole."""
         return np.asarray(self.download("#export")[0].convert("L")) > 127
 
+    def shown_area(self, height: int, width: int) -> float:
+        """The area of the mask on the screen, in pixels of the photo, which must be fitted to the stage."""
+        covered = self.page.evaluate(
+            """async () => {
+              await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+              const canvas = document.getElementById("mask");
+              const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+              let covered = 0;
+              for (let i = 3; i < data.length; i += 4) covered += data[i] / 255;
+              return covered;
+            }"""
+        )
+        stage = self.page.locator("#stage").bounding_box()
+        scale = min((stage["width"] - 48) / width, (stage["height"] - 132) / height)
+        return covered / scale**2
+
     def import_mask(self, hole: NDArray[np.bool_]) -> None:
         """Import a mask as a file."""
         self.page.set_input_files("#mask-file", png_file("mask.png", Image.fromarray(hole)))
