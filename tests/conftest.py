@@ -4,6 +4,7 @@ import ctypes
 import importlib
 import os
 import pkgutil
+import shutil
 import sys
 import warnings
 import zlib
@@ -47,6 +48,7 @@ SHARED_MEMORY = (227, 99)
 IMPOSSIBLE = {("cuda", "cpp")}
 # The reasons for leaving out tests, as printed in the summary, and the key of their counts.
 GPU, LONG = "they need a CUDA device", "they are in the long list, which `-m long` runs"
+BROWSER = "they need Playwright, Chromium and the extra `app`"
 LEFT_OUT = pytest.StashKey[dict[str, int]]()
 PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -75,8 +77,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests that need a GPU if there is none, and the long list unless -m selects it. Count both."""
-    kept, left_out = [], {GPU: [], LONG: []}
+    """Leave out tests that need a GPU or a browser if there is none, and the long list unless -m selects it."""
+    kept, left_out = [], {GPU: [], LONG: [], BROWSER: []}
+    has_browser = shutil.which("chromium") and all(find_spec(name) for name in ("playwright", "fastapi", "uvicorn"))
     for item in items:
         group = item.get_closest_marker("shared")
         if group is not None and config.pluginmanager.hasplugin("xdist"):
@@ -87,6 +90,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             left_out[GPU].append(item)
         elif "long" in item.keywords and "long" not in config.option.markexpr:
             left_out[LONG].append(item)
+        elif "browser" in item.keywords and not has_browser:
+            left_out[BROWSER].append(item)
         else:
             kept.append(item)
     config.stash[LEFT_OUT] = {reason: len(found) for reason, found in left_out.items() if found}

@@ -1,0 +1,34 @@
+/** What the page says about the engine: the models to choose from, their licences, and where the photo goes. */
+
+import { byId, sayError, sentence } from "./ui.js";
+
+/** @param {import("./engine.js").Engine} engine */
+export async function describeEngine(engine) {
+  for (const place of document.querySelectorAll(".privacy")) place.textContent = engine.privacy ?? "";
+  let models;
+  try {
+    models = await engine.models();
+  } catch (error) {
+    sayError(error);
+    return;
+  }
+  const chosen = byId("model");
+  chosen.replaceChildren(...models.map(({ name }) => new Option(name, name)));
+  const describe = () => {
+    byId("model-text").textContent = sentence(models.find(({ name }) => name === chosen.value)?.description ?? "");
+  };
+  chosen.addEventListener("change", describe);
+  describe();
+  byId("licences").replaceChildren(...models.map(licenceEntry));
+}
+
+/** @param {import("./engine.js").Model} model */
+function licenceEntry({ name, licence }) {
+  const entry = document.createElement("div");
+  const term = document.createElement("dt");
+  const text = document.createElement("dd");
+  term.textContent = name;
+  text.textContent = sentence(licence);
+  entry.append(term, text);
+  return entry;
+}
