@@ -16,7 +16,7 @@ from showface.nn.fill import push_pull_fill
 
 CONTEXT = 1.75  # side of a crop around a piece of a hole, in sides of the piece
 ROUGH = 640  # longer side in pixels of the rough fill, in which faces are looked for
-ALIGNED = 0.15  # a crop whose corners are nearer to the photo's than this, as a fraction of its side, is the photo
+ALIGNED = 0.2  # a crop whose corners are nearer to the photo's than this, as a fraction of its side, is the photo
 MAX_SCALE = 4  # the detail of larger faces is enlarged
 MEMBRANE = 768  # longer side in pixels at which colours are matched
 LOOKS = 2  # how often faces are looked for
