@@ -107,14 +107,12 @@ def read_crop(
     Returns:
         image (3, size, size), float32 in [-1, 1], and hole (1, size, size), 1 = corrupted.
     """
-    height, width = hole.shape
-    cover, points = _reduced(crop, hole.astype(np.uint8) * 255, size)
+    cover, grid, edge = _reduced(crop, hole.astype(np.uint8) * 255, size)
     if not cover.size:
         return torch.zeros(3, size, size), torch.ones(1, size, size)
-    known = _sample(torch.from_numpy(cover == 0).float()[None], points, "bilinear")
-    places = crop.to_photo(_centres(size))
-    outside = ((places < 0) | (places > (width, height))).any(axis=-1)
-    return resample(crop, filled, size) / 127.5 - 1, ((known < KNOWN) | torch.from_numpy(outside)).float()
+    known = _grid_sample(torch.from_numpy(cover == 0).float()[None], grid, "bilinear")
+    outside = ((grid < -1) | (grid > edge)).any(dim=-1)
+    return resample(crop, filled, size) / 127.5 - 1, ((known < KNOWN) | outside).float()
 
 
 def resample(crop: Crop, photo: NDArray[np.uint8], size: int) -> Tensor:
@@ -122,22 +120,36 @@ def resample(crop: Crop, photo: NDArray[np.uint8], size: int) -> Tensor:
 
     The photo's border is continued beyond the photo. A crop that lies beside it is black.
     """
-    part, points = _reduced(crop, photo, size)
+    part, grid, _ = _reduced(crop, photo, size)
     if not part.size:
         return torch.zeros(3, size, size)
-    return _sample(torch.from_numpy(part.transpose(2, 0, 1).astype(np.float32)), points, "bicubic").clamp(0, 255)
+    return _grid_sample(torch.from_numpy(part.transpose(2, 0, 1).astype(np.float32)), grid, "bicubic").clamp(0, 255)
 
 
-def _reduced(crop: Crop, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """The part of an image that a crop covers, reduced; and where the crop's pixels (size, size, 2) lie in it."""
+def _reduced(crop: Crop, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], Tensor, Tensor]:
+    """The part of an image that a crop covers, reduced.
+
+    Returns:
+        the part; where the crop's pixels (size, size, 2) lie in it, from -1 to 1 as for `grid_sample`; and the right
+        and lower edge of the part in these coordinates (2,).
+    """
     height, width = image.shape[:2]
     left, top, right, bottom = crop.bounds(width, height)
     part = image[top : max(top, bottom), left : max(left, right)]
+    if not part.size:
+        return part, torch.empty(0), torch.empty(0)
+    whole = np.array([right - left, bottom - top])
     # Reduce by whole numbers, which averages; what is left to do is at most a factor of two.
     factor = max(1, int(crop.side / size))
-    if factor > 1 and part.size:
+    if factor > 1:
         part = np.asarray(Image.fromarray(part).reduce(factor))
-    return part, (crop.to_photo(_centres(size)) - (left, top)) / factor
+    # The last pixel of a reduced part may lie in part beyond the image.
+    spanned = factor * np.array([part.shape[1], part.shape[0]])
+    turn = np.array([[crop.dx, -crop.dy], [crop.dy, crop.dx]])
+    shift = 2 * (np.array([crop.x, crop.y]) - (left, top)) + turn.sum(axis=1) - spanned
+    theta = torch.from_numpy(np.column_stack([turn, shift]) / spanned[:, None])
+    grid = F.affine_grid(theta[None], [1, 1, size, size], align_corners=False)[0].float()
+    return part, grid, torch.from_numpy(2 * whole / spanned - 1).float()
 
 
 def sample_fill(crop: Crop, fill: Tensor, points: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
@@ -154,68 +166,48 @@ def sample_fill(crop: Crop, fill: Tensor, points: NDArray[np.float64]) -> tuple[
     # A fill that is larger than the crop in the photo is averaged first.
     factor = max(1, round(fill.shape[-1] / crop.side))
     small = F.avg_pool2d(fill[None], factor, ceil_mode=True, count_include_pad=False)[0] if factor > 1 else fill
-    colours = _sample(small, unit * fill.shape[-1] / factor, "bicubic")
+    colours = sample(small, unit * fill.shape[-1] / factor, "bicubic")
     distance = torch.from_numpy(np.minimum(unit, 1 - unit).min(axis=-1)).float()
     return colours, (distance / RAMP).clamp(0, 1)
 
 
-def _centres(size: int) -> NDArray[np.float64]:
-    """The centres of size x size pixels in the unit square, (size, size, 2)."""
-    x = (np.arange(size) + 0.5) / size
-    return np.stack(np.meshgrid(x, x), axis=-1)
+def sample(planes: Tensor, points: NDArray[np.float64], mode: str = "bilinear") -> Tensor:
+    """Values of planes (C, H, W) at points (N, 2), in pixels from the outer corner: (C, N)."""
+    grid = 2 * points / np.array([planes.shape[2], planes.shape[1]]) - 1
+    return _grid_sample(planes, torch.from_numpy(grid).float()[None], mode)[:, 0]
 
 
-def _sample(planes: Tensor, points: NDArray[np.float64], mode: str) -> Tensor:
-    """Values of planes (C, H, W) at points (..., 2), in pixels from the outer corner: (C, ...)."""
-    channels, height, width = planes.shape
-    grid = torch.from_numpy(2 * points / np.array([width, height]) - 1).float().to(planes.device)
-    flat = grid.reshape(1, 1, -1, 2)
-    out = F.grid_sample(planes[None], flat, mode=mode, padding_mode="border", align_corners=False)
-    return out.reshape(channels, *points.shape[:-1])
+def _grid_sample(planes: Tensor, grid: Tensor, mode: str) -> Tensor:
+    return F.grid_sample(planes[None], grid[None], mode=mode, padding_mode="border", align_corners=False)[0]
 
 
-def split_boxes(hole: NDArray[np.bool_], gap: int) -> list[tuple[int, int, int, int]]:
-    """Boxes (left, top, right, bottom) around the pieces of a hole.
+def split_boxes(rows: NDArray[np.int64], columns: NDArray[np.int64], gap: int) -> list[tuple[int, int, int, int]]:
+    """Boxes (left, top, right, bottom) around the pieces of a hole, given by the rows and columns of its pixels.
 
     A box is cut at its widest empty row or column of at least `gap` pixels, as long as there is one.
     """
-    found = []
-    waiting = [(0, 0, hole.shape[1], hole.shape[0])]
+    found, waiting = [], [(columns, rows)] if len(rows) else []
     while waiting:
-        left, top, right, bottom = waiting.pop()
-        part = hole[top:bottom, left:right]
-        lines: list[NDArray[np.bool_]] = [np.any(part, axis=axis) for axis in (0, 1)]
-        if not lines[0].any():
-            continue
-        (x, right_), (y, bottom_) = (_ends(line) for line in lines)
-        left, top, right, bottom = left + x, top + y, left + right_, top + bottom_
-        cuts = [
-            _widest_gap(line[begin:end]) for line, (begin, end) in zip(lines, ((x, right_), (y, bottom_)), strict=True)
-        ]
+        place = waiting.pop()
+        cuts = [_widest_gap(np.flatnonzero(np.bincount(line))) for line in place]
         axis = int(cuts[1][1] > cuts[0][1])
         at, length = cuts[axis]
         if length < gap:
+            (left, right), (top, bottom) = ((int(line.min()), int(line.max()) + 1) for line in place)
             found.append((left, top, right, bottom))
-        elif axis == 0:
-            waiting += [(left, top, left + at, bottom), (left + at, top, right, bottom)]
         else:
-            waiting += [(left, top, right, top + at), (left, top + at, right, bottom)]
+            for side in (place[axis] < at, place[axis] >= at):
+                waiting.append((place[0][side], place[1][side]))
     return sorted(found)
 
 
-def _ends(line: NDArray[np.bool_]) -> tuple[int, int]:
-    at = np.flatnonzero(line)
-    return int(at[0]), int(at[-1]) + 1
-
-
-def _widest_gap(line: NDArray[np.bool_]) -> tuple[int, int]:
-    """The middle of the widest run of False inside a line that begins and ends with True, and its length."""
-    at = np.flatnonzero(line)
-    gaps = np.diff(at) - 1
+def _widest_gap(occupied: NDArray[np.int64]) -> tuple[int, int]:
+    """The middle of the widest gap between increasing numbers, and its length."""
+    gaps = np.diff(occupied) - 1
     if not len(gaps):
         return 0, 0
     widest = int(gaps.argmax())
-    return int(at[widest] + 1 + gaps[widest] // 2), int(gaps[widest])
+    return int(occupied[widest] + 1 + gaps[widest] // 2), int(gaps[widest])
 
 
 def blend_fills(crops: Sequence[Crop], fills: Sequence[Tensor], points: NDArray[np.float64]) -> Tensor:

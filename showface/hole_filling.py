@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from showface.crops import Crop, blend_fills, read_crop, split_boxes
+from showface.crops import Crop, blend_fills, read_crop, sample, split_boxes
 from showface.detail import PATCH, add_detail
 from showface.models import InpaintingNetwork
 from showface.nn.fill import push_pull_fill
@@ -99,7 +99,7 @@ def fill_in_steps(
         found = faces
         if find_faces and look < LOOKS:
             filled = photo.copy()
-            filled[hole] = match_colours(crops, images, photo, hole, points)
+            filled[rows, columns] = match_colours(crops, images, photo, hole, points)
             found = faces_at(filled, hole, find_faces) or faces
         if found == faces:
             break
@@ -112,17 +112,20 @@ def fill_in_steps(
 
 def rough_fill(photo: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """The photo with a smooth fill, made at a small size."""
-    height, width = hole.shape
-    factor = -(-max(height, width) // ROUGH)
-    blank = np.where(hole[..., None], np.uint8(0), photo)
-    small, cover = Image.fromarray(blank), Image.fromarray(hole.astype(np.uint8) * 255)
+    factor = -(-max(hole.shape) // ROUGH)
+    small, cover = Image.fromarray(photo), Image.fromarray(hole.astype(np.uint8) * 255)
     if factor > 1:
         small, cover = small.reduce(factor), cover.reduce(factor)
     image = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float()
     covered = torch.from_numpy(np.array(cover))[None, None] > 0
-    rough = push_pull_fill(image, covered.float())[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
-    enlarged = Image.fromarray(rough).resize((width, height), Image.Resampling.BILINEAR)
-    return np.where(hole[..., None], np.asarray(enlarged), photo)
+    rough = push_pull_fill(torch.where(covered, 0.0, image), covered.float())[0]
+    filled = photo.copy()
+    rows, columns = np.nonzero(hole)
+    for start in range(0, len(rows), CHUNK):
+        here = rows[start : start + CHUNK], columns[start : start + CHUNK]
+        points = np.stack([here[1] + 0.5, here[0] + 0.5], axis=-1)
+        filled[here] = sample(rough, points / factor).round().clamp(0, 255).byte().T.numpy()
+    return filled
 
 
 def faces_at(photo: NDArray[np.uint8], hole: NDArray[np.bool_], find_faces: Sequence[FindFaces]) -> list[Crop]:
@@ -173,7 +176,8 @@ def crops_beside(faces: list[Crop], hole: NDArray[np.bool_], size: int) -> list[
         # Near its border a crop has little weight, unless the photo ends there too.
         rest[hole_in(face, hole, 0.0 if face.covers(hole.shape[1], hole.shape[0]) else 0.06)] = False
     crops = []
-    for left, top, right, bottom in split_boxes(rest, gap=max(16, size // 4)):
+    rows, columns = np.nonzero(rest)
+    for left, top, right, bottom in split_boxes(rows, columns, gap=max(16, size // 4)):
         piece, whole = max(right - left, bottom - top), min(hole.shape)
         side = max(piece, min(CONTEXT * piece, whole), min(size, whole))
         crop = Crop.around(left, top, right, bottom, side)
@@ -235,17 +239,13 @@ def match_colours(
         index = torch.from_numpy(rows // factor * size[1] + columns // factor)
         total = torch.zeros(4, size[0] * size[1]).index_add_(1, index, torch.cat([missed, torch.ones_like(missed[:1])]))
         mean = (total[:3] / total[3].clamp_min(1)).view(1, 3, *size)
-        spread = push_pull_fill(mean, (total[3] == 0).float().view(1, 1, *size))
+        spread = push_pull_fill(mean, (total[3] == 0).float().view(1, 1, *size))[0]
     result = np.empty((len(points), 3), np.uint8)
     for start in range(0, len(points), CHUNK):
         here = points[start : start + CHUNK]
         colours = blend_fills(crops, fills, here)
         if spread is not None:
-            at = (here - (left, top)) / (factor * size[1], factor * size[0])
-            grid = torch.from_numpy(2 * at - 1).float().view(1, 1, -1, 2)
-            colours += torch.nn.functional.grid_sample(
-                spread, grid, mode="bilinear", padding_mode="border", align_corners=False
-            ).view(3, -1)
+            colours += sample(spread, (here - (left, top)) / factor)
         result[start : start + CHUNK] = colours.round().clamp(0, 255).byte().T.numpy()
     return result
 

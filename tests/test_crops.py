@@ -98,10 +98,10 @@ def test_any_part_of_the_hole_counts_and_so_does_what_lies_outside():
 
 def test_boxes_around_pieces():
     hole = np.zeros((100, 200), bool)
-    assert split_boxes(hole, 10) == []
+    assert split_boxes(*np.nonzero(hole), 10) == []
     hole[10:20, 10:30] = hole[12:15, 34:40] = hole[80:90, 150:199] = True
-    assert split_boxes(hole, 10) == [(10, 10, 40, 20), (150, 80, 199, 90)]
-    assert split_boxes(hole, 3) == [(10, 10, 30, 20), (34, 12, 40, 15), (150, 80, 199, 90)]
+    assert split_boxes(*np.nonzero(hole), 10) == [(10, 10, 40, 20), (150, 80, 199, 90)]
+    assert split_boxes(*np.nonzero(hole), 3) == [(10, 10, 30, 20), (34, 12, 40, 15), (150, 80, 199, 90)]
 
 
 def test_crops_agree_where_one_ends():
