@@ -19,7 +19,8 @@ ROUGH = 640  # longer side in pixels of the rough fill, in which faces are looke
 ALIGNED = 0.2  # a crop whose corners are nearer to the photo's than this, as a fraction of its side, is the photo
 MAX_SCALE = 4  # the detail of larger faces is enlarged
 MEMBRANE = 768  # longer side in pixels at which colours are matched
-LOOKS = 2  # how often faces are looked for
+STAGES = ("filling", 0.0), ("filling faces", 0.4), ("filling faces again", 0.7)  # of `progress`
+LOOKS = len(STAGES) - 1  # how often faces are looked for
 BATCH = 16  # crops in one call of the model
 CHUNK = 1 << 20  # pixels of the hole that are read from the fills at once, so that memory does not grow with the hole
 
@@ -59,12 +60,13 @@ def fill_holes(
         size: side in pixels of the crops that the model fills.
         progress: called with a stage and the fraction of the work that is done. What it raises ends the work.
     """
-    stages = iter((("filling", 0.0), *(("filling faces", 0.4 + 0.3 * i) for i in range(LOOKS))))
     steps = [fill_in_steps(photo, hole, find_faces, size) for photo, hole in photos]
     fills: list[Fill | None] = [None] * len(steps)
     waiting = {index: next(step) for index, step in enumerate(steps)}
-    while waiting:
-        progress(*next(stages, ("filling faces", 0.7)))
+    for stage, fraction in STAGES:
+        if not waiting:
+            break
+        progress(stage, fraction)
         outputs = run_model(model, [crop for crops in waiting.values() for crop in crops])
         after = {}
         for index, crops in waiting.items():
