@@ -21,7 +21,8 @@ LAYERS = (
     ("registry",),
     ("hole_filling",),
     ("inference",),
-    ("inspection", "batch", "preview", "evaluation", "training"),
+    ("inspection", "batch", "preview", "evaluation", "training", "export"),
+    ("app",),
     ("info", "cli"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
