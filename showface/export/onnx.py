@@ -99,7 +99,7 @@ def write_onnx(
         licence=licence,
         system=network.system,
         weights="float16" if half else "float32",
-        image_size=network.config.image_size,  # type: ignore[attr-defined]
+        image_size=network.config.image_size,
         image="(batch, 3, height, width) float32, RGB, -1 to 1; pixels under the hole are ignored",
         hole="(batch, 1, height, width) float32, 1 = fill this pixel, 0 = known",
         filled="(batch, 3, height, width) float32, RGB, -1 to 1; known pixels are those of image",
@@ -225,7 +225,7 @@ def check_onnx(
 
 def _rounded(network: InpaintingNetwork) -> InpaintingNetwork:
     """A copy of the network whose large weights were rounded to float16."""
-    copy = type(network)(network.config).eval()  # type: ignore[call-arg]
+    copy = type(network)(network.config).eval()
     state = {
         name: x.half().float() if x.dtype == torch.float32 and x.numel() >= HALF_FROM else x
         for name, x in network.state_dict().items()
