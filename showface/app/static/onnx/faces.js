@@ -17,6 +17,7 @@ const QUARTERS = [90, 180, 270];
 const LOOKS = 2; // how often a face is found again in a close-up
 const CLOSE_UP = 224; // side of a close-up in pixels
 const WIDE = 1.5; // side of a close-up, in sides of the aligned crop
+const KEPT = 0.5; // least score of a face in its close-up, as a fraction of the threshold
 const NEAR = 0.25; // how far from a close-up's middle a face may be, as a fraction of its side
 const BESIDE = 127; // the grey level beside a tilted photo
 const CANDIDATES = 5000;
@@ -41,7 +42,7 @@ export async function findFaces(network, photo, threshold = 0.6, turned = true) 
     found.push(...(await search(network, large, photo, threshold, 0)).filter((face) => longer(face.box) <= most));
   }
   found = suppress(found, OVERLAP, CONTAINED);
-  for (let i = 0; i < LOOKS; i++) found = await lookCloser(network, found, photo, large, threshold);
+  for (let i = 0; i < LOOKS; i++) found = await lookCloser(network, found, photo, large, KEPT * threshold);
   return suppress(found, OVERLAP, CONTAINED).sort((a, b) => area(b.box) - area(a.box));
 }
 
@@ -83,11 +84,11 @@ async function lookCloser(network, faces, photo, reduced, threshold) {
       const rows = rowsAbove(await network(resample(crop.scaled(scale), picture, CLOSE_UP)), threshold);
       const near = rows.filter(({ middle }) => middle.every((at) => Math.abs(at / CLOSE_UP - 0.5) < NEAR));
       if (!near.length) continue;
-      const { middle, half, points, score } = near.reduce((a, b) => (b.score >= a.score ? b : a));
+      const { middle, half, points } = near.reduce((a, b) => (b.score >= a.score ? b : a));
       const place = ([x, y]) => crop.toPhoto(x / CLOSE_UP, y / CLOSE_UP);
       const sides = halfOfTurned(half, crop.dx / crop.side, crop.dy / crop.side);
       const size = sides.map((each) => (each / CLOSE_UP) * crop.side);
-      found.push(faceOf(place(middle), size, points.map(place), score));
+      found.push(faceOf(place(middle), size, points.map(place), face.score)); // the score of the search
     }
   }
   return found;
