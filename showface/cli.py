@@ -305,8 +305,6 @@ def export_command(
                 Console(width=None if console.is_terminal else 100).print(parity_table(rows))
     except ModuleNotFoundError as error:
         raise ValueError(f"this export needs the package {error.name}: install 'showface[export]'") from error
-    except RuntimeError as error:  # no compiler
-        raise ValueError(str(error)) from error
     console.print(f"written: {escape(str(out.resolve()))}, {out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -119,7 +119,7 @@ def _write_config(
         "models": described,
         "files": files,
         "gpu": webgpu,
-        "size": load_model(models[0]).config.image_size,  # type: ignore[attr-defined]
+        "size": load_model(models[0]).config.image_size,
     }
     (static / "engine-config.json").write_text(json.dumps(config, indent=2) + "\n")
 

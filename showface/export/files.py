@@ -73,8 +73,7 @@ def export_model(
     Raises:
         ValueError: another ending, or options that don't fit it; or the ONNX file differs from PyTorch by more than
             TOLERANCE. It is deleted then.
-        FileNotFoundError, FileExistsError: see `check_output`.
-        RuntimeError: AOTInductor has no compiler.
+        FileNotFoundError, FileExistsError: see `check_output`; or AOTInductor has no compiler.
         ModuleNotFoundError: a package of the extra `export` is missing.
     """
     from showface.registry import load_model

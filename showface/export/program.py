@@ -79,7 +79,7 @@ def write_compiled(network: InpaintingNetwork, path: str | Path) -> None:
     """Compile a network with AOTInductor for its device, and write it as a package for `load_compiled`, atomically.
 
     Raises:
-        RuntimeError: there is no C++ compiler.
+        FileNotFoundError: there is no C++ compiler.
     """
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.exc import InvalidCxxCompiler
@@ -88,7 +88,7 @@ def write_compiled(network: InpaintingNetwork, path: str | Path) -> None:
     try:
         write_atomically(path, lambda temporary: aoti_compile_and_package(program, package_path=str(temporary)))
     except InvalidCxxCompiler as error:
-        raise RuntimeError("AOTInductor needs a C++ compiler, such as g++: install one, or set CXX") from error
+        raise FileNotFoundError("AOTInductor needs a C++ compiler, such as g++: install one, or set CXX") from error
 
 
 def load_compiled(path: str | Path) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
