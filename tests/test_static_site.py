@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 import showface
+from showface import hole_filling
 from showface.app import static_site
+from showface.crops import Crop
 
 MEGABYTES = 40
 DEMO = files("showface") / "assets" / "demo"
@@ -229,11 +231,24 @@ def test_aligned_photo(page):
 @browser
 @shared
 @pytest.mark.parametrize(("degrees", "scale", "size"), [(12, 1.2, (640, 480)), (-15, 3.0, (1400, 1100))])
-def test_turned_face(page, degrees, scale, size):
-    answer, difference = compare(page, *scene(degrees, scale, size))
+def test_turned_face(page, degrees, scale, size, monkeypatch):
+    """Given the face that the engine found, Python fills alike.
+
+    The search itself is not compared after the first fill. The detector reacts to single grey levels, and rounding
+    differs between runtimes in about one pixel of a thousand: that moves a face by hundredths of a pixel, or more if
+    its points are hidden.
+    """
+    photo, hole = scene(degrees, scale, size)
+    filled, answer = fill(page, photo, hole)
     assert answer["faces"] == 1
-    assert (difference <= 2).mean() >= 0.99
-    print(f"turned by {degrees}: {answer['milliseconds']} ms, {(difference <= 2).mean():.2%} within 2")
+    assert np.array_equal(filled[~hole], np.asarray(photo)[~hole])
+    faces = [Crop(c["x"], c["y"], c["dx"], c["dy"], is_face=True) for c in answer["crops"] if c["isFace"]]
+    own = np.asarray(showface.inpaint(photo, hole))
+    monkeypatch.setattr(hole_filling, "faces_at", lambda *_: faces)
+    given = np.asarray(showface.inpaint(photo, hole))
+    alike, alike_alone = ((np.abs(filled.astype(int) - x)[hole].max(axis=-1) <= 2).mean() for x in (given, own))
+    print(f"turned by {degrees}: {answer['milliseconds']} ms; within 2: {alike:.3%}, own search: {alike_alone:.1%}")
+    assert alike >= 0.999
 
 
 @long

@@ -73,6 +73,7 @@ async function inpaint({ photo, mask, model, faces: withFaces, format }, id) {
     holeRatio: pixels / hole.data.length,
     milliseconds: Math.round(performance.now() - start),
     notes,
+    crops: result.crops.map(({ x, y, dx, dy, isFace }) => ({ x, y, dx, dy, isFace })),
   };
 }
 
