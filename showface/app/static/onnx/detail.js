@@ -33,12 +33,12 @@ export function addDetail(fill, sharp, hole) {
   const seen = unitContexts(small, row);
   const known = [], corrupted = [];
   isCorrupted.forEach((flag, i) => (flag ? corrupted : known).push(i));
+  const details = patchesOf(whole, smooth, row);
   const out = planes(3, sharp.height, sharp.width);
   out.data.set(whole.data);
   const cosines = new Float32Array(known.length);
   for (const i of corrupted) {
-    const weights = known.length ? correlate(seen, i, known, cosines) : [];
-    addPatches(out, whole, smooth, i, weights, row, PATCH * scale);
+    if (known.length) addPatch(out, meanOf(details, correlate(seen, i, known, cosines)), i, row);
   }
   for (let c = 0; c < 3; c++) {
     for (let i = 0; i < size; i++) if (!(hole[i] > 0)) out.data[c * size + i] = sharp.data[c * size + i];
@@ -109,22 +109,43 @@ function correlate({ seen, length }, i, known, cosines) {
   return weights.map(([patch, weight]) => [patch, weight / total]);
 }
 
-/** Add the weighted details of patches to a corrupted one. Detail is what the smooth image lacks. */
-function addPatches(out, whole, smooth, i, weights, row, side) {
-  const corner = (patch) => Math.floor(patch / row) * side * out.width + (patch % row) * side;
-  const size = out.width * out.height;
-  const to = corner(i);
-  for (const [patch, weight] of weights) {
-    if (weight < 1e-6) continue;
-    const from = corner(patch);
-    for (let c = 0; c < 3; c++) {
-      for (let y = 0; y < side; y++) {
-        const line = c * size + y * out.width;
-        for (let x = 0; x < side; x++) {
-          const at = line + from + x;
-          out.data[line + to + x] += weight * (whole.data[at] - smooth.data[at]);
-        }
-      }
+/** Calls `visit` with the index of each row of a patch in an image's data, and its place in the patch. */
+function eachRow(image, patch, row, visit) {
+  const side = image.width / row;
+  const corner = Math.floor(patch / row) * side * image.width + (patch % row) * side;
+  for (let c = 0, place = 0; c < 3; c++) {
+    for (let y = 0; y < side; y++, place += side) {
+      visit((c * image.height + y) * image.width + corner, place, side);
     }
   }
+}
+
+/** The details of all patches, one after another. Detail is what the smooth image lacks. */
+function patchesOf(whole, smooth, row) {
+  const length = (3 * whole.width * whole.height) / (row * row);
+  const details = new Float32Array(row * row * length);
+  for (let patch = 0; patch < row * row; patch++) {
+    eachRow(whole, patch, row, (at, place, side) => {
+      for (let x = 0; x < side; x++) {
+        details[patch * length + place + x] = whole.data[at + x] - smooth.data[at + x];
+      }
+    });
+  }
+  return { details, length };
+}
+
+/** The weighted mean of some patches. */
+function meanOf({ details, length }, weights) {
+  const mean = new Float32Array(length);
+  for (const [patch, weight] of weights) {
+    const from = patch * length;
+    if (weight > 1e-6) for (let k = 0; k < length; k++) mean[k] += weight * details[from + k];
+  }
+  return mean;
+}
+
+function addPatch(out, mean, patch, row) {
+  eachRow(out, patch, row, (at, place, side) => {
+    for (let x = 0; x < side; x++) out.data[at + x] += mean[place + x];
+  });
 }

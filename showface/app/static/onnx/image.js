@@ -100,40 +100,44 @@ function triangle(from, limit, to) {
  * @returns {Picture}
  */
 export function resize(picture, width, height, usedWidth = picture.width, usedHeight = picture.height) {
-  const { channels } = picture;
   let from = picture;
   if (width !== picture.width || usedWidth !== picture.width) {
-    const across = triangle(usedWidth, picture.width, width);
-    const out = blank(width, from.height, channels);
-    for (let y = 0; y < from.height; y++) {
-      for (let x = 0; x < width; x++) {
-        const { first, weights } = across[x];
-        for (let c = 0; c < channels; c++) {
-          let sum = 2 ** (BITS - 1);
-          let at = (y * from.width + first) * channels + c;
-          for (let k = 0; k < weights.length; k++, at += channels) sum += weights[k] * from.data[at];
-          out.data[(y * width + x) * channels + c] = Math.min(255, Math.max(0, sum >> BITS));
-        }
-      }
-    }
-    from = out;
+    from = resizeAcross(from, triangle(usedWidth, picture.width, width));
   }
   if (height !== picture.height || usedHeight !== picture.height) {
-    const down = triangle(usedHeight, picture.height, height);
-    const out = blank(width, height, channels);
-    const row = width * channels;
-    for (let y = 0; y < height; y++) {
-      const { first, weights } = down[y];
-      for (let i = 0; i < row; i++) {
-        let sum = 2 ** (BITS - 1);
-        let at = first * row + i;
-        for (let k = 0; k < weights.length; k++, at += row) sum += weights[k] * from.data[at];
-        out.data[y * row + i] = Math.min(255, Math.max(0, sum >> BITS));
-      }
-    }
-    from = out;
+    from = resizeDown(from, triangle(usedHeight, picture.height, height));
   }
   return from;
+}
+
+function resizeAcross({ width, height, channels, data }, filters) {
+  const out = blank(filters.length, height, channels);
+  for (let y = 0, to = 0; y < height; y++) {
+    for (const { first, weights } of filters) {
+      for (let c = 0; c < channels; c++, to++) {
+        let sum = 2 ** (BITS - 1);
+        let at = (y * width + first) * channels + c;
+        for (let k = 0; k < weights.length; k++, at += channels) sum += weights[k] * data[at];
+        out.data[to] = sum >> BITS;
+      }
+    }
+  }
+  return out;
+}
+
+function resizeDown({ width, channels, data }, filters) {
+  const out = blank(width, filters.length, channels);
+  const row = width * channels;
+  const sums = new Int32Array(row);
+  filters.forEach(({ first, weights }, y) => {
+    sums.fill(2 ** (BITS - 1));
+    for (let k = 0, at = first * row; k < weights.length; k++) {
+      const weight = weights[k];
+      for (let i = 0; i < row; i++, at++) sums[i] += weight * data[at];
+    }
+    for (let i = 0, to = y * row; i < row; i++, to++) out.data[to] = sums[i] >> BITS;
+  });
+  return out;
 }
 
 /**
