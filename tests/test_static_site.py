@@ -118,6 +118,8 @@ def site(tmp_path_factory):
     assert sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) < MEGABYTES * 1e6
     (out / "probe.html").write_text('<!doctype html><title>probe</title><script type="module" src="probe.js"></script>')
     (out / "probe.js").write_text(PROBE)
+    kept = out / "static" / "files.json"
+    kept.write_text(json.dumps([*json.loads(kept.read_text()), "probe.html", "probe.js"]))
     return out
 
 
@@ -259,6 +261,17 @@ def test_without_faces(page):
     answer, difference = compare(page, photo, hole, faces=False)
     assert answer["faces"] == 0
     assert difference.max() <= 2
+
+
+@long
+@browser
+@shared
+def test_the_page_loads_again_offline(page):
+    page.reload()
+    page.wait_for_function("window.isReady")
+    photo, hole = demo()
+    _, answer = fill(page, photo, hole)
+    assert answer["faces"] == 1
 
 
 @long

@@ -70,6 +70,8 @@ def write_static_site(
         copy_runtime(runtime, static / "ort", webgpu)
         files = _write_networks(static, models, names, check)
         _write_config(static, models, names, files, webgpu)
+        (static / "onnx" / "service-worker.js").rename(folder / "service-worker.js")
+        _list_files(folder)
         folder.chmod(0o755)
         if out.exists():
             shutil.rmtree(out)
@@ -122,6 +124,14 @@ def _write_config(
         "size": load_model(models[0]).config.image_size,
     }
     (static / "engine-config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _list_files(folder: Path) -> None:
+    """Name the files that the service worker keeps, so that the page works offline."""
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    kept = [name for name in names if not name.endswith(("service-worker.js", ".txt", "engine-server.js"))]
+    kept = ["./" if name == "index.html" else name for name in kept if "ort-wasm-webgpu" not in name]
+    (folder / "static" / "files.json").write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def copy_runtime(package: Path, out: Path, webgpu: bool) -> None:

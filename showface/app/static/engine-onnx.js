@@ -15,7 +15,10 @@ export async function createEngine() {
     faces: (photo) => calls.send("faces", { photo }),
     inpaint: (request) => inpaint(calls, request),
     /** Load the networks before they are needed; after that the page works offline. */
-    ready: () => calls.opened(config.models[0].name),
+    ready: async () => {
+      await calls.opened(config.models[0].name);
+      await calls.offline;
+    },
     privacy: "Your photo stays in this browser: it is filled on your own device.",
   };
 }
@@ -26,6 +29,17 @@ function inpaint(calls, { photo, mask, model, faces, format, signal, onProgress 
   return calls.send("inpaint", { photo, mask, model: name, faces, format }, signal, onProgress);
 }
 
+/** Let the page work offline from now on, where browsers allow it: over HTTPS, or from this machine. */
+async function keepOffline() {
+  if (!navigator.serviceWorker) return;
+  try {
+    await navigator.serviceWorker.register(new URL("../service-worker.js", CONFIG));
+    await navigator.serviceWorker.ready;
+  } catch (error) {
+    console.warn("The page does not work offline:", error);
+  }
+}
+
 /** Calls to the worker, which answers them in turn. */
 class Calls {
   constructor(config) {
@@ -34,13 +48,17 @@ class Calls {
     this.last = 0;
     this.open = new Map(); // promises by model
     this.worker = null;
+    this.offline = null; // a promise, once a model is loaded
   }
 
   /** Load a model. @param {string} model @returns {Promise<void>} */
   opened(model) {
     if (!this.open.has(model)) {
       const opening = this.post("open", { config: this.config, base: new URL(".", CONFIG).href, model });
-      opening.catch(() => this.open.delete(model)); // so that the next call tries again
+      opening.then(
+        () => (this.offline ??= keepOffline()), // now, since the browser has just loaded the large files
+        () => this.open.delete(model), // so that the next call tries again
+      );
       this.open.set(model, opening);
     }
     return this.open.get(model);
