@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from showface import MDRNets, baselines
+from showface import baselines
 from showface.baselines.base import BaselineConfig
 from showface.export.decompositions import correlation_rows, read_rows
 from showface.nn import fill
 from showface.nn.tokens import pool_hole
 from showface.ops import definitions
-
-from support.networks import wake
 
 FEW = {"sizes": ((64, 64), (75, 131)), "ratios": (0.0, 0.3, 1.0)}
 
@@ -70,12 +68,10 @@ def test_pooled_hole():
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A tiny network and its ONNX file with float16 weights."""
-    from support.networks import TINY
-
+    """A small network that is exported quickly, and its ONNX file with float16 weights."""
     torch.manual_seed(0)
-    network = wake(MDRNets(TINY)).eval()
-    path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
+    network = baselines.NETWORKS["pconv"](BaselineConfig(channels=8, image_size=64)).eval()
+    path = tmp_path_factory.mktemp("onnx") / "small.onnx"
     return network, path, write_onnx(network, path, half=True)
 
 
@@ -103,9 +99,26 @@ def test_onnx_says_what_it_is(exported):
 def test_a_wrong_file_is_noticed(exported):
     """The check does fail: other weights give other results."""
     network, path, onnx = exported
-    other = MDRNets(network.config).eval()
+    other = type(network)(network.config).eval()
     other.load_state_dict({name: 1.1 * x if x.is_floating_point() else x for name, x in network.state_dict().items()})
     assert max(row.worst for row in onnx.check_onnx(other, path, **FEW)) > 1e-4
+
+
+def test_program_takes_other_sizes(model):
+    from showface.export.onnx import example_input
+    from showface.export.program import export_program
+
+    fill_in = export_program(model).module()
+    for size in ((64, 64), (128, 48), (32, 176)):
+        for ratio in (0.0, 0.3, 1.0):
+            image, hole = example_input(*size, ratio)
+            with torch.no_grad():
+                filled, coarse = fill_in(image, hole)
+                expected = model(image, hole)
+            torch.testing.assert_close(filled, expected.image, atol=1e-5, rtol=0)
+            torch.testing.assert_close(coarse, expected.coarse, atol=1e-5, rtol=0)
+    with pytest.raises((AssertionError, RuntimeError, ValueError)):
+        fill_in(torch.zeros(1, 3, 50, 64), torch.zeros(1, 1, 50, 64))
 
 
 @pytest.mark.parametrize(
