@@ -3,7 +3,7 @@
 import { Crop, blendFills, readCrop, splitBoxes } from "./crops.js";
 import { PATCH, addDetail } from "./detail.js";
 import { planes, pushPullFill } from "./fill.js";
-import { blank, reduce, resize, roundHalfEven, toByte } from "./image.js";
+import { reduce, roundHalfEven, toByte } from "./image.js";
 import { bilinearAt, toPlanes } from "./sampling.js";
 
 /** @typedef {import("./image.js").Picture} Picture */
@@ -70,15 +70,20 @@ function pointsOf({ width, data }, chosen) {
 export function roughFill(photo, hole) {
   const { width, height } = hole;
   const factor = Math.ceil(Math.max(width, height) / ROUGH);
-  let small = { ...photo, data: photo.data.map((x, i) => (hole.data[Math.floor(i / 3)] ? 0 : x)) };
   let cover = { width, height, channels: 1, data: hole.data.map((x) => x * 255) };
-  if (factor > 1) [small, cover] = [reduce(small, factor), reduce(cover, factor)];
-  const rough = pushPullFill(toPlanes(small), cover.data.map((x) => Number(x > 0)));
-  const picture = blank(small.width, small.height, 3);
-  const size = small.width * small.height;
-  for (let i = 0; i < size; i++) for (let c = 0; c < 3; c++) picture.data[3 * i + c] = toByte(rough.data[c * size + i]);
-  const enlarged = resize(picture, width, height);
-  return { ...photo, data: photo.data.map((x, i) => (hole.data[Math.floor(i / 3)] ? enlarged.data[i] : x)) };
+  if (factor > 1) cover = reduce(cover, factor);
+  const rough = pushPullFill(
+    toPlanes(factor > 1 ? reduce(photo, factor) : photo),
+    cover.data.map((x) => Number(x > 0)),
+  );
+  const filled = { ...photo, data: Uint8Array.from(photo.data) };
+  const value = new Float64Array(3);
+  for (let i = 0; i < hole.data.length; i++) {
+    if (!hole.data[i]) continue;
+    bilinearAt(rough, ((i % width) + 0.5) / factor, (Math.floor(i / width) + 0.5) / factor, value);
+    for (let c = 0; c < 3; c++) filled.data[3 * i + c] = toByte(value[c]);
+  }
+  return filled;
 }
 
 /** The crops of the faces that the hole touches, found in one of these ways. */
