@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from showface.app.cli import serve_app
+from showface.export.cli import export_file
 
 if TYPE_CHECKING:
     from showface.data import Marks
@@ -279,6 +280,7 @@ def memory(
 
 
 app.command("app")(serve_app)
+app.command("export")(export_file)
 
 
 @app.command()

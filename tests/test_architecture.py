@@ -21,7 +21,7 @@ LAYERS = (
     ("registry",),
     ("hole_filling",),
     ("inference",),
-    ("inspection", "batch", "preview", "evaluation", "training"),
+    ("inspection", "batch", "preview", "evaluation", "training", "export"),
     ("app",),
     ("info", "cli"),
 )

@@ -1,6 +1,7 @@
 """The command `showface app`. Only typer is imported until it runs."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,8 +24,22 @@ def serve_app(
         list[str] | None, typer.Option(help="Another name by which it is called, such as a proxy's. Repeatable.")
     ] = None,
     device: Annotated[str, typer.Option(help="Device: cpu, cuda, ...")] = "cpu",
+    static: Annotated[
+        Path | None,
+        typer.Option(help="Serve nothing. Write this folder for any static host: the model runs in the browser."),
+    ] = None,
+    onnxruntime_web: Annotated[
+        Path | None, typer.Option(help="With --static: an unpacked onnxruntime-web. Default: npm downloads it.")
+    ] = None,
+    webgpu: Annotated[bool, typer.Option("--webgpu", help="With --static: also for WebGPU, 17 MB more.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="With --static: replace such a folder.")] = False,
 ) -> None:
     """Serve a page and an HTTP endpoint that fill holes. Only this machine reaches them, unless HOST says otherwise."""
+    if static is not None:
+        _write_static(static, model or ["default"], onnxruntime_web, webgpu, overwrite)
+        return
+    if onnxruntime_web or webgpu or overwrite:
+        raise ValueError("--onnxruntime-web, --webgpu and --overwrite belong to --static")
     try:
         from showface.app import serve
     except ModuleNotFoundError as error:
@@ -43,3 +58,16 @@ def serve_app(
     )
     if not ended:
         os._exit(0)  # nothing else stops a thread in the middle of PyTorch's work
+
+
+def _write_static(out: Path, models: list[str], onnxruntime_web: Path | None, webgpu: bool, overwrite: bool) -> None:
+    from showface.app.static_site import write_static_site
+
+    try:
+        write_static_site(out, models, onnxruntime_web=onnxruntime_web, webgpu=webgpu, overwrite=overwrite)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--static needs the package {error.name}: install 'showface[export]'") from error
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    print(
+        f"written: {out.resolve()}, {size / 1e6:.1f} MB; any static host can serve it: python -m http.server -d {out}"
+    )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from showface.baselines.base import Baseline, BaselineConfig
 from showface.nn import GatedConv2d
 from showface.nn.blocks import composite
+from showface.nn.tokens import pool_hole
 
 
 class EluGatedConv2d(GatedConv2d):
@@ -41,7 +42,7 @@ class ContextualAttention(nn.Module):
         grid = rearrange(scores, "b (qy qx) (ky kx) -> b qy qx ky kx", qy=height, ky=height)
         grid = _sum_diagonal(_sum_diagonal(grid, 2, 4), 1, 3)
         scores = rearrange(grid, "b qy qx ky kx -> b (qy qx) (ky kx)")
-        corrupted = F.max_pool2d(F.adaptive_max_pool2d(hole, (height, width)), 3, stride=1, padding=1) > 0.5
+        corrupted = F.max_pool2d(pool_hole(hole, height, width), 3, stride=1, padding=1) > 0.5
         corrupted = corrupted.flatten(1)  # (B, N): the patch contains a corrupted position
         corrupted = corrupted & ~corrupted.all(1, keepdim=True)  # if all patches are corrupted, allow all
         attention = scores.masked_fill(corrupted[:, None], -torch.inf).softmax(2)

@@ -12,6 +12,7 @@ from showface.losses import LossWeights, reconstruction_losses
 from showface.models.output import InpaintingOutput
 from showface.nn import ResidualBlock
 from showface.nn.blocks import activate, upsample
+from showface.nn.tokens import pool_hole
 
 
 @dataclass
@@ -64,7 +65,7 @@ class ShortLongAttention(nn.Module):
         def attend(x: Tensor) -> Tensor:
             return (x.flatten(2) @ scores.mT).view_as(x)
 
-        known = 1 - F.adaptive_max_pool2d(hole, decoded.shape[2:])
+        known = 1 - pool_hole(hole, decoded.shape[2], decoded.shape[3])
         short = decoded + self.gamma * attend(decoded)
         long = known * encoded + (1 - known) * self.alpha * attend(encoded)
         return self.join(torch.cat([short, long], dim=1))

@@ -86,7 +86,7 @@ class DisentangledMemory(nn.Module):
         """
         latent, region = self.pool(features, parsing)
         recalled = ops.memory_read(latent, self.memory.to(latent.dtype), region, temperature=self.temperature)
-        centre = torch.where(region[:, None] < 0, 0, self.centre.to(latent.dtype).repeat(len(features), 1))
+        centre = torch.where(region[:, None] < 0, 0, self.centre.to(latent.dtype).repeat(features.shape[0], 1))
         recalled = (recalled + centre).view(*parsing.shape[:2], -1)  # (B, K, C)
         return to_map(to_tokens(parsing.to(recalled.dtype)) @ recalled, parsing).to(features.dtype)
 

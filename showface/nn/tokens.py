@@ -36,4 +36,12 @@ def hole_tokens(hole: Tensor, like: Tensor) -> Tensor:
     Returns:
         (B, h*w) bool.
     """
-    return F.adaptive_max_pool2d(hole.float(), like.shape[-2:]).flatten(1) > 0.5
+    return pool_hole(hole.float(), like.shape[2], like.shape[3]).flatten(1) > 0.5
+
+
+def pool_hole(hole: Tensor, height: int, width: int) -> Tensor:
+    """The largest value of a hole (B, 1, H, W) under each position of a smaller map: (B, 1, height, width)."""
+    if hole.shape[2] % height or hole.shape[3] % width:
+        return F.adaptive_max_pool2d(hole, (height, width))
+    # The same, but torch.export takes the output size of an adaptive pooling for a constant.
+    return F.max_pool2d(hole, (int(hole.shape[2] // height), int(hole.shape[3] // width)))

@@ -1,0 +1,83 @@
+/** Photos and masks from files, and files from photos. */
+
+/** @typedef {import("./image.js").Picture} Picture */
+
+/** @type {Record<string, {suffix: string, quality?: number}>} the formats that browsers write */
+const FORMATS = {
+  "image/png": { suffix: ".png" },
+  "image/jpeg": { suffix: ".jpg", quality: 0.95 },
+  "image/webp": { suffix: ".webp", quality: 0.95 },
+};
+
+/**
+ * The pixels of an image, upright. Transparent parts become white, and its colours are not converted.
+ *
+ * @param {Blob} file
+ * @returns {Promise<Picture>} RGB
+ */
+export async function decode(file) {
+  const { width, height, data } = await rgba(file);
+  const out = { width, height, channels: 3, data: new Uint8Array(width * height * 3) };
+  for (let i = 0; i < width * height; i++) {
+    const alpha = data[4 * i + 3];
+    for (let c = 0; c < 3; c++) {
+      const value = data[4 * i + c];
+      out.data[3 * i + c] = alpha === 255 ? value : Math.round((value * alpha + 255 * (255 - alpha)) / 255);
+    }
+  }
+  return out;
+}
+
+/**
+ * The hole of a mask: its white pixels.
+ *
+ * @param {Blob} file
+ * @param {Picture} photo
+ * @returns {Promise<import("./crops.js").Hole>}
+ */
+export async function decodeMask(file, photo) {
+  const { width, height, data } = await rgba(file);
+  if (width !== photo.width || height !== photo.height) {
+    throw new Error(`The mask is ${width} x ${height} pixels, and the photo ${photo.width} x ${photo.height}.`);
+  }
+  return { width, height, data: Uint8Array.from({ length: width * height }, (_, i) => Number(data[4 * i] >= 128)) };
+}
+
+async function rgba(file) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file, {
+      imageOrientation: "from-image",
+      colorSpaceConversion: "none",
+      premultiplyAlpha: "none",
+    });
+  } catch {
+    throw new Error("The file is not an image that this browser can read.");
+  }
+  const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d", { willReadFrequently: true });
+  if (!context) throw new Error("The image is too large for this browser.");
+  context.drawImage(bitmap, 0, 0);
+  const { width, height } = bitmap;
+  bitmap.close();
+  return context.getImageData(0, 0, width, height);
+}
+
+/**
+ * A picture as a file of this type, or as PNG where the browser doesn't write the type.
+ *
+ * @param {Picture} picture RGB
+ * @param {string} type
+ * @returns {Promise<{blob: Blob, suffix: string}>}
+ */
+export async function encode(picture, type) {
+  const { width, height, data } = picture;
+  const image = new ImageData(width, height);
+  for (let i = 0; i < width * height; i++) {
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = data[3 * i + c];
+    image.data[4 * i + 3] = 255;
+  }
+  const canvas = new OffscreenCanvas(width, height);
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  const blob = await canvas.convertToBlob({ type, quality: FORMATS[type]?.quality });
+  return { blob, suffix: FORMATS[blob.type]?.suffix ?? ".png" };
+}

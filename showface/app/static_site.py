@@ -1,0 +1,201 @@
+"""The page as a folder for any static host: the networks run in the browser, and no server sees the photos."""
+
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+STATIC = Path(__file__).parent / "static"
+PACKAGE = "onnxruntime-web"
+CPU = {
+    "ort.wasm.min.mjs": "ort.js",
+    "ort-wasm-simd-threaded.mjs": "ort-wasm.js",
+    "ort-wasm-simd-threaded.wasm": "ort-wasm.wasm",
+}
+"""Files of onnxruntime-web and their names in the folder. Not every host knows that .mjs is a script."""
+GPU = {
+    "ort.jspi.min.mjs": "ort-webgpu.js",
+    "ort-wasm-simd-threaded.jspi.mjs": "ort-wasm-webgpu.js",
+    "ort-wasm-simd-threaded.jspi.wasm": "ort-wasm-webgpu.wasm",
+}
+DESCRIPTIONS = {"default": "the bundled model: sharp fills", "psnr": "the bundled model with the smallest error"}
+
+
+def write_static_site(
+    out: str | Path,
+    models: Sequence[str] = ("default",),
+    *,
+    onnxruntime_web: str | Path | None = None,
+    webgpu: bool = False,
+    check: bool = True,
+    overwrite: bool = False,
+) -> Path:
+    """Write a folder that any static host can serve: the page, the networks as ONNX files, and onnxruntime-web.
+
+    Args:
+        out: the folder. Its parent must exist.
+        models: bundled models, or folders of saved models; the first one is the page's default. Their weights are
+            stored as float16, about 19 MB for a bundled one.
+        onnxruntime_web: an unpacked onnxruntime-web, for those without npm. By default `npm pack` downloads it into a
+            cache folder.
+        webgpu: also write the variant for WebGPU, which adds 17 MB. Browsers without WebGPU don't load it.
+        check: compare the ONNX files with PyTorch, see `showface.export`.
+        overwrite: replace a folder that this function wrote.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: no models, or two with the same name.
+        FileExistsError: the folder is not empty.
+        FileNotFoundError: the parent folder, npm, or a file of onnxruntime-web is missing.
+        ModuleNotFoundError: a package of the extra `export` is missing.
+    """
+    out = Path(out)
+    names = [Path(model).name for model in models]
+    if not names or len(set(names)) < len(names) or "faces" in names:
+        raise ValueError(f"models must have different names, got {', '.join(names) or 'none'}")
+    _check_folder(out, overwrite)
+    runtime = Path(onnxruntime_web) if onnxruntime_web is not None else fetch_onnxruntime_web()
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+        folder = Path(temporary) / "site"
+        static = folder / "static"
+        shutil.copytree(STATIC, static)
+        if (static / "index.html").exists():
+            (static / "index.html").rename(folder / "index.html")
+        copy_runtime(runtime, static / "ort", webgpu)
+        files = _write_networks(static, models, names, check)
+        _write_config(static, models, names, files, webgpu)
+        (static / "onnx" / "service-worker.js").rename(folder / "service-worker.js")
+        _list_files(folder)
+        folder.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        folder.rename(out)
+    return out
+
+
+def _check_folder(out: Path, overwrite: bool) -> None:
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {out.parent}")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    # Only what this module wrote is deleted.
+    if not (overwrite and (out / "static" / "engine-config.json").is_file()):
+        raise FileExistsError(f"{out} exists and is not empty: choose another folder, or pass --overwrite")
+
+
+def _write_networks(static: Path, models: Sequence[str], names: Sequence[str], check: bool) -> dict[str, str]:
+    """Write the ONNX files. Returns their paths by name, as in the page's configuration."""
+    from showface.export import export_faces, export_model
+
+    (static / "models").mkdir()
+    files = {"faces": "models/yunet.onnx"} | {name: f"models/{name}.onnx" for name in names}
+    export_faces(static / files["faces"], check=check)
+    for model, name in zip(models, names, strict=True):
+        export_model(static / files[name], model, half=True, check=check)
+    shutil.copy(STATIC.parents[1] / "assets" / "faces" / "LICENSE-yunet.txt", static / "models")
+    return files
+
+
+def _write_config(
+    static: Path, models: Sequence[str], names: Sequence[str], files: dict[str, str], webgpu: bool
+) -> None:
+    from showface.registry import load_model
+
+    described = [
+        {
+            "name": name,
+            "description": DESCRIPTIONS.get(name, "an own model"),
+            "licence": "MIT" if name in DESCRIPTIONS else "",
+        }
+        for name in names
+    ]
+    config = {
+        "engine": "onnx",
+        "version": version("showface"),
+        "models": described,
+        "files": files,
+        "gpu": webgpu,
+        "size": load_model(models[0]).config.image_size,
+    }
+    (static / "engine-config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _list_files(folder: Path) -> None:
+    """Name the files that the service worker keeps, so that the page works offline."""
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    kept = [name for name in names if not name.endswith(("service-worker.js", ".txt", "engine-server.js"))]
+    kept = ["./" if name == "index.html" else name for name in kept if "ort-wasm-webgpu" not in name]
+    (folder / "static" / "files.json").write_text(json.dumps(kept, indent=2) + "\n")
+
+
+def copy_runtime(package: Path, out: Path, webgpu: bool) -> None:
+    """Copy the needed files of onnxruntime-web, with its licence.
+
+    Raises:
+        FileNotFoundError: one is missing.
+    """
+    out.mkdir()
+    for name, short in (CPU | (GPU if webgpu else {})).items():
+        source = _first(package / "dist" / name, package / name)
+        shutil.copy(source, out / short)
+    about = json.loads(_first(package / "package.json", package.parent / "package.json").read_text())
+    (out / "README.txt").write_text(
+        f"{PACKAGE} {about.get('version', '')}, Copyright (c) Microsoft Corporation, MIT License\n"
+        "https://github.com/microsoft/onnxruntime\n"
+    )
+
+
+def _first(*paths: Path) -> Path:
+    for path in paths:
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"there is no {paths[0]}: is it an unpacked {PACKAGE}?")
+
+
+def fetch_onnxruntime_web(cache: Path | None = None) -> Path:
+    """Download onnxruntime-web with npm, once. Returns the unpacked package.
+
+    Raises:
+        FileNotFoundError: npm is missing.
+        OSError: the download failed.
+    """
+    folder = cache or cache_folder()
+    if (folder / "package" / "package.json").is_file():
+        return folder / "package"
+    npm = shutil.which("npm")
+    if npm is None:
+        raise FileNotFoundError(
+            f"npm is missing, which downloads {PACKAGE}: install it, or unpack the package yourself and name its folder"
+            " with --onnxruntime-web"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        done = subprocess.run([npm, "pack", "--silent", PACKAGE], cwd=temporary, capture_output=True, text=True)
+        packed = sorted(Path(temporary).glob("*.tgz"))
+        if done.returncode or not packed:
+            raise OSError(f"npm could not download {PACKAGE}: {done.stderr.strip()[-300:] or 'no file came'}")
+        unpacked = Path(temporary) / "unpacked"
+        with tarfile.open(packed[0]) as archive:
+            archive.extractall(unpacked, members=_needed(archive), filter="data")
+        if folder.exists():
+            shutil.rmtree(folder)
+        unpacked.rename(folder)
+    return folder / "package"
+
+
+def _needed(archive: tarfile.TarFile) -> Iterable[tarfile.TarInfo]:
+    wanted = {"package/package.json", *(f"package/dist/{name}" for name in CPU | GPU)}
+    return (member for member in archive if member.name in wanted)
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: in torch's cache, which follows TORCH_HOME and XDG_CACHE_HOME."""
+    import torch
+
+    return Path(torch.hub.get_dir()) / "showface" / PACKAGE

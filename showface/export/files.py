@@ -1,0 +1,120 @@
+"""Write a model or the face detector as a file of the kind that its name says."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from showface.export.onnx import Parity
+
+KINDS = (".aoti.pt2", ".onnx", ".pt2")  # the longest ending first
+
+
+def kind_of(path: Path) -> str:
+    """The ending that says what a file is. Raises ValueError for others."""
+    for kind in KINDS:
+        if path.name.lower().endswith(kind):
+            return kind
+    raise ValueError(f"the output must end in .onnx, .pt2 or .aoti.pt2, got {path.name}")
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Check, before any work starts, that a file can be written.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        FileExistsError: the file exists, and `overwrite` is False.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent}")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise FileExistsError(f"{path} exists: pass --overwrite to replace it")
+
+
+def export_faces(path: Path, *, check: bool = True, overwrite: bool = False) -> float | None:
+    """Write the face detector as ONNX. Returns the largest difference from PyTorch in pixels, None without a check.
+
+    Raises:
+        ValueError: another ending than .onnx.
+        FileNotFoundError, FileExistsError: see `check_output`.
+        ModuleNotFoundError: a package of the extra `export` is missing.
+    """
+    if kind_of(path) != ".onnx":
+        raise ValueError(f"the face detector is exported as .onnx only, got {path.name}")
+    check_output(path, overwrite)
+    from showface.export.faces import write_faces_onnx
+
+    return write_faces_onnx(path, check=check)
+
+
+def export_model(
+    path: Path,
+    model: str = "default",
+    *,
+    half: bool = False,
+    compiled: bool = False,
+    check: bool = True,
+    overwrite: bool = False,
+    device: str = "cpu",
+) -> "list[Parity]":
+    """Write a model as ONNX (.onnx), for torch.export.load (.pt2), or compiled by AOTInductor (.aoti.pt2).
+
+    Args:
+        model: bundled model, or folder of a saved model.
+        half: float16 weights, for ONNX only.
+        compiled: compile with AOTInductor, whatever kind of .pt2 the name says.
+        check: compare an ONNX file with PyTorch.
+        device: where a .pt2 runs; ONNX files know no device.
+
+    Returns:
+        What the check measured; empty without a check.
+
+    Raises:
+        ValueError: another ending, or options that don't fit it; or the ONNX file differs from PyTorch by more than
+            TOLERANCE. It is deleted then.
+        FileNotFoundError, FileExistsError: see `check_output`; or AOTInductor has no compiler.
+        ModuleNotFoundError: a package of the extra `export` is missing.
+    """
+    from showface.registry import load_model
+
+    kind = kind_of(path)
+    if half and kind != ".onnx":
+        raise ValueError("--half is for .onnx files")
+    if compiled and kind == ".onnx":
+        raise ValueError("--compile is for .pt2 files")
+    check_output(path, overwrite)
+    if kind == ".onnx":
+        return _export_onnx(path, model, half, check)
+    from showface.export.program import write_compiled, write_program
+
+    write = write_compiled if compiled or kind == ".aoti.pt2" else write_program
+    write(load_model(model, device), path)
+    return []
+
+
+def _export_onnx(path: Path, model: str, half: bool, check: bool) -> "list[Parity]":
+    from showface.export.onnx import TOLERANCE, check_onnx, write_onnx
+    from showface.registry import load_model
+
+    network = load_model(model)
+    write_onnx(network, path, half=half, name=f"showface {Path(model).name}")
+    rows = check_onnx(network, path) if check else []
+    worst = max((row.worst for row in rows), default=0.0)
+    if not worst <= TOLERANCE:
+        path.unlink()
+        raise ValueError(f"onnxruntime's results differ from PyTorch's by {worst:.2g}, more than {TOLERANCE:g}")
+    return rows
+
+
+def parity_table(rows: "list[Parity]") -> "Table":
+    """What a check measured: a row for each size, a column for each hole."""
+    from rich.table import Table
+
+    ratios = sorted({row.hole_ratio for row in rows})
+    table = Table("height x width", *(f"hole {ratio:.0%}" for ratio in ratios), title="largest difference from PyTorch")
+    sizes = dict.fromkeys((row.height, row.width) for row in rows)
+    worst = {(row.height, row.width, row.hole_ratio): row.worst for row in rows}
+    for height, width in sizes:
+        table.add_row(f"{height} x {width}", *(f"{worst[height, width, ratio]:.1e}" for ratio in ratios))
+    return table
