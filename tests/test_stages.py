@@ -1,5 +1,6 @@
 """Training in stages: the schedule, the trainer, and resuming in and between stages."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -186,3 +187,39 @@ def test_by_the_command(showface, faces, name):
     assert not network.training
     code, _, err = showface("evaluate", "--images", faces, "--model", "run/model", "--out", "scores", "--size", 32)
     assert code == 0, err
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_steps_are_the_eager_ones(faces, tmp_path, monkeypatch, name):
+    torch._dynamo.reset()
+    compiled_by = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: compiled_by(module, backend="aot_eager"))
+    # Dropout draws other numbers when compiled.
+    monkeypatch.setattr("showface.baselines.pixelcnn.DROPOUT", 0.0)
+    for compiled in (False, True):
+        Trainer(staged(faces, name, "steps=3", f"compile={compiled}"), tmp_path / str(compiled)).run()
+    for eager, compiled in zip(entries(tmp_path / "False"), entries(tmp_path / "True"), strict=True):
+        for loss in set(eager) - {"images_per_second", "waiting", "memory_gib"}:
+            assert compiled[loss] == pytest.approx(eager[loss], rel=1e-3), loss
+
+
+def run_one_of_two(rank: int, faces: Path, out: Path, name: str, port: int) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    torch.set_num_threads(1)
+    trainer = Trainer(staged(faces, name, "steps=6", "batch=4"), out)
+    trainer.run()
+    if rank == 1:
+        torch.save(trainer.model.state_dict(), out / "second.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "port"), [("dsi", 29541), ("ict", 29542)])
+def test_two_processes_agree(faces, tmp_path, name, port):
+    """Both have the same weights and codes after all stages."""
+    out = tmp_path / "run"
+    torch.multiprocessing.spawn(run_one_of_two, args=(faces, out, name, port), nprocs=2)
+    assert_same(torch.load(out / "second.pt"), load_checkpoint(out / "checkpoints")["model"])
+    assert [entry["step"] for entry in entries(out)] == [1, 2, 3, 4, 5, 6]

@@ -238,7 +238,9 @@ class Trainer:
         objective: torch.nn.Module = Objective(self.model, self.config.loss, self._features, self.stage)
         if self.config.compile:
             objective = torch.compile(objective)  # type: ignore[assignment]
-        # With several processes, this wrapper averages the gradients.
+        if "model" not in self.optimisers:
+            return objective
+        # With several processes, this wrapper averages the gradients. It refuses a module that has none.
         return cast(torch.nn.Module, self.accelerator.prepare_model(objective))
 
     def _log(self, logger: NullLogger, meter: Meter) -> None:
