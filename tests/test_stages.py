@@ -13,7 +13,7 @@ from showface.models.stages import Stage, StageSchedule
 from showface.training import Trainer, TrainingConfig
 from showface.training.checkpoint import list_checkpoints, load_checkpoint
 
-from support.runs import SMALL, entries, small
+from support.runs import SMALL, entries, small, weights
 
 NAMES = ("dsi", "ict")
 
@@ -223,3 +223,10 @@ def test_two_processes_agree(faces, tmp_path, name, port):
     torch.multiprocessing.spawn(run_one_of_two, args=(faces, out, name, port), nprocs=2)
     assert_same(torch.load(out / "second.pt"), load_checkpoint(out / "checkpoints")["model"])
     assert [entry["step"] for entry in entries(out)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bf16(faces, tmp_path, name):
+    Trainer(staged(faces, name, "steps=3", "precision=bf16", "loss.perceptual=0.1"), tmp_path / "run").run()
+    assert {x.dtype for x in weights(tmp_path / "run").values()} == {torch.float32}
+    assert "perceptual" in entries(tmp_path / "run")[-1]
