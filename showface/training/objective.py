@@ -30,6 +30,7 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.weights, self.features = model, weights, features if stage.paints else None
+        # Networks without stages don't take the argument.
         self.stage: dict[str, str] = {"stage": stage.name} if stage.name else {}
         self.loss_weights = model.loss_weights(weights)
 
