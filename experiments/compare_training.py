@@ -33,7 +33,7 @@ from showface.training.checkpoint import list_checkpoints
 import poster_table
 
 # Base widths with about as many multiplications as MDRNets' defaults, for images of 64 to 96 pixels.
-EQUAL_COST = {"pconv": 52, "deepfillv2": 24, "ctsdg": 22, "pic": 28, "unet": 80}
+EQUAL_COST = {"pconv": 52, "deepfillv2": 24, "ctsdg": 22, "pic": 28, "dsi": 24, "ict": 72, "unet": 80}
 MDRNETS = {
     "mdrnets": [],
     "coarse-only": ["model.use_refinement=false"],

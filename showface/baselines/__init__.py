@@ -6,10 +6,27 @@
 from showface.baselines.base import Baseline, BaselineConfig
 from showface.baselines.ctsdg import CTSDG
 from showface.baselines.deepfillv2 import DeepFillv2
+from showface.baselines.dsi import DSI
+from showface.baselines.ict import ICT
 from showface.baselines.pconv import PConvUNet
 from showface.baselines.pic import PIC
+from showface.baselines.pluralistic import PluralisticBaseline
 from showface.baselines.unet import UNet
 
-NETWORKS: dict[str, type[Baseline]] = {network.system: network for network in (PConvUNet, DeepFillv2, CTSDG, PIC, UNet)}
+NETWORKS: dict[str, type[Baseline]] = {
+    network.system: network for network in (PConvUNet, DeepFillv2, CTSDG, PIC, DSI, ICT, UNet)
+}
 
-__all__ = ["CTSDG", "NETWORKS", "PIC", "Baseline", "BaselineConfig", "DeepFillv2", "PConvUNet", "UNet"]
+__all__ = [
+    "CTSDG",
+    "DSI",
+    "ICT",
+    "NETWORKS",
+    "PIC",
+    "Baseline",
+    "BaselineConfig",
+    "DeepFillv2",
+    "PConvUNet",
+    "PluralisticBaseline",
+    "UNet",
+]

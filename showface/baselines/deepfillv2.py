@@ -37,15 +37,8 @@ class ContextualAttention(nn.Module):
 
     def forward(self, x: Tensor, hole: Tensor) -> Tensor:
         """(B, C, h, w) with even h, w, and its hole (B, 1, H, W) at any size, 1 = corrupted -> (B, C, h, w)."""
-        height, width = x.shape[2] // 2, x.shape[3] // 2
-        scores = self.temperature * patch_cosines(F.interpolate(x, (height, width), mode="nearest"))  # (B, N, N)
-        grid = rearrange(scores, "b (qy qx) (ky kx) -> b qy qx ky kx", qy=height, ky=height)
-        grid = _sum_diagonal(_sum_diagonal(grid, 2, 4), 1, 3)
-        scores = rearrange(grid, "b qy qx ky kx -> b (qy qx) (ky kx)")
-        corrupted = F.max_pool2d(pool_hole(hole, height, width), 3, stride=1, padding=1) > 0.5
-        corrupted = corrupted.flatten(1)  # (B, N): the patch contains a corrupted position
-        corrupted = corrupted & ~corrupted.all(1, keepdim=True)  # if all patches are corrupted, allow all
-        attention = scores.masked_fill(corrupted[:, None], -torch.inf).softmax(2)
+        half = F.interpolate(x, (x.shape[2] // 2, x.shape[3] // 2), mode="nearest")
+        attention = contextual_scores(half, hole, self.temperature)
         patches = F.unfold(x, 4, padding=1, stride=2)  # (B, 16 C, N)
         # Four patches cover a position away from the border. The paper divides by four everywhere.
         return F.fold(patches @ attention.mT, x.shape[2:], 4, padding=1, stride=2) / 4
@@ -102,6 +95,31 @@ class DeepFillv2(Baseline):
         attended = self.after_attention(self.attention(self.before_attention(x), hole))
         result = self.join(torch.cat([self.convolutions(x), attended], dim=1)).tanh()
         return result, coarse
+
+
+def contextual_scores(x: Tensor, hole: Tensor, temperature: float) -> Tensor:
+    """Which known patches of a feature map resemble the patch at each position.
+
+    The cosines of 3x3 patches are summed over neighbours along both diagonals, and their softmax is taken over the
+    patches without a corrupted position.
+
+    Args:
+        x: (B, C, h, w).
+        hole: (B, 1, H, W) at any size, 1 = corrupted.
+        temperature: factor on the cosines.
+
+    Returns:
+        (B, h*w, h*w); the rows sum to 1.
+    """
+    height, width = x.shape[2:]
+    scores = temperature * patch_cosines(x)
+    grid = rearrange(scores, "b (qy qx) (ky kx) -> b qy qx ky kx", qy=height, ky=height)
+    grid = _sum_diagonal(_sum_diagonal(grid, 2, 4), 1, 3)
+    scores = rearrange(grid, "b qy qx ky kx -> b (qy qx) (ky kx)")
+    corrupted = F.max_pool2d(pool_hole(hole, height, width), 3, stride=1, padding=1) > 0.5
+    corrupted = corrupted.flatten(1)  # (B, N): the patch contains a corrupted position
+    corrupted = corrupted & ~corrupted.all(1, keepdim=True)  # if all patches are corrupted, allow all
+    return scores.masked_fill(corrupted[:, None], -torch.inf).softmax(2)
 
 
 def patch_cosines(x: Tensor, kernel: int = 3) -> Tensor:

@@ -12,6 +12,7 @@ from showface.files import write_atomically, write_text
 from showface.losses import LossWeights
 from showface.models.config import NetworkConfig
 from showface.models.output import InpaintingOutput
+from showface.models.stages import Stage
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -27,8 +28,11 @@ class InpaintingNetwork(nn.Module):
     Class attributes:
         system: its name in training configurations and in saved folders.
         config_type: the type of `config`.
+        stages: the stages of its training. Where there are any, `training_losses` also takes the name of one as
+            `stage`. Empty means that the whole network is trained from the first to the last step.
     """
 
+    stages: ClassVar[tuple[Stage, ...]] = ()
     system: ClassVar[str]
     config_type: ClassVar[type[NetworkConfig]]
     config: NetworkConfig

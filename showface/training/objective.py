@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from showface.losses import LossWeights, weighted_sum
 from showface.models import InpaintingNetwork
+from showface.models.stages import WHOLE, Stage
 from showface.training.features import FrozenFeatures, perceptual_and_style
 from showface.training.gan import generator_loss
 
@@ -21,11 +22,16 @@ class Objective(nn.Module):
         model: the network to train.
         weights: the weights of the losses.
         features: the network of the perceptual and style losses, None if both have weight 0.
+        stage: the stage of the training.
     """
 
-    def __init__(self, model: InpaintingNetwork, weights: LossWeights, features: FrozenFeatures | None) -> None:
+    def __init__(
+        self, model: InpaintingNetwork, weights: LossWeights, features: FrozenFeatures | None, stage: Stage = WHOLE
+    ) -> None:
         super().__init__()
-        self.model, self.weights, self.features = model, weights, features
+        self.model, self.weights, self.features = model, weights, features if stage.paints else None
+        # Networks without stages don't take the argument.
+        self.stage: dict[str, str] = {"stage": stage.name} if stage.name else {}
         self.loss_weights = model.loss_weights(weights)
 
     def forward(
@@ -43,7 +49,7 @@ class Objective(nn.Module):
             discriminator: (image, hole) -> logits; None leaves the adversarial loss out.
             shift: offset of the images that the frozen network and the discriminator get, see `shift_at`.
         """
-        output, losses = self.model.training_losses(image, hole, labels, self.weights)
+        output, losses = self.model.training_losses(image, hole, labels, self.weights, **self.stage)
         result, image, hole = (shifted(x, shift) for x in (output.image, image, hole))
         if self.features is not None:
             losses["perceptual"], losses["style"] = perceptual_and_style(self.features, result, image)

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -22,6 +23,7 @@ from showface.data import EpochSampler, FaceFolder, FaceShards
 from showface.distributed import device_errors
 from showface.models import InpaintingNetwork
 from showface.models.discriminator import PatchDiscriminator
+from showface.models.stages import Stage, StageSchedule
 from showface.nn import channels_last
 from showface.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from showface.training.config import TrainingConfig, save_config
@@ -70,9 +72,9 @@ class Trainer:
             _start_from(self.model, config.init)
         self.ema = AveragedModel(self.model, multi_avg_fn=self._update_ema)
         weights, gan = config.loss, config.gan
-        features = None
+        self._features = None
         if weights.perceptual or weights.style:
-            features = channels_last(frozen_features(config.features, config.features_weights).to(self.device))
+            self._features = channels_last(frozen_features(config.features, config.features_weights).to(self.device))
         self.discriminator: PatchDiscriminator | None = None
         if weights.adversarial:
             self.discriminator = channels_last(PatchDiscriminator(gan.channels, gan.layers).to(self.device))
@@ -81,24 +83,20 @@ class Trainer:
             trained["discriminator"] = self.discriminator
         # High momentum makes the two networks of a GAN oscillate; 0.5 is from Yu et al., 2019.
         betas = (0.5 if self.discriminator is not None else 0.9, 0.999)
-        self.optimisers = {
-            name: torch.optim.AdamW(network.parameters(), betas=betas, weight_decay=config.weight_decay, fused=True)
-            for name, network in trained.items()
-        }
+        self._optimiser = partial(torch.optim.AdamW, betas=betas, weight_decay=config.weight_decay, fused=True)
+        self.optimisers = {name: self._optimiser(network.parameters()) for name, network in trained.items()}
         self._lr_scales = {"model": 1.0, "discriminator": gan.lr_scale}
         self._saved: dict[str, torch.nn.Module] = {**trained, "ema": self.ema}
         self.step = 0
+        self.schedule = StageSchedule(self.model.stages, config.steps)
+        self._start_stage()
         # All processes start with the same weights. From here on, each draws its own random numbers.
         torch.manual_seed(config.seed + self.accelerator.process_index)
         if resume:
             self._restore(load_checkpoint(self.checkpoints))
             if self.step > config.steps:
                 raise ValueError(f"steps is {config.steps}, but the run is after step {self.step} already")
-        objective: torch.nn.Module = Objective(self.model, weights, features)
-        if config.compile:
-            objective = torch.compile(objective)  # type: ignore[assignment]
-        # With several processes, these wrappers average the gradients.
-        self._objective = self.accelerator.prepare_model(objective)
+        self._objective = self._make_objective()
         self._discriminator: torch.nn.Module | None = None
         if self.discriminator is not None:
             self._discriminator = self.accelerator.prepare_model(self.discriminator)
@@ -123,8 +121,9 @@ class Trainer:
                 meter.add(self.train_step(step_batches))
                 stopped = self._any_process(request.by is not None)
                 last = stopped or self.step == config.steps
-                logs = last or self.step % config.log_every == 0
-                samples = last or self.step % config.sample_every == 0
+                # The means of the log are over steps of one stage, because stages have different losses.
+                logs = last or self.step % config.log_every == 0 or self.schedule.is_border(self.step)
+                samples = self.stage.paints and (last or self.step % config.sample_every == 0)
                 saves = last or self.step % config.save_every == 0
                 # On a GPU, a check waits for the step to end, so it only runs before logging and before saving.
                 if logs or saves or self.device.type == "cpu":
@@ -143,7 +142,8 @@ class Trainer:
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """One step of the optimisers on batches of `FaceFolder` items; returns the mean losses, detached."""
-        discriminator = None if self.step < self.config.gan.start else self.discriminator
+        used = self.stage.paints and self.step >= self.config.gan.start
+        discriminator = self.discriminator if used else None
         for name, optimiser in self.optimisers.items():
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
@@ -156,11 +156,14 @@ class Trainer:
                 means[name] = means.get(name, torch.zeros_like(loss)) + loss.detach() / len(batches)
             self.model.update_memory()
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self.optimisers["model"].step()
+        if "model" in self.optimisers:
+            self.optimisers["model"].step()
         if discriminator is not None:
             self.optimisers["discriminator"].step()
         self.ema.update_parameters(self.model)
         self.step += 1
+        if self.schedule.is_border(self.step):
+            self._next_stage()
         return means
 
     def save(self) -> None:
@@ -168,7 +171,7 @@ class Trainer:
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
-        state: dict[str, Any] = {"step": self.step, "random": gather_object([random])}
+        state: dict[str, Any] = {"step": self.step, "stage": self.stage.name, "random": gather_object([random])}
         if self.accelerator.is_main_process:
             for name, network in self._saved.items():
                 state[name] = network.state_dict()
@@ -194,7 +197,8 @@ class Trainer:
         with self._sync(self._objective, last):
             with self._autocast(), frozen(discriminator) if discriminator is not None else nullcontext():
                 result, losses = self._objective(image, hole, labels, discriminator, shift)
-            self.accelerator.backward(losses["total"] / count)
+            if losses["total"].requires_grad:  # not in a stage that only fills buffers
+                self.accelerator.backward(losses["total"] / count)
         if discriminator is not None and self._discriminator is not None:
             with self._sync(self._discriminator, last):
                 with self._autocast():
@@ -203,6 +207,41 @@ class Trainer:
                     losses["discriminator"] = discriminator_loss(real, fake, hole)
                 self.accelerator.backward(losses["discriminator"] / count)
         return losses
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the next step; after the last step, the stage of the last step."""
+        return self.schedule.at(self.step)
+
+    def _start_stage(self) -> None:
+        """Freeze what the stage does not train, and give it a new optimiser."""
+        if not self.model.stages:
+            return
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None  # otherwise the clipping counts the gradients of the stage before
+        trained = self.stage.parameters(self.model)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        self.optimisers.pop("model", None)
+        if trained:
+            self.optimisers["model"] = self._optimiser(trained)
+
+    def _next_stage(self) -> None:
+        """Go on with the next stage, from the averaged weights: those are saved, so later stages must fit them."""
+        self.model.load_state_dict(self._ema_model().state_dict())
+        self.ema.n_averaged.zero_()
+        self._start_stage()
+        self._objective = self._make_objective()
+
+    def _make_objective(self) -> torch.nn.Module:
+        objective: torch.nn.Module = Objective(self.model, self.config.loss, self._features, self.stage)
+        if self.config.compile:
+            objective = torch.compile(objective)  # type: ignore[assignment]
+        if "model" not in self.optimisers:
+            return objective
+        # With several processes, this wrapper averages the gradients. It refuses a module that has none.
+        return cast(torch.nn.Module, self.accelerator.prepare_model(objective))
 
     def _log(self, logger: NullLogger, meter: Meter) -> None:
         """Log the mean losses and the speed since the last entry; all processes must call it."""
@@ -233,6 +272,14 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
+        saved = state.get("stage", "")
+        if saved != self.stage.name:
+            wanted = f"of another system or configuration than this one of {self.config.system}"
+            raise ValueError(
+                f"the checkpoint in {self.checkpoints} is {wanted}: it is in stage {saved!r}, and step {self.step} of "
+                f"{self.config.steps} belongs to stage {self.stage.name!r}"
+            )
+        self._start_stage()
         try:
             for name, network in self._saved.items():
                 network.load_state_dict(state[name])
@@ -285,10 +332,10 @@ class Trainer:
         return bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.device), "sum") > 0)
 
     def _lr(self) -> float:
-        """The learning rate of the next step: linear warm-up, times half a cosine down to 0."""
-        config = self.config
-        warmup = min((self.step + 1) / max(config.warmup, 1), 1.0)
-        return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * min(self.step / config.steps, 1.0)))
+        """The learning rate of the next step: linear warm-up, times half a cosine down to 0, in each stage."""
+        config, (start, end) = self.config, self.schedule.span(self.step)
+        warmup = min((self.step - start + 1) / max(config.warmup, 1), 1.0)
+        return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * min((self.step - start) / (end - start), 1.0)))
 
     def _update_ema(self, averaged: Tensors, current: Tensors, count: int | Tensor) -> None:
         """Update the EMA, with a smaller decay at the start, so that the random first weights are soon forgotten."""
