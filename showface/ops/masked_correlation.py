@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from showface.ops import checks, dispatch
+from showface.ops import checks, dispatch, transforms
 from showface.ops.definitions import unit
 from showface.ops.library import LIBRARY, autocast, declare, differentiate
 from showface.ops.precision import accumulation_dtype, temperature_factor, widen
@@ -48,6 +48,8 @@ def masked_correlation(
     _check(query, keys, key=key, value=value, hole=hole)
     checks.check_backend(backend)
     tensor, scale = checks.check_temperature(temperature, query)
+    if transforms.is_needed("masked_correlation", backend, query, key, value, tensor):
+        return transforms.masked_correlation(query, key, value, hole, tensor, scale, keys)
     return torch.ops.showface.masked_correlation(query, key, value, hole, tensor, scale, keys, backend)
 
 
@@ -183,9 +185,10 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _gradient(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
-    temperature = ctx.saved_tensors[-1]
+    saved = ctx.saved_tensors  # activation checkpointing lets them be read once
+    temperature = saved[-1]
     backward = torch.ops.showface.masked_correlation_rows_backward
-    *grads, grad_temperature = backward(grad, *ctx.saved_tensors, *ctx.rest)
+    *grads, grad_temperature = backward(grad, *saved, *ctx.rest)
     grad_temperature = None if temperature is None else grad_temperature.to(temperature.dtype)
     return *grads, None, grad_temperature, None, None, None
 
