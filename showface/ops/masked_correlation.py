@@ -31,7 +31,8 @@ def masked_correlation(
         query, key: (B, N, C) floating point. Differentiable.
         value: (B, N, Cv), dtype of `query`; Cv may differ from C. Differentiable.
         hole: (B, N) bool, True = corrupted.
-        temperature: positive, multiplies the cosine; a float, or a 0-d tensor, which is differentiable.
+        temperature: multiplies the cosine; a float, or a 0-d tensor, which is differentiable. Positive and at most
+            1e5 (1e13 for float64), above which rounding errors decide the weights.
         keys: "valid" for the known tokens only, "all" for every token.
         backend: "auto", "reference", "cpp", "cuda" or "triton".
 
@@ -94,7 +95,7 @@ def correlation_rows(
     checks.check_size("tokens", tokens, 0, query.shape[0], "the batch of query")
     _check(query, keys, key=key, hole=hole)
     tensor, scale = checks.check_temperature(temperature, query)
-    checks.check_positive(tensor)
+    checks.check_temperature_value(tensor, query)
     q_all, k_all = widen(query, key)
     tau = temperature_factor(tensor, scale, q_all)
     chosen = torch.take_along_dim(unit(q_all), tokens[..., None], dim=1)
@@ -122,7 +123,7 @@ def _forward(
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     kernel = dispatch.kernel("masked_correlation", backend, query, value)
-    checks.check_positive(temperature)
+    checks.check_temperature_value(temperature, query)
     return kernel.forward(query, key, value, hole, temperature, scale, keys)
 
 

@@ -24,7 +24,8 @@ def memory_read(
         latent: (T, C) floating point. Differentiable.
         memory: (K, S, C), K blocks of S slots, dtype of `latent`. Differentiable.
         region: (T,) int64, 0 to K-1, or -1 for no region.
-        temperature: positive, multiplies the cosine; a float, or a 0-d tensor, which is differentiable.
+        temperature: multiplies the cosine; a float, or a 0-d tensor, which is differentiable. Positive and at most
+            1e5 (1e13 for float64), above which rounding errors decide the weights.
         backend: "auto", "reference", "cpp", "cuda" or "triton".
 
     Returns:
@@ -145,7 +146,7 @@ def memory_address(latent: Tensor, memory: Tensor, region: Tensor, *, temperatur
     _check(latent, memory, region, "auto")
     tensor, scale = checks.check_temperature(temperature, latent)
     checks.check_regions(region, memory.shape[0])
-    checks.check_positive(tensor)
+    checks.check_temperature_value(tensor, latent)
     z, m = widen(latent, memory)
     tau = temperature_factor(tensor, scale, z)
     # Only a GPU can have other regions here, which count as -1. Indexing with them would end the CUDA context.
@@ -184,7 +185,7 @@ def _checked_kernel(
 ) -> dispatch.Kernel:
     kernel = dispatch.kernel(op, backend, latent, memory)
     checks.check_regions(region, memory.shape[0])
-    checks.check_positive(temperature)
+    checks.check_temperature_value(temperature, latent)
     return kernel
 
 
