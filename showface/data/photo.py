@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, JpegImagePlugin
 
-from showface.data.images import open_image, read_image, source_name
+from showface.data.images import Source, array_to_image, open_image, read_image, source_name
 from showface.files import write_atomically
 
 # What each format can hold, as Pillow writes it.
@@ -71,7 +70,7 @@ class Photo:
         return "RGBA" if transparent or mode in ("RGBA", "RGBa", "PA") else "RGB"
 
 
-def read_photo(source: str | os.PathLike[str] | BinaryIO | Image.Image) -> Photo:
+def read_photo(source: Source) -> Photo:
     """Read a photo with all that `save_photo` can save again.
 
     Pillow reads 16 bits a sample only in greyscale. Colour photos with 16 bits are read with 8, with a warning.
@@ -79,11 +78,13 @@ def read_photo(source: str | os.PathLike[str] | BinaryIO | Image.Image) -> Photo
     Source: *ours*.
 
     Args:
-        source: a path, a file open for reading bytes, or a PIL image of any mode.
+        source: a path, a file open for reading bytes, a PIL image of any mode, or a uint8 array (H, W, 3) or (H, W).
 
     Raises:
-        FileNotFoundError, UnreadableImageError, ValueError: as for `read_image`.
+        TypeError, FileNotFoundError, UnreadableImageError, ValueError: as for `read_image`.
     """
+    if isinstance(source, np.ndarray):
+        source = array_to_image(source)
     if isinstance(source, Image.Image):
         return _photo(source, "the photo")
     name = source_name(source)

@@ -55,7 +55,9 @@ def weights_header(path: Path) -> dict[str, Entry]:
 
 
 def check_sizes(config: NetworkConfig, header: Mapping[str, Entry], file: str) -> None:
-    """Check that no number of a configuration is too large for the weights: each block has tensors, and a width numbers.
+    """Check that no number of a configuration is too large for the weights.
+
+    Each block has at least a tensor of its own, and each unit of a width at least a number.
 
     Raises:
         ValueError: one is; the message names it.
