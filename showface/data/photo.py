@@ -16,6 +16,10 @@ from PIL import ExifTags, Image, ImageOps, JpegImagePlugin
 from showface.data.images import Source, array_to_image, open_image, read_image, source_name
 from showface.files import write_atomically
 
+OUTPUT_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "JPEG2000", "PPM")
+"""The formats in which results are saved. Others change the size (ICO, ICNS) or known pixels (GIF)."""
+_LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383, "AVIF": 65536}  # in pixels
+
 # What each format can hold, as Pillow writes it.
 _WITH_ALPHA = frozenset({"PNG", "TIFF", "WEBP", "AVIF", "JPEG2000"})
 _WITH_16_BITS = frozenset({"PNG", "TIFF"})
@@ -157,8 +161,8 @@ def encode_photo(
         ValueError: an unknown format, or the image or the hole does not have the photo's size.
     """
     Image.init()
-    if form not in Image.SAVE:
-        raise ValueError(f"unknown image format {form!r}: use PNG, JPEG, ...")
+    if form not in OUTPUT_FORMATS or form not in Image.SAVE:
+        raise ValueError(f"unknown image format {form!r}: use one of {', '.join(OUTPUT_FORMATS)}")
     image, options = _prepared(image, form, name, like, hole)
     file = io.BytesIO()
     image.save(file, format=form, **options)
@@ -179,19 +183,26 @@ def _prepared(
     return image, options
 
 
-def output_format(path: str | Path) -> str:
-    """Pillow's name of the format in which an image is saved at this path, such as "PNG".
+def output_format(path: str | Path, size: tuple[int, int] = (1, 1)) -> str:
+    """Pillow's name of the format in which an image of a size (width, height) is saved at this path, such as "PNG".
 
     Source: *ours*.
 
     Raises:
-        ValueError: unknown image format.
+        ValueError: an unknown image format, one that can't hold a result, or one that can't hold this size.
         FileNotFoundError: the folder does not exist.
     """
     path = Path(path)
     form = Image.registered_extensions().get(path.suffix.lower(), "")
-    if form not in Image.SAVE:
-        raise ValueError(f"unknown image format {path.name!r}: use a name that ends in .png, .jpg, ...")
+    ways = "use a name that ends in .png, .jpg, .webp, .tif, .bmp, .avif, .jp2 or .ppm"
+    if not form:
+        raise ValueError(f"unknown image format {path.name!r}: {ways}")
+    if form not in OUTPUT_FORMATS or form not in Image.SAVE:
+        raise ValueError(f"a result can't be saved as {form}, as {path.name!r} asks: {ways}")
+    if max(size) > _LONGEST_SIDE.get(form, max(size)):
+        raise ValueError(
+            f"{form} holds sides of up to {_LONGEST_SIDE[form]} pixels, and the photo is {size[0]}x{size[1]}"
+        )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent}")
     return form
