@@ -276,7 +276,7 @@ def evaluate(
     for done, pair in enumerate(pairs, start=1):
         try:
             target, hole, labels = _load(pair)
-        except (OSError, ValueError, MemoryError) as error:
+        except (OSError, MemoryError) as error:
             if on_failure is None:
                 raise
             on_failure(pair, str(error) or type(error).__name__)
