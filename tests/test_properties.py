@@ -24,7 +24,7 @@ pytest.importorskip("hypothesis", reason="the property tests need hypothesis, wh
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-EXAMPLES, MANY = 40, 2000
+EXAMPLES, MANY = 40, 400
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 BACKENDS = ["reference", pytest.param("cpp", marks=pytest.mark.skipif(native.load() is None, reason="no extension"))]
 CLEAR = (TypeError, ValueError, RuntimeError)
