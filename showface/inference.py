@@ -17,6 +17,7 @@ from showface.data import read_image, read_mask
 from showface.faces import FaceDetector
 from showface.hole_filling import FindFaces, Progress, fill_holes
 from showface.models import InpaintingNetwork
+from showface.models.config import MAX_IMAGE_SIZE
 from showface.registry import load_model, usable_device
 
 Photo: TypeAlias = str | PathLike[str] | Image.Image | NDArray[np.uint8]
@@ -76,7 +77,7 @@ class Inpainter:
 
     Raises:
         TypeError: another kind of model, or a size that is no integer.
-        ValueError: a size below 16, a model that is not in float32, or a device that can't be used.
+        ValueError: a size below 16 or above 4096, a model that is not in float32, or a device that can't be used.
         FileNotFoundError, ValueError: a model's folder, as for `showface.load_model`.
     """
 
@@ -92,6 +93,8 @@ class Inpainter:
             raise TypeError(f"size must be an integer, got {size!r}")
         if size is not None and size < 16:
             raise ValueError(f"size must be at least 16 pixels, got {size}")
+        if size is not None and size > MAX_IMAGE_SIZE:
+            raise ValueError(f"size must be at most {MAX_IMAGE_SIZE} pixels, got {size}")
         self.model = _find_model(model)
         if device is not None:
             with usable_device(device):

@@ -14,7 +14,7 @@ from PIL import Image
 import showface as package
 from showface import Inpainter, MDRNets, inpaint, load_model
 from showface import evaluation as ev
-from showface.data import read_image, read_mask, read_photo, save_photo
+from showface.data import grow_hole, read_image, read_mask, read_photo, save_photo
 from showface.data.photo import OUTPUT_FORMATS, encode_photo, output_format
 from showface.data.urls import expand_urls, open_url
 
@@ -139,6 +139,22 @@ def test_a_dark_mask_says_its_brightest_value(tmp_path, form):
     white = 65535 if form == "16 bits" else 255
     with pytest.warns(UserWarning, match=rf"mask .*mask.png is empty: its brightest value is 1, and white is {white}"):
         assert not read_mask(tmp_path / "mask.png").any()
+
+
+@pytest.mark.parametrize("pixels", [1000, 2**31, 10**30])
+def test_a_hole_grows_by_any_number(pixels):
+    assert grow_hole(HOLE, pixels).all()
+    assert not grow_hole(np.zeros_like(HOLE), pixels).any()
+
+
+def test_sizes_that_would_fill_the_memory(model, tmp_path):
+    with pytest.raises(ValueError, match="size must be at most 4096 pixels, got 1000000000"):
+        Inpainter(model, size=10**9)
+    with pytest.raises(ValueError, match="size must be at most 4096 pixels, got 1000000000"):
+        ev.run_evaluation({"copy": copy}, [save_faces(tmp_path / "faces")], tmp_path / "out", size=10**9)
+    for size in (16.0, True, "32"):
+        with pytest.raises(TypeError, match="size must be an integer, got "):
+            Inpainter(model, size=size)
 
 
 # Results.

@@ -29,6 +29,7 @@ from showface.evaluation.report import (
 )
 from showface.evaluation.sheet import choose_cases, contact_sheet
 from showface.files import write_atomically, write_text
+from showface.models.config import MAX_IMAGE_SIZE
 
 __all__ = ["HOLES", "Evaluation", "generate_masks", "run_evaluation"]
 
@@ -118,6 +119,8 @@ def run_evaluation(
         raise ValueError(f"the folders of images must have different names, got {', '.join(names)}")
     if ALL_SETS in names and len(names) > 1:
         raise ValueError(f"one of several folders of images is called {ALL_SETS!r}, which means all sets: rename it")
+    if size > MAX_IMAGE_SIZE:
+        raise ValueError(f"size must be at most {MAX_IMAGE_SIZE} pixels, got {size}")
     if holes not in HOLES:
         raise ValueError(f"holes must be one of {', '.join(HOLES)}, got {holes!r}")
     if holes == "components" and (masks is not None or fine):

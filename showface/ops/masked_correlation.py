@@ -96,6 +96,7 @@ def correlation_rows(
     _check(query, keys, key=key, hole=hole)
     tensor, scale = checks.check_temperature(temperature, query)
     checks.check_temperature_value(tensor, query)
+    checks.check_tokens(tokens, query.shape[1])
     q_all, k_all = widen(query, key)
     tau = temperature_factor(tensor, scale, q_all)
     chosen = torch.take_along_dim(unit(q_all), tokens[..., None], dim=1)
