@@ -152,6 +152,8 @@ def test_sizes_that_would_fill_the_memory(model, tmp_path):
         Inpainter(model, size=10**9)
     with pytest.raises(ValueError, match="size must be at most 4096 pixels, got 1000000000"):
         ev.run_evaluation({"copy": copy}, [save_faces(tmp_path / "faces")], tmp_path / "out", size=10**9)
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        ev.run_evaluation({"copy": copy}, [tmp_path / "faces"], tmp_path / "out", seed=-1)
     for size in (16.0, True, "32"):
         with pytest.raises(TypeError, match="size must be an integer, got "):
             Inpainter(model, size=size)
@@ -192,6 +194,12 @@ def test_a_side_that_the_format_can_not_hold(tmp_path):
     with pytest.raises(ValueError, match=r"WEBP holds sides of up to 16383 pixels, and the photo is 20000x10"):
         output_format(tmp_path / "x.webp", (20000, 10))
     assert output_format(tmp_path / "x.png", (20000, 10)) == "PNG"
+
+
+def test_a_folder_is_no_output(showface, folder, photo, mask):
+    Path("out.png").mkdir()
+    code, _, err = showface("inpaint", photo, mask, "-o", "out.png", "--overwrite", "--model", folder)
+    assert (code, err) == (1, "error: out.png is a folder: give -o the name of a file\n")
 
 
 # Shards.

@@ -219,9 +219,11 @@ def refuse_overwrite(path: str | Path, inputs: Iterable[str | Path], overwrite: 
         overwrite: do not refuse.
 
     Raises:
-        FileExistsError: the file exists, and `overwrite` is False.
+        FileExistsError: the file exists, and `overwrite` is False; or it is a folder.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder: give -o the name of a file")
     if overwrite or not path.exists():
         return
     same = any(Path(other).exists() and path.samefile(other) for other in inputs)

@@ -119,6 +119,8 @@ def run_evaluation(
         raise ValueError(f"the folders of images must have different names, got {', '.join(names)}")
     if ALL_SETS in names and len(names) > 1:
         raise ValueError(f"one of several folders of images is called {ALL_SETS!r}, which means all sets: rename it")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
     if size > MAX_IMAGE_SIZE:
         raise ValueError(f"size must be at most {MAX_IMAGE_SIZE} pixels, got {size}")
     if holes not in HOLES:
