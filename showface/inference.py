@@ -229,7 +229,8 @@ def _find_model(model: Model | None) -> InpaintingNetwork:
         return default_model()
     if isinstance(model, str | PathLike):
         return load_model(model)
-    if not isinstance(model, InpaintingNetwork):
+    # torch.compile wraps a module in one of another class.
+    if not isinstance(getattr(model, "_orig_mod", model), InpaintingNetwork):
         raise TypeError(
             "model must be a network of showface.load_model, or the folder or bundled name of one, got "
             f"{type(model).__name__}"

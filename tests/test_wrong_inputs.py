@@ -73,6 +73,11 @@ def test_devices(folder, model, name):
             use()
 
 
+def test_a_compiled_model_is_a_model(model):
+    compiled = torch.compile(model, backend="eager")
+    assert Inpainter(compiled, faces=False).size == model.config.image_size
+
+
 # Images.
 
 

@@ -201,6 +201,9 @@ def open_image(source: str | os.PathLike[str] | BinaryIO, limit: int | None = No
                 size = f"{image.width}x{image.height} = {image.width * image.height:,} pixels"
                 problem = f"it has {size}, and the limit is {limit:,}; set SHOWFACE_MAX_PIXELS to raise it"
                 raise TooManyPixelsError(f"cannot read image {source_name(source)}: {problem}")
+            if image.format == "TIFF":
+                # Pillow 13 maps an uncompressed file into memory, and scrambles it if it is turned. It maps by name.
+                image.filename = ""
             yield image
     except (FileNotFoundError, TooManyPixelsError):
         raise

@@ -232,10 +232,10 @@ def refuse_overwrite(path: str | Path, inputs: Iterable[str | Path], overwrite: 
 
 
 def _photo(image: Image.Image, name: str) -> Photo:
+    original = ImageOps.exif_transpose(image)  # first: `_exif` changes the orientation in Pillow's own copy
     exif = _exif(image, name)
     dpi = image.info.get("dpi")
     jpeg = _jpeg_options(image) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
-    original = ImageOps.exif_transpose(image)
     if original.mode == "I" and image.format == "PNG":  # as older versions of Pillow read 16 bits
         original = Image.fromarray(np.asarray(original).astype(np.uint16))
     return Photo(
