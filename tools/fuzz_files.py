@@ -118,6 +118,8 @@ def check(data: bytes, folder: Path) -> str | None:
                     warnings.simplefilter("ignore")
                     result = read(source)
             except OSError as error:  # UnreadableImageError is one
+                if isinstance(error.__cause__, MemoryError):
+                    return f"{read.__name__}: it needs too much memory"
                 if "\n" in str(error) or not str(error):
                     return f"{read.__name__}: the message is not one line: {str(error)!r}"
             except Exception as error:
