@@ -108,6 +108,13 @@ def quote(words: Sequence[object]) -> str:
     return shlex.join(str(word) for word in words).replace("$", "$$")
 
 
+def ninja_path(path: Path) -> str:
+    """Escape a path for a ninja file. Raises UnavailableError for a path that ninja can't hold."""
+    if "\n" in str(path):
+        raise UnavailableError(f"ninja can't build in a folder whose name has a line break: {str(path)!r}")
+    return re.sub(r"([$ :])", r"$\1", str(path))
+
+
 def ninja_file(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> str:
     """Return the text of a ninja file that compiles the sources in csrc/ in parallel and links `output`."""
     import pybind11
@@ -142,7 +149,7 @@ def ninja_file(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> str
         link = [nvcc[0], "-ccbin", cxx, "-shared", "-cudart=static"]
         libraries += ["-ldl"]
 
-    escaped = str(objects).replace(" ", "$ ")
+    escaped = ninja_path(objects)
     lines = [
         f"builddir = {escaped}",  # the folder for ninja's own log
         f"rule cpp\n  command = {quote([cxx, *cxx_flags])} -MMD -MF $out.d -c $in -o $out",
@@ -160,7 +167,7 @@ def ninja_file(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> str
         relative = source.relative_to(ROOT)
         built.append(f"{escaped}/{relative}.o")
         lines.append(f"build {built[-1]}: {relative.suffix[1:]} {relative}")
-    lines.append(f"build {str(output).replace(' ', '$ ')}: link {' '.join(built)}")
+    lines.append(f"build {ninja_path(output)}: link {' '.join(built)}")
     return "\n".join(lines) + "\n"
 
 
@@ -178,6 +185,8 @@ def compile_extension(output: Path, objects: Path, nvcc: tuple[str, str] | None)
         first = next((line for line in lines if re.search(r"\b(error|fatal)\b|No module named", line)), "")
         kind = "C++" if nvcc is None else "C++ or CUDA"
         raise UnavailableError(f"the {kind} sources failed to compile or link" + (f" ({first})" if first else ""))
+    if not output.is_file():
+        raise UnavailableError(f"ninja reported success, but there is no {output}")
 
 
 def place(source: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 import sys
 import warnings
 from importlib.resources import as_file, files
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +11,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+import showface
 from showface.app.cli import serve_app
 from showface.export.cli import export_file
+from showface.files import with_home
 
 if TYPE_CHECKING:
     from showface.data import Marks
@@ -25,6 +28,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(soft_wrap=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"showface {showface.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Fill holes in photos of faces with Memory-Disentangled Refinement Networks (MDRNets)."""
+
 
 ModelOption = Annotated[str, typer.Option(help="Bundled model (default or psnr), or folder of a saved model.")]
 DeviceOption = Annotated[str, typer.Option(help="Device: cpu, cuda, ...")]
@@ -94,6 +113,7 @@ def inpaint(
 ) -> None:
     """Fill the hole of a photo, or of each photo in a folder."""
     from showface.data import Marks, read_photo, save_photo
+    from showface.data.photo import output_format
     from showface.inference import Inpainter
     from showface.registry import load_model
 
@@ -106,6 +126,7 @@ def inpaint(
         return
     _check_output(out, [photo, marks.mask], overwrite)
     before = read_photo(photo)
+    output_format(out, before.rgb.size)
     result = Inpainter(load_model(model, device), faces=faces, size=size).restore(before.rgb, marks.hole(before))
     save_photo(result.image, out, before, hole=result.hole, overwrite=overwrite)
     found = f"; faces filled: {result.faces}" if faces else ""
@@ -251,6 +272,12 @@ def evaluate(
         # In a terminal, use its width. In a pipe, use a fixed width, so that nothing is cut off.
         Console(width=None if console.is_terminal else 160).print(shown)
     console.print(f"written to {escape(str(out.resolve()))}")
+    if result.failed:
+        for photo, reason in result.failed.items():
+            Console(stderr=True, soft_wrap=True).print(
+                f"[red]failed:[/] {escape(f'{photo}: {reason}')}", highlight=False
+            )
+        raise ValueError(f"{len(result.failed)} photos could not be scored: {', '.join(result.failed)}")
 
 
 @app.command()
@@ -293,12 +320,19 @@ def info() -> None:
 
 def main() -> None:
     """Run the command. Errors that a user can fix are printed in one line; others keep their traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for names that the terminal can't show
+    sys.argv[1:] = map(with_home, sys.argv[1:])
     warnings.showwarning = lambda message, *_, **__: Console(stderr=True, soft_wrap=True).print(
         f"[yellow]note:[/] {escape(str(message))}", highlight=False
     )
     try:
         app()
-    except (OSError, ValueError, FloatingPointError) as error:
+    except (OSError, ValueError, FloatingPointError, ModuleNotFoundError) as error:
+        # A missing package of ours says what to install. Any other one is a bug.
+        if isinstance(error, ModuleNotFoundError) and "install '" not in str(error):
+            raise
         Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
 

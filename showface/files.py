@@ -1,4 +1,4 @@
-"""Atomic writes, and a check for files that a user must provide."""
+"""Atomic writes, a check for files that a user must provide, and paths in the home folder."""
 
 import os
 import tempfile
@@ -34,6 +34,14 @@ def write_text(path: str | Path, text: str) -> None:
     data = text.encode()  # before opening the file: this fails for text that can't be encoded
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def with_home(argument: str) -> str:
+    """A command's argument with the home folder for a `~` that the shell left, because of quotes or of `--option=`."""
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    if value == "~" or value.startswith("~/"):
+        value = os.path.expanduser(value)
+    return option + equals + value
 
 
 def existing_file(path: str | Path, what: str, where: str) -> Path:

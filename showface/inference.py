@@ -17,9 +17,11 @@ from showface.data import read_image, read_mask
 from showface.faces import FaceDetector
 from showface.hole_filling import FindFaces, Progress, fill_holes
 from showface.models import InpaintingNetwork
-from showface.registry import load_model
+from showface.models.config import MAX_IMAGE_SIZE
+from showface.registry import load_model, usable_device
 
-Photo: TypeAlias = str | PathLike[str] | Image.Image
+Photo: TypeAlias = str | PathLike[str] | Image.Image | NDArray[np.uint8]
+Model: TypeAlias = InpaintingNetwork | str | PathLike[str]
 Mask: TypeAlias = str | PathLike[str] | Image.Image | NDArray[np.bool_]
 
 
@@ -68,28 +70,35 @@ class Inpainter:
     Source: *ours*.
 
     Args:
-        model: a model from `showface.load_model`; by default the bundled model.
+        model: a model from `showface.load_model`, or its folder or bundled name; by default the bundled model.
         device: where the model and the face detector run; by default where the model is.
         faces: look for faces. Otherwise the hole is filled as in a picture without any.
         size: side in pixels of the crops that the model fills; by default the size at which it was trained.
 
     Raises:
-        ValueError: a size below 16.
+        TypeError: another kind of model, or a size that is no integer.
+        ValueError: a size below 16 or above 4096, a model that is not in float32, or a device that can't be used.
+        FileNotFoundError, ValueError: a model's folder, as for `showface.load_model`.
     """
 
     def __init__(
         self,
-        model: InpaintingNetwork | None = None,
+        model: Model | None = None,
         *,
         device: str | torch.device | None = None,
         faces: bool = True,
         size: int | None = None,
     ) -> None:
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
+            raise TypeError(f"size must be an integer, got {size!r}")
         if size is not None and size < 16:
             raise ValueError(f"size must be at least 16 pixels, got {size}")
-        self.model = model if model is not None else default_model()
+        if size is not None and size > MAX_IMAGE_SIZE:
+            raise ValueError(f"size must be at most {MAX_IMAGE_SIZE} pixels, got {size}")
+        self.model = _find_model(model)
         if device is not None:
-            self.model = self.model.to(device)
+            with usable_device(device):
+                self.model = self.model.to(device)
         self.size = size or self.model.config.image_size
         self.detector = FaceDetector(next(self.model.parameters()).device) if faces else None
 
@@ -166,7 +175,7 @@ def inpaint(
     image: Photo,
     mask: Mask,
     *,
-    model: InpaintingNetwork | None = None,
+    model: Model | None = None,
     mask_polarity: str = "white",
     size: int | None = None,
     faces: bool = True,
@@ -177,7 +186,8 @@ def inpaint(
         result.save("restored.png")
 
     Args:
-        image: a path or a PIL image of any mode. Its EXIF orientation is applied, and transparent parts become white.
+        image: a path, a PIL image of any mode, or a uint8 array (H, W, 3) or (H, W). The EXIF orientation is applied,
+            and transparent parts become white.
         mask: a path, a PIL image, or a bool array (H, W), True = hole. Grey values are cut at one half. A mask with
             another size than the image is resized, with a warning.
         model, size, faces: see `Inpainter`.
@@ -189,7 +199,7 @@ def inpaint(
 
     Raises:
         FileNotFoundError, OSError: a file is missing or is not an image.
-        ValueError: an unknown polarity, a size below 16, or an array that is not bool (H, W).
+        TypeError, ValueError: an unknown polarity, an image or a mask of another type, or as for `Inpainter`.
     """
     return Inpainter(model, faces=faces, size=size).restore(image, mask, mask_polarity=mask_polarity).image
 
@@ -198,7 +208,7 @@ def restore(
     image: Photo,
     mask: Mask,
     *,
-    model: InpaintingNetwork | None = None,
+    model: Model | None = None,
     mask_polarity: str = "white",
     size: int | None = None,
     faces: bool = True,
@@ -211,6 +221,28 @@ def restore(
 def default_model() -> InpaintingNetwork:
     """The bundled model, on the CPU. It is loaded once."""
     return load_model()
+
+
+def _find_model(model: Model | None) -> InpaintingNetwork:
+    """The network, loaded if needed. Raises TypeError or ValueError for one that can't fill float32 images."""
+    if model is None:
+        return default_model()
+    if isinstance(model, str | PathLike):
+        return load_model(model)
+    # torch.compile wraps a module in one of another class.
+    if not isinstance(getattr(model, "_orig_mod", model), InpaintingNetwork):
+        raise TypeError(
+            "model must be a network of showface.load_model, or the folder or bundled name of one, got "
+            f"{type(model).__name__}"
+        )
+    others = {x.dtype for x in model.parameters()} - {torch.float32}
+    if others:
+        name = str(others.pop()).removeprefix("torch.")
+        raise ValueError(
+            f"the model is in {name}, and photos are filled in float32: call model.float(), and for half precision "
+            "use torch.autocast"
+        )
+    return model
 
 
 def _read_hole(mask: Mask, size: tuple[int, int], polarity: str) -> NDArray[np.bool_]:

@@ -1,5 +1,8 @@
 """Networks by name: MDRNets and the trained baselines."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -20,7 +23,21 @@ def find_network(name: str) -> type[InpaintingNetwork]:
     return NETWORKS[name]
 
 
-def load_model(folder: str | Path = "default", device: str | torch.device = "cpu") -> InpaintingNetwork:
+@contextmanager
+def usable_device(device: str | torch.device) -> Iterator[None]:
+    """Check a device, and turn torch's errors about it, within the context, into ValueError.
+
+    Raises:
+        ValueError: there is no such device, or it holds no values (meta).
+    """
+    with device_errors(device):
+        if torch.device(device).type == "meta":
+            raise ValueError("device meta can't be used: its tensors hold no values")
+        torch.empty(1, device=device)
+        yield
+
+
+def load_model(folder: str | PathLike[str] = "default", device: str | torch.device = "cpu") -> InpaintingNetwork:
     """Load a saved model of any kind, in eval mode, float32 and channels-last memory.
 
         model = showface.load_model("runs/unet/model", device="cuda")
@@ -35,6 +52,9 @@ def load_model(folder: str | Path = "default", device: str | torch.device = "cpu
         ValueError: an unknown network, a broken configuration, weights that don't fit it, or a device that can't be
             used.
     """
+    folder = folder if isinstance(folder, str) else Path(folder)
+    with usable_device(device):  # before a large model is read
+        pass
     model = find_network(saved_system(folder)).from_pretrained(folder)
-    with device_errors(device):
+    with usable_device(device):
         return channels_last(model.to(device))

@@ -6,8 +6,9 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from showface import MDRNets, MDRNetsConfig
+from showface import MDRNets, MDRNetsConfig, load_model
 from showface.losses import LossWeights, weighted_sum
 from showface.models.losses import inpainting_losses
 from showface.nn import channels_last
@@ -243,6 +244,59 @@ class TestFiles:
         (tmp_path / "model.safetensors").write_bytes(b"not weights")
         with pytest.raises(ValueError, match=r"model.safetensors does not fit its configuration: "):
             MDRNets.from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "problem"),
+        [
+            ("coarse_blocks", 10**9, r"coarse_blocks is 1000000000, and model.safetensors has only \d+ tensors"),
+            (
+                "refinement_blocks",
+                [1, 1, 10**9],
+                r"refinement_blocks is .*, and model.safetensors has only \d+ tensors",
+            ),
+            ("channels", 10**12, r"channels is 1000000000000, and model.safetensors has only [\d,]+ numbers"),
+            ("channels", 10**5, r"model.safetensors does not fit its configuration: .* must have the shape"),
+            ("slots", 10**5, r"memory.idle must have the shape \(19, 100000\), not \(19, "),
+            ("image_size", 10**9, "image_size must be at most 4096, got 1000000000"),
+            ("channels", True, "channels must be an integer, got True"),
+            ("channels", 8.0, "channels must be an integer, got 8.0"),
+            ("channels", None, "channels must be an integer, got None"),
+            ("use_memory", 1, "use_memory must be true or false, got 1"),
+            ("use_memory", "no", "use_memory must be true or false, got 'no'"),
+            ("memory_rate", "0.5", "memory_rate must be a number, got '0.5'"),
+            ("memory_rate", float("nan"), "memory_rate must be a number, got nan"),
+            ("refinement_blocks", "111", "refinement_blocks must be a list of integers, got '111'"),
+            ("refinement_blocks", [1, 1, True], r"refinement_blocks must be a list of integers, got \[1, 1, True\]"),
+            ("refinement_blocks", [1, 1, -1], "refinement_blocks must be three numbers from 0"),
+            ("refinement_blocks", 3, "refinement_blocks must be a list of integers, got 3"),
+        ],
+    )
+    def test_a_configuration_is_checked_before_anything_is_built(self, model, tmp_path, name, value, problem):
+        model.save_pretrained(tmp_path)
+        file = tmp_path / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), name: value}))
+        with pytest.raises(ValueError, match=problem):
+            MDRNets.from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("text", ["[" * 100_000, '{"a": 1' + "0" * 5000 + "}", " " * 2**20 + "{}", "\xff\xfe"])
+    def test_hostile_json(self, model, tmp_path, text):
+        model.save_pretrained(tmp_path)
+        (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+        for load in (MDRNets.from_pretrained, load_model):
+            with pytest.raises(ValueError, match=r"config.json is not a configuration of "):
+                load(tmp_path)
+
+    def test_other_dtypes(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        state = load_file(tmp_path / "model.safetensors")
+        for name, dtype, problem in (
+            ("coarse.to_parsing.bias", torch.int32, "coarse.to_parsing.bias must be floating point, not I32"),
+            ("memory.idle", torch.float32, "memory.idle must be torch.int32, not F32"),
+            ("memory.idle", torch.int64, "memory.idle must be torch.int32, not I64"),
+        ):
+            save_file({**state, name: state[name].to(dtype)}, tmp_path / "model.safetensors")
+            with pytest.raises(ValueError, match=f"model.safetensors does not fit its configuration: {problem}"):
+                MDRNets.from_pretrained(tmp_path)
 
     def test_a_failing_write_leaves_the_old_model(self, model, tmp_path, monkeypatch):
         model.save_pretrained(tmp_path)

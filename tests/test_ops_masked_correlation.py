@@ -254,3 +254,10 @@ def test_second_derivative_says_that_there_is_none():
 def test_meta_tensors_give_shapes():
     out = ops.masked_correlation(*(x.to("meta") for x in GOOD), temperature=8.0)
     assert (out.shape, out.device.type) == ((2, 4, 3), "meta")
+
+
+@pytest.mark.parametrize("token", [-1, 5])
+def test_rows_of_tokens_that_do_not_exist(token):
+    case = *torch.randn(2, 1, 5, 4), torch.ones(1, 5, dtype=torch.bool), torch.tensor([[0, token]])
+    with pytest.raises(ValueError, match="tokens must hold 0 to 4, got values from "):
+        ops.correlation_rows(*case, temperature=8.0)

@@ -153,6 +153,15 @@ class TestWrite(MemoryTests):
         memory, rho = self.call(*on(device, make(9, 2, 3, 4, dtype)), backend=backend)
         assert (memory.dtype, rho.dtype) == (dtype, torch.float64 if dtype == torch.float64 else torch.float32)
 
+    @pytest.mark.parametrize("temperature", [43.0, 60.0, 100.0, 1000.0])
+    def test_slots_with_almost_no_mass(self, device, backend, temperature):
+        """1 / rho would be infinite in float32 for slots that are opposite to the latent."""
+        latent, memory = torch.ones(1, 3), torch.ones(1, 6, 3)
+        memory[:, 2::2] = -1
+        case = latent, memory, torch.tensor([0])
+        after, _ = self.call(*on(device, case), temperature=temperature, backend=backend)
+        assert_close(after, self.define(*wide(case), temperature=temperature)[0])
+
     def test_untouched_slots_keep_their_bits(self, device, backend, dtype):
         latent, memory, region = on(device, make(20, 4, 5, 7, dtype))
         region[region == 2] = 1

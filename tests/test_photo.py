@@ -325,3 +325,31 @@ def test_any_error_of_a_decoder_names_the_file(
     for read in (read_image, read_mask, read_photo):
         with pytest.raises(UnreadableImageError, match=r"cannot read image .*in.tif: .*inside the decoder"):
             read(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16", "1", "P"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+def test_a_turned_photo_is_upright_in_its_own_mode_too(tmp_path, mode, suffix):
+    colours = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+    grey = Image.fromarray(colours).convert("L")
+    image = {"I;16": Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), "LA": grey.convert("LA")}.get(mode)
+    image = image or Image.fromarray(colours).convert(mode)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    if (mode, suffix) == ("I;16", ".webp"):
+        pytest.skip("WebP has 8 bits")
+    try:
+        image.save(tmp_path / f"photo{suffix}", exif=exif, **({"lossless": True} if suffix == ".webp" else {}))
+    except OSError:
+        pytest.skip(f"{suffix} has no mode {mode}")
+    photo = read_photo(tmp_path / f"photo{suffix}")
+    assert photo.rgb.size == photo.original.size == (24, 20)
+    upright = read_image(image).transpose(Image.Transpose.ROTATE_270)
+    assert np.array_equal(np.asarray(photo.rgb), np.asarray(upright))
+    assert np.array_equal(np.asarray(read_image(tmp_path / f"photo{suffix}")), np.asarray(upright))
+    assert ExifTags.Base.Orientation not in photo.original.getexif()
+    hole = np.zeros((20, 24), dtype=np.bool_)
+    hole[:5] = True
+    save_photo(photo.rgb, tmp_path / f"out{suffix}", photo, hole=hole)
+    again = read_photo(tmp_path / f"out{suffix}")
+    assert np.array_equal(np.asarray(again.rgb), np.asarray(photo.rgb))

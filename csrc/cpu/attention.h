@@ -74,9 +74,10 @@ inline void blend(const T* from, T rho, const T* total, double log_keep, int64_t
     std::copy(from, from + width, to);
     return;
   }
-  const T gain = static_cast<T>(-std::expm1(rho * log_keep)), inverse = T(1) / rho;
+  const T gain = static_cast<T>(-std::expm1(rho * log_keep));
+  // A division, since 1 / rho is infinite for the smallest masses.
 #pragma omp simd
-  for (int64_t i = 0; i < width; ++i) to[i] = from[i] + gain * (total[i] * inverse - from[i]);
+  for (int64_t i = 0; i < width; ++i) to[i] = from[i] + gain * (total[i] / rho - from[i]);
 }
 
 // Scratch memory of this thread. It is kept between calls, since a new allocation would cost more than the arithmetic

@@ -93,6 +93,7 @@ def grow_hole(hole: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
     if pixels < 0:
         raise ValueError(f"a hole can't grow by {pixels} pixels: the number must be at least 0")
     height = hole.shape[0]
+    pixels = min(pixels, sum(hole.shape))  # more reaches no further, and would not fit into int32
     across = _row_distance(hole, pixels + 1)
     grown = hole.copy()
     for down in range(min(pixels, height - 1) + 1):

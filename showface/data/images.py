@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from showface.data.urls import is_special
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 POLARITIES = ("white", "black")
 
@@ -29,7 +31,7 @@ _lock = threading.Lock()
 _readers: list[int | None] = []
 """Pillow's own limit, once for each file that is being read."""
 
-Source = str | os.PathLike[str] | BinaryIO | Image.Image
+Source = str | os.PathLike[str] | BinaryIO | Image.Image | NDArray[np.uint8]
 
 
 class UnreadableImageError(OSError):
@@ -81,12 +83,13 @@ def read_image(source: Source) -> Image.Image:
     not clipped), and transparent images are composited on white.
 
     Args:
-        source: a path, a file open for reading bytes, or a PIL image of any mode.
+        source: a path, a file open for reading bytes, a PIL image of any mode, or a uint8 array (H, W, 3) or (H, W).
 
     Returns:
         A PIL image of mode RGB.
 
     Raises:
+        TypeError: another type of source, or another array.
         FileNotFoundError: the file does not exist.
         UnreadableImageError: the file is not an image, is broken or truncated, or has too many pixels.
     """
@@ -102,7 +105,7 @@ def read_mask(
     8-bit mask whose largest value is 1 is read as 0 and 1, with a warning.
 
     Args:
-        source: a path, a file open for reading bytes, or a PIL image of any mode.
+        source: a path, a file open for reading bytes, a PIL image of any mode, or a uint8 array (H, W, 3) or (H, W).
         size: the wanted `(height, width)`, usually the image's. A mask of another size is resized to the nearest pixel,
             with a warning. None keeps the mask's own size.
         polarity: the colour of the holes, "white" or "black".
@@ -113,20 +116,22 @@ def read_mask(
 
     Raises:
         ValueError: an unknown polarity, or a threshold or size out of range.
-        FileNotFoundError, UnreadableImageError: as for `read_image`.
+        TypeError, FileNotFoundError, UnreadableImageError: as for `read_image`.
     """
     if polarity not in POLARITIES:
         raise ValueError(f"polarity must be one of {POLARITIES}, got {polarity!r}")
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold must be in (0, 1), got {threshold}")
     image = _load(source)
-    name = "the mask" if isinstance(source, Image.Image) else f"mask {source_name(source)}"
+    name = "the mask" if isinstance(source, Image.Image | np.ndarray) else f"mask {source_name(source)}"
     grey = np.asarray(_flatten(image, background=0 if polarity == "white" else 255).convert("L"))
     if image.mode == "L" and grey.size and grey.max() == 1:
         warnings.warn(f"{name} holds only the values 0 and 1: they are read as black and white", stacklevel=2)
         grey = grey * np.uint8(255)
     white = grey.astype(np.float32) / 255.0
     hole = (white if polarity == "white" else 1.0 - white) >= threshold
+    if polarity == "white" and not hole.any():
+        _say_brightest(image, name)
     if size is None or hole.shape == tuple(size):
         return hole
     height, width = size
@@ -136,6 +141,20 @@ def read_mask(
     warnings.warn(f"{name} is {own} (height x width), not {height}x{width}: resized with nearest", stacklevel=2)
     resized = Image.fromarray(hole.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
     return np.asarray(resized) > 0
+
+
+def _say_brightest(image: Image.Image, name: str) -> None:
+    """Say how bright an empty mask is, unless it is black. Masks of 0 and 1 in 16 bits or in colour look black."""
+    samples = np.asarray(image.convert("RGB") if image.mode in ("P", "PA", "CMYK", "YCbCr", "HSV") else image)
+    if image.mode in ("LA", "La", "RGBA", "RGBa"):
+        samples = samples[..., :-1]
+    brightest = np.nan_to_num(samples.astype(np.float64)).max(initial=0.0)
+    if brightest > 0:
+        full = "65535" if image.mode.startswith("I") else "1" if image.mode == "F" and brightest <= 1 else "255"
+        warnings.warn(
+            f"{name} is empty: its brightest value is {brightest:g}, and white is {full}, so nothing counts as hole",
+            stacklevel=3,
+        )
 
 
 def source_name(source: str | os.PathLike[str] | BinaryIO) -> str:
@@ -159,18 +178,32 @@ def open_image(source: str | os.PathLike[str] | BinaryIO, limit: int | None = No
         limit: the largest number of pixels; by default `max_pixels()`.
 
     Raises:
+        TypeError: the source is neither.
         FileNotFoundError: the file does not exist.
         TooManyPixelsError: the image has more pixels than the limit.
-        UnreadableImageError: the file is not an image, or is broken or truncated.
+        UnreadableImageError: the file is not an image, or is broken or truncated; or it is no regular file, since
+            reading a pipe may wait for ever.
         ValueError: SHOWFACE_MAX_PIXELS is not a positive integer.
     """
     limit = limit or max_pixels()
+    if isinstance(source, str | os.PathLike):
+        if is_special(source):
+            raise UnreadableImageError(f"cannot read image {source_name(source)}: it is no regular file")
+    elif not hasattr(source, "read"):
+        raise TypeError(
+            "an image must be a path, an open file, a PIL image or a uint8 array (H, W, 3), got "
+            f"{type(source).__name__}"
+            + ("; showface.data.tensor_to_image converts a tensor" if isinstance(source, torch.Tensor) else "")
+        )
     try:
         with _without_pillows_limit(), Image.open(source, formats=_formats()) as image:
             if image.width * image.height > limit:
                 size = f"{image.width}x{image.height} = {image.width * image.height:,} pixels"
                 problem = f"it has {size}, and the limit is {limit:,}; set SHOWFACE_MAX_PIXELS to raise it"
                 raise TooManyPixelsError(f"cannot read image {source_name(source)}: {problem}")
+            if image.format == "TIFF":
+                # Pillow 13 maps an uncompressed file into memory, and scrambles it if it is turned. It maps by name.
+                image.filename = ""
             yield image
     except (FileNotFoundError, TooManyPixelsError):
         raise
@@ -219,8 +252,13 @@ def _formats() -> tuple[str, ...]:
 
 def _load(source: Source) -> Image.Image:
     """The decoded, upright image, in its original mode."""
+    if isinstance(source, np.ndarray):
+        source = array_to_image(source)
     if isinstance(source, Image.Image):
-        return ImageOps.exif_transpose(source)
+        try:
+            return ImageOps.exif_transpose(source)  # it decodes an image that was opened, but not read
+        except (OSError, SyntaxError) as error:
+            raise UnreadableImageError(f"cannot read the image: {error}") from error
     with open_image(source) as image:
         image.load()
         return ImageOps.exif_transpose(image)
@@ -254,6 +292,13 @@ def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:
         # A 32-bit image may hold 8-bit or 16-bit data. Decide by its largest value.
         full = 255.0 if peak <= 255.0 else 65535.0
     return np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
+
+
+def array_to_image(array: NDArray[np.uint8]) -> Image.Image:
+    """Convert a uint8 array (H, W, 3) or (H, W), not empty, to a PIL image. Raises TypeError for another array."""
+    if array.dtype != np.uint8 or not (array.ndim == 2 or array.shape[2:] == (3,)) or 0 in array.shape:
+        raise TypeError(f"an image array must be uint8 (H, W, 3) or (H, W), got {array.dtype} {array.shape}")
+    return Image.fromarray(np.ascontiguousarray(array))
 
 
 def image_to_tensor(image: Image.Image) -> torch.Tensor:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, JpegImagePlugin
 
-from showface.data.images import open_image, read_image, source_name
+from showface.data.images import Source, array_to_image, open_image, read_image, source_name
 from showface.files import write_atomically
+
+OUTPUT_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "JPEG2000", "PPM")
+"""The formats in which results are saved. Others change the size (ICO, ICNS) or known pixels (GIF)."""
+_LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383, "AVIF": 65536}  # in pixels
 
 # What each format can hold, as Pillow writes it.
 _WITH_ALPHA = frozenset({"PNG", "TIFF", "WEBP", "AVIF", "JPEG2000"})
@@ -71,7 +74,7 @@ class Photo:
         return "RGBA" if transparent or mode in ("RGBA", "RGBa", "PA") else "RGB"
 
 
-def read_photo(source: str | os.PathLike[str] | BinaryIO | Image.Image) -> Photo:
+def read_photo(source: Source) -> Photo:
     """Read a photo with all that `save_photo` can save again.
 
     Pillow reads 16 bits a sample only in greyscale. Colour photos with 16 bits are read with 8, with a warning.
@@ -79,11 +82,13 @@ def read_photo(source: str | os.PathLike[str] | BinaryIO | Image.Image) -> Photo
     Source: *ours*.
 
     Args:
-        source: a path, a file open for reading bytes, or a PIL image of any mode.
+        source: a path, a file open for reading bytes, a PIL image of any mode, or a uint8 array (H, W, 3) or (H, W).
 
     Raises:
-        FileNotFoundError, UnreadableImageError, ValueError: as for `read_image`.
+        TypeError, FileNotFoundError, UnreadableImageError, ValueError: as for `read_image`.
     """
+    if isinstance(source, np.ndarray):
+        source = array_to_image(source)
     if isinstance(source, Image.Image):
         return _photo(source, "the photo")
     name = source_name(source)
@@ -156,8 +161,8 @@ def encode_photo(
         ValueError: an unknown format, or the image or the hole does not have the photo's size.
     """
     Image.init()
-    if form not in Image.SAVE:
-        raise ValueError(f"unknown image format {form!r}: use PNG, JPEG, ...")
+    if form not in OUTPUT_FORMATS or form not in Image.SAVE:
+        raise ValueError(f"unknown image format {form!r}: use one of {', '.join(OUTPUT_FORMATS)}")
     image, options = _prepared(image, form, name, like, hole)
     file = io.BytesIO()
     image.save(file, format=form, **options)
@@ -178,19 +183,26 @@ def _prepared(
     return image, options
 
 
-def output_format(path: str | Path) -> str:
-    """Pillow's name of the format in which an image is saved at this path, such as "PNG".
+def output_format(path: str | Path, size: tuple[int, int] = (1, 1)) -> str:
+    """Pillow's name of the format in which an image of a size (width, height) is saved at this path, such as "PNG".
 
     Source: *ours*.
 
     Raises:
-        ValueError: unknown image format.
+        ValueError: an unknown image format, one that can't hold a result, or one that can't hold this size.
         FileNotFoundError: the folder does not exist.
     """
     path = Path(path)
     form = Image.registered_extensions().get(path.suffix.lower(), "")
-    if form not in Image.SAVE:
-        raise ValueError(f"unknown image format {path.name!r}: use a name that ends in .png, .jpg, ...")
+    ways = "use a name that ends in .png, .jpg, .webp, .tif, .bmp, .avif, .jp2 or .ppm"
+    if not form:
+        raise ValueError(f"unknown image format {path.name!r}: {ways}")
+    if form not in OUTPUT_FORMATS or form not in Image.SAVE:
+        raise ValueError(f"a result can't be saved as {form}, as {path.name!r} asks: {ways}")
+    if max(size) > _LONGEST_SIDE.get(form, max(size)):
+        raise ValueError(
+            f"{form} holds sides of up to {_LONGEST_SIDE[form]} pixels, and the photo is {size[0]}x{size[1]}"
+        )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent}")
     return form
@@ -207,9 +219,11 @@ def refuse_overwrite(path: str | Path, inputs: Iterable[str | Path], overwrite: 
         overwrite: do not refuse.
 
     Raises:
-        FileExistsError: the file exists, and `overwrite` is False.
+        FileExistsError: the file exists, and `overwrite` is False; or it is a folder.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder: give -o the name of a file")
     if overwrite or not path.exists():
         return
     same = any(Path(other).exists() and path.samefile(other) for other in inputs)
@@ -218,10 +232,10 @@ def refuse_overwrite(path: str | Path, inputs: Iterable[str | Path], overwrite: 
 
 
 def _photo(image: Image.Image, name: str) -> Photo:
+    original = ImageOps.exif_transpose(image)  # first: `_exif` changes the orientation in Pillow's own copy
     exif = _exif(image, name)
     dpi = image.info.get("dpi")
     jpeg = _jpeg_options(image) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
-    original = ImageOps.exif_transpose(image)
     if original.mode == "I" and image.format == "PNG":  # as older versions of Pillow read 16 bits
         original = Image.fromarray(np.asarray(original).astype(np.uint16))
     return Photo(

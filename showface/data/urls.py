@@ -6,8 +6,9 @@ import glob
 import itertools
 import os
 import re
+import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -16,6 +17,8 @@ Urls = Path | str | Sequence[Path | str]
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 # Seconds to wait before a failed read is tried again: errors of a network are often temporary.
 _PAUSES = (1.0, 5.0)
+# A typing error in a range of numbers must not fill the memory.
+_MAX_FILES, _MAX_BRACES = 100_000, 20
 
 
 def expand_urls(urls: Urls) -> list[str]:
@@ -27,11 +30,11 @@ def expand_urls(urls: Urls) -> list[str]:
 
     Raises:
         FileNotFoundError: no local file matches a pattern.
-        ValueError: no path or URL is given.
+        ValueError: no path or URL is given, or a pattern stands for more than 100,000 files.
     """
     listed = [urls] if isinstance(urls, str | os.PathLike) else urls
     found: dict[str, None] = {}
-    for url in itertools.chain.from_iterable(_expand_braces(os.fspath(url)) for url in listed):
+    for url in itertools.chain.from_iterable(_expand_pattern(os.fspath(url)) for url in listed):
         matches = [url]
         if glob.has_magic(url) and not _is_remote(url) and not os.path.exists(url):
             matches = sorted(glob.glob(url, recursive=True))
@@ -43,14 +46,25 @@ def expand_urls(urls: Urls) -> list[str]:
     return list(found)
 
 
+def is_special(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a pipe, a device or a socket. Reading one may wait, or go on, for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def open_url(url: str) -> BinaryIO:
     """Open a local file, or a URL with fsspec, for reading bytes at any position.
 
     Raises:
-        ModuleNotFoundError: a URL is given, and fsspec is not installed.
-        OSError: a local file can't be opened. fsspec's file systems may raise other errors.
+        ModuleNotFoundError: a URL is given, and fsspec, or what it needs for such URLs, is not installed.
+        OSError: a local file can't be opened, or is no regular file. fsspec's file systems may raise other errors.
     """
     if not _is_remote(url):
+        if is_special(url):
+            raise OSError("it is no regular file")
         return open(url, "rb")
     files, path = _filesystem(url)
     return cast(BinaryIO, files.open(path, "rb"))
@@ -98,13 +112,29 @@ def _filesystem(url: str) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{url} needs fsspec: install 'showface[shards]'") from error
-    return cast(tuple[Any, str], url_to_fs(url))
+    try:
+        return cast(tuple[Any, str], url_to_fs(url))
+    except ImportError as error:
+        protocol = url.partition(":")[0]
+        raise ModuleNotFoundError(f"{url} needs more of fsspec: install 'fsspec[{protocol}]' ({error})") from error
 
 
-def _expand_braces(url: str) -> list[str]:
+def _expand_pattern(url: str) -> list[str]:
+    """The paths that the braces of a pattern stand for. Raises ValueError if they are too many."""
+    if len(_BRACES.findall(url)) > _MAX_BRACES:
+        raise ValueError(f"{url[:60]}... has more than {_MAX_BRACES} pairs of braces")
+    found = list(itertools.islice(_expand_braces(url), _MAX_FILES + 1))
+    if len(found) > _MAX_FILES:
+        raise ValueError(f"{url} stands for more than {_MAX_FILES:,} files")
+    return found
+
+
+def _expand_braces(url: str) -> Iterator[str]:
     match = _BRACES.search(url)
     if match is None:
-        return [url]
+        yield url
+        return
     first, last, names = match.groups()
-    options = names.split(",") if names else [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
-    return [rest for option in options for rest in _expand_braces(url[: match.start()] + option + url[match.end() :])]
+    options = names.split(",") if names else (f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1))
+    for option in options:
+        yield from _expand_braces(url[: match.start()] + option + url[match.end() :])

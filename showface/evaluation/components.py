@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,10 @@ def plan_components(
         `len(images) * len(COMPONENTS)` pairs, component after component. The bin of a pair is its component.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    regions = {path: read_regions(label, path, size) for path, label in (labels or {}).items()}
+    regions = {}
+    for path, label in (labels or {}).items():
+        with suppress(OSError, ValueError):  # `evaluate` reports what can't be read
+            regions[path] = read_regions(label, path, size)
     pairs = []
     for component in COMPONENTS:
         for number, image in enumerate(images):

@@ -5,6 +5,7 @@ They need network weights on disk. Nothing is downloaded: if a file is missing, 
 
 from __future__ import annotations
 
+import pickle
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,8 +66,8 @@ class LPIPS:
                 layer.load_state_dict({name: state[f"features.{place}.{name}"] for name in ("weight", "bias")})
                 self._convolutions.append(layer.eval().requires_grad_(False))
             self._importance = [importance[f"lin{i}.model.1.weight"] for i in range(5)]  # (1, channels, 1, 1) each
-        except (KeyError, RuntimeError) as error:
-            raise ValueError(f"{path} does not hold torchvision's AlexNet: {error}") from error
+        except Exception as error:  # torch.load raises as many kinds of errors as there are kinds of files
+            raise ValueError(f"{path} does not hold torchvision's AlexNet: {_problem(error)}") from error
 
     @torch.no_grad()
     def __call__(self, result: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> float:
@@ -102,6 +103,7 @@ class FrechetDistances:
     Raises:
         FileNotFoundError: no such file; the message says where to get it.
         ModuleNotFoundError: torchmetrics or torch-fidelity is not installed.
+        ValueError: the file holds other weights.
     """
 
     def __init__(self, weights: str | Path | nn.Module) -> None:
@@ -114,7 +116,10 @@ class FrechetDistances:
                     raise ModuleNotFoundError(f"FID needs {package}: install 'showface[fid]'")
             from torchmetrics.image.fid import NoTrainInceptionV3
 
-            self._extractor = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path))
+            try:
+                self._extractor = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path))
+            except Exception as error:  # torch.load raises as many kinds of errors as there are kinds of files
+                raise ValueError(f"{path} does not hold torch-fidelity's Inception: {_problem(error)}") from error
         self._metrics: dict[Key, Any] = {}
 
     def add(self, key: Key, composite: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> None:
@@ -137,6 +142,15 @@ class FrechetDistances:
             for name in metric._defaults:
                 setattr(whole, name, getattr(whole, name) + getattr(metric, name))
         return float(whole.compute())
+
+
+def _problem(error: Exception) -> str:
+    """An error of `torch.load`, or of using what it gave, in one line."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is no file of weights"  # torch's own message advises to run the file's code
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _lpips_importance() -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ only the *composite* is scored: known pixels are always taken from the input.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,8 +83,8 @@ class Pair:
         """The pair's line in a manifest. It has file names without folders, so it is the same on every machine."""
         return {
             "image_set": self.image_set,
-            "image": self.image.name,
-            "mask": self.mask.name,
+            "image": printable(self.image.name),
+            "mask": printable(self.mask.name),
             "mask_sha256": self.mask_sha256,
             "ratio": self.ratio,
             "bin": bin_label(self.bin),
@@ -120,6 +121,11 @@ class Score:
     lpips: float | None = None
     identity: float | None = None
     regions: dict[int, tuple[float, int]] = field(default_factory=dict)
+
+
+def printable(name: str) -> str:
+    """A file name as text that can be written: bytes that are not UTF-8 become escapes, such as backslash xe9."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def bin_label(bounds: Bin | str) -> str:
@@ -243,6 +249,7 @@ def evaluate(
     identity: IdentityDistance | None = None,
     frechet: FrechetDistances | None = None,
     progress: Callable[[int, int], None] | None = None,
+    on_failure: Callable[[Pair, str], object] | None = None,
 ) -> list[Score]:
     """Score every system on every pair.
 
@@ -253,9 +260,11 @@ def evaluate(
         identity: if given, measures the distance of the face in each composite. The faces must be aligned.
         frechet: if given, collects composites and targets by system, image set and bin.
         progress: called after each pair with the number of finished pairs and the total.
+        on_failure: called with each pair whose photo or labels can't be read, and the reason; the pair is left out.
+            By default, such a pair raises.
 
     Returns:
-        `len(pairs) * len(systems)` scores, pair by pair.
+        `len(pairs) * len(systems)` scores, pair by pair, less those left out.
 
     Raises:
         ValueError: no systems, a mask file that has changed since `plan`, labels that don't fit their image, or a
@@ -265,7 +274,13 @@ def evaluate(
         raise ValueError("there are no systems to evaluate")
     scores = []
     for done, pair in enumerate(pairs, start=1):
-        target, hole, labels = _load(pair)
+        try:
+            target, hole, labels = _load(pair)
+        except (OSError, MemoryError) as error:
+            if on_failure is None:
+                raise
+            on_failure(pair, str(error) or type(error).__name__)
+            continue
         for name, inpainter in systems.items():
             try:
                 composite, altered = _run(inpainter, pair, target, hole)
@@ -277,8 +292,8 @@ def evaluate(
                 Score(
                     system=name,
                     image_set=pair.image_set,
-                    image=pair.image.name,
-                    mask=pair.mask.name,
+                    image=printable(pair.image.name),
+                    mask=printable(pair.mask.name),
                     bin=bin_label(pair.bin),
                     ratio=pair.ratio,
                     l1_percent=l1_percent(composite, target),

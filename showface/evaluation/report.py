@@ -79,9 +79,14 @@ def summarise(scores: Sequence[Score], frechet: FrechetDistances | None = None) 
 
     All metrics are averaged over images, including PSNR: squared errors are not pooled. `frechet` must have been filled
     by `evaluate`.
+
+    Raises:
+        ValueError: one of several image sets is called `ALL_SETS`.
     """
     groups: dict[tuple[str, str, str], list[Score]] = {}
     sets = list(dict.fromkeys(score.image_set for score in scores))
+    if ALL_SETS in sets and len(sets) > 1:
+        raise ValueError(f"no image set may be called {ALL_SETS!r}, which stands for the means over all sets")
     for name in [*sets, ALL_SETS] if len(sets) > 1 else sets:
         for score in scores:
             if name in (score.image_set, ALL_SETS):

@@ -14,8 +14,9 @@ from showface.data import find_images, find_labels, random_hole
 from showface.evaluation.components import plan_components
 from showface.evaluation.identity import IdentityDistance
 from showface.evaluation.perceptual import LPIPS, FrechetDistances
-from showface.evaluation.protocol import BINS, FINE_BINS, Bin, Inpainter, Pair, Score, evaluate, plan
+from showface.evaluation.protocol import BINS, FINE_BINS, Bin, Inpainter, Pair, Score, evaluate, plan, printable
 from showface.evaluation.report import (
+    ALL_SETS,
     RegionRow,
     Row,
     markdown_table,
@@ -28,6 +29,7 @@ from showface.evaluation.report import (
 )
 from showface.evaluation.sheet import choose_cases, contact_sheet
 from showface.files import write_atomically, write_text
+from showface.models.config import MAX_IMAGE_SIZE
 
 __all__ = ["HOLES", "Evaluation", "generate_masks", "run_evaluation"]
 
@@ -37,12 +39,16 @@ HOLES = ("free-form", "components")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of `run_evaluation`: means, means by region, and all scores and pairs."""
+    """The result of `run_evaluation`: means, means by region, and all scores and pairs.
+
+    `failed` has the photos that were left out because they, or their labels, can't be read: the reason by `set/name`.
+    """
 
     rows: list[Row]
     regions: list[RegionRow]
     scores: list[Score] = field(repr=False)
     pairs: list[Pair] = field(repr=False)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 def generate_masks(folder: Path, size: int, bins: Sequence[Bin], count: int, seed: int) -> list[Path]:
@@ -103,13 +109,20 @@ def run_evaluation(
         progress: called after each pair with the number of finished pairs and the total.
 
     Raises:
-        ValueError: no systems or images, two folders with the same name, a bin without a mask, an unknown value of
-            `holes`, or components together with `masks` or `fine`.
+        ValueError: no systems or images, two folders with the same name, one of several that is called `ALL_SETS`, a
+            bin without a mask, an unknown value of `holes`, components together with `masks` or `fine`, or no photo
+            that can be read.
     """
     out, folders = Path(out), [Path(folder) for folder in images]
-    names = [folder.resolve().name for folder in folders]
+    names = [printable(folder.resolve().name) for folder in folders]
     if len(set(names)) < len(names):
         raise ValueError(f"the folders of images must have different names, got {', '.join(names)}")
+    if ALL_SETS in names and len(names) > 1:
+        raise ValueError(f"one of several folders of images is called {ALL_SETS!r}, which means all sets: rename it")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+    if size > MAX_IMAGE_SIZE:
+        raise ValueError(f"size must be at most {MAX_IMAGE_SIZE} pixels, got {size}")
     if holes not in HOLES:
         raise ValueError(f"holes must be one of {', '.join(HOLES)}, got {holes!r}")
     if holes == "components" and (masks is not None or fine):
@@ -129,7 +142,20 @@ def run_evaluation(
             mask_files = find_images(masks)
         for name, paths in found.items():
             pairs += plan(paths, mask_files, size, bins, seed, image_set=name, labels=find_labels(paths))
-    scores = evaluate(systems, pairs, lpips=lpips, identity=identity, frechet=frechet, progress=progress)
+    lost: dict[Pair, str] = {}
+    scores = evaluate(
+        systems,
+        pairs,
+        lpips=lpips,
+        identity=identity,
+        frechet=frechet,
+        progress=progress,
+        on_failure=lost.__setitem__,
+    )
+    failed = {f"{pair.image_set}/{printable(pair.image.name)}": printable(why) for pair, why in lost.items()}
+    pairs = [pair for pair in pairs if pair not in lost]
+    if not pairs:
+        raise ValueError(f"no photo can be read: {'; '.join(failed.values())}")
     rows, regions = summarise(scores, frechet), summarise_regions(scores)
 
     described = {
@@ -138,6 +164,7 @@ def run_evaluation(
         "holes": holes,
         "limit": limit,
         "systems": list(systems),
+        "failed": failed,
         **(settings or {}),
     }
     text = markdown_table(*table(rows))
@@ -150,4 +177,4 @@ def run_evaluation(
     write_json(out / "results.json", rows=rows, regions=regions, scores=scores, pairs=pairs, settings=described)
     sheet = contact_sheet(choose_cases(pairs, scores, list(systems)[-1]), systems, size)
     write_atomically(out / "contact-sheet.png", sheet.save)
-    return Evaluation(rows, regions, scores, pairs)
+    return Evaluation(rows, regions, scores, pairs, failed)

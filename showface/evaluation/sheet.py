@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from PIL import Image, ImageDraw
 
 from showface.evaluation.metrics import psnr
-from showface.evaluation.protocol import Inpainter, Pair, Score, complete, read_hole
+from showface.evaluation.protocol import Inpainter, Pair, Score, complete, printable, read_hole
 
 __all__ = ["choose_cases", "contact_sheet"]
 
@@ -43,7 +43,7 @@ def contact_sheet(cases: Sequence[tuple[str, Pair]], systems: Mapping[str, Inpai
         target = next(iter(runs.values()))[0]
         shown = target.copy()
         shown[read_hole(pair.mask, pair.size)] = 255
-        cells = [(f"{kind}, {pair.image.stem}, {pair.ratio:.0%} hole", shown)]
+        cells = [(f"{kind}, {printable(pair.image.stem)}, {pair.ratio:.0%} hole", shown)]
         cells += [(f"{name}: {psnr(run[1], target):.2f} dB", run[1]) for name, run in runs.items()]
         cells += [("target", target)]
         for column, (caption, image) in enumerate(cells):

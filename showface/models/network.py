@@ -13,9 +13,11 @@ from showface.losses import LossWeights
 from showface.models.config import NetworkConfig
 from showface.models.output import InpaintingOutput
 from showface.models.stages import Stage
+from showface.models.weights import UnreadableWeightsError, check_sizes, check_weights, weights_header
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+_MAX_CONFIG = 1 << 20  # bytes
 DEFAULT_SYSTEM = "mdrnets"  # for folders whose config.json has no "system"
 BUNDLED = {name: Path(__file__).parent.parent / "assets" / name for name in ("default", "psnr")}
 
@@ -105,10 +107,16 @@ class InpaintingNetwork(nn.Module):
             if system != cls.system:
                 raise ValueError(f"its system is {system!r}, which showface.load_model loads")
             config = cls.config_type.from_dict(values)
+            header = weights_header(folder / WEIGHTS_FILE)
+            check_sizes(config, header, WEIGHTS_FILE)
+        except UnreadableWeightsError:
+            raise
         except (TypeError, ValueError) as error:
             raise ValueError(f"{folder / CONFIG_FILE} is not a configuration of {cls.__name__}: {error}") from error
-        model = cls(config)
         try:
+            with torch.device("meta"):
+                check_weights(cls(config).state_dict(), header)
+            model = cls(config)
             model.load_state_dict(load_file(folder / WEIGHTS_FILE))
         except Exception as error:  # safetensors and torch raise different exceptions
             raise ValueError(f"{folder / WEIGHTS_FILE} does not fit its configuration: {error}") from error
@@ -135,7 +143,13 @@ def _find(model: str | Path) -> Path:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    values = json.loads((folder / CONFIG_FILE).read_text())
+    file = folder / CONFIG_FILE
+    if file.stat().st_size > _MAX_CONFIG:
+        raise ValueError(f"it has more than {_MAX_CONFIG:,} bytes")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("its values are nested too deeply") from error
     if not isinstance(values, dict):
         raise ValueError("it must be a JSON object")
     return values

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
 
 from showface.ops.dispatch import BACKENDS, FLOATS
 
@@ -52,7 +53,7 @@ def check_temperature(temperature: float | Tensor, like: Tensor) -> tuple[Tensor
     """Split a temperature into the two arguments of the operators: a 0-d tensor or None, and a float factor.
 
     A float stays a float: converting it to a tensor would cost a kernel launch. The value of a tensor is not read
-    here, because that would wait for the GPU; `check_positive` checks it when the operator runs.
+    here, because that would wait for the GPU; `check_temperature_value` checks it when the operator runs.
     """
     if isinstance(temperature, Tensor):
         if temperature.dtype not in FLOATS:
@@ -64,9 +65,26 @@ def check_temperature(temperature: float | Tensor, like: Tensor) -> tuple[Tensor
         return temperature, 1.0
     if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
         raise TypeError(f"temperature must be a float or a tensor of shape (), got {describe(temperature)}")
+    _check_range(temperature, like)
+    return None, float(temperature)
+
+
+def max_temperature(dtype: torch.dtype) -> float:
+    """The highest temperature for tensors of this dtype. *Ours*.
+
+    There, the rounding error of a cosine changes a weight by about 1%. At higher temperatures, weights that a kernel
+    computes twice (for a write, or in the backward) differ more and more, and the results become noise.
+    """
+    return 1e13 if dtype == torch.float64 else 1e5
+
+
+def _check_range(temperature: float, like: Tensor) -> None:
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
-    return None, float(temperature)
+    highest = max_temperature(like.dtype)
+    if temperature > highest:
+        name = str(like.dtype).removeprefix("torch.")
+        raise ValueError(f"temperature must be at most {highest:g} for {name}, got {temperature:g}")
 
 
 def check_backend(backend: str) -> None:
@@ -80,13 +98,26 @@ def check_backend(backend: str) -> None:
 
 def check_regions(region: Tensor, regions: int) -> None:
     """Check that `region`, on a CPU, holds -1 or 0 to K-1."""
-    if region.device.type == "cpu" and region.numel():
+    if region.device.type == "cpu" and region.numel() and not _hides_values():
         low, high = region.aminmax()
         if low < -1 or high >= regions:
             raise ValueError(f"region must hold -1 or 0 to {regions - 1}, got values from {low} to {high}")
 
 
-def check_positive(temperature: Tensor | None) -> None:
-    """Check that a tensor temperature, on a CPU, is positive."""
-    if temperature is not None and temperature.device.type == "cpu" and not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature.item()}")
+def check_tokens(tokens: Tensor, count: int) -> None:
+    """Check that `tokens`, on a CPU, holds 0 to N-1."""
+    if tokens.device.type == "cpu" and tokens.numel() and not _hides_values():
+        low, high = tokens.aminmax()
+        if low < 0 or high >= count:
+            raise ValueError(f"tokens must hold 0 to {count - 1}, got values from {low} to {high}")
+
+
+def check_temperature_value(temperature: Tensor | None, like: Tensor) -> None:
+    """Check that a tensor temperature, on a CPU, is in the range for tensors like `like`."""
+    if temperature is not None and temperature.device.type == "cpu" and not _hides_values():
+        _check_range(temperature.item(), like)
+
+
+def _hides_values() -> bool:
+    """Whether a transform of `torch.func` is at work. Under `vmap`, values can't be read."""
+    return _functorch.maybe_current_level() is not None

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from showface.ops import checks, dispatch
+from showface.ops import checks, dispatch, transforms
 from showface.ops.library import autocast, declare, differentiate
 from showface.ops.precision import accumulation_dtype
 
@@ -42,6 +42,8 @@ def coordination_loss(
         if dim < 2:
             checks.check_size("hole", hole, dim, features.shape[dim], meaning)
     checks.check_backend(backend)
+    if transforms.is_needed("coordination_loss", backend, features, target):
+        return transforms.coordination_loss(features, target, hole)
     return torch.ops.showface.coordination_loss(features, target, hole, backend)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from showface.ops import checks, dispatch
+from showface.ops import checks, dispatch, transforms
 from showface.ops.definitions import unit
 from showface.ops.library import LIBRARY, autocast, declare, differentiate
 from showface.ops.precision import accumulation_dtype, temperature_factor, widen
@@ -31,7 +31,8 @@ def masked_correlation(
         query, key: (B, N, C) floating point. Differentiable.
         value: (B, N, Cv), dtype of `query`; Cv may differ from C. Differentiable.
         hole: (B, N) bool, True = corrupted.
-        temperature: positive, multiplies the cosine; a float, or a 0-d tensor, which is differentiable.
+        temperature: multiplies the cosine; a float, or a 0-d tensor, which is differentiable. Positive and at most
+            1e5 (1e13 for float64), above which rounding errors decide the weights.
         keys: "valid" for the known tokens only, "all" for every token.
         backend: "auto", "reference", "cpp", "cuda" or "triton".
 
@@ -48,6 +49,8 @@ def masked_correlation(
     _check(query, keys, key=key, value=value, hole=hole)
     checks.check_backend(backend)
     tensor, scale = checks.check_temperature(temperature, query)
+    if transforms.is_needed("masked_correlation", backend, query, key, value, tensor):
+        return transforms.masked_correlation(query, key, value, hole, tensor, scale, keys)
     return torch.ops.showface.masked_correlation(query, key, value, hole, tensor, scale, keys, backend)
 
 
@@ -92,7 +95,8 @@ def correlation_rows(
     checks.check_size("tokens", tokens, 0, query.shape[0], "the batch of query")
     _check(query, keys, key=key, hole=hole)
     tensor, scale = checks.check_temperature(temperature, query)
-    checks.check_positive(tensor)
+    checks.check_temperature_value(tensor, query)
+    checks.check_tokens(tokens, query.shape[1])
     q_all, k_all = widen(query, key)
     tau = temperature_factor(tensor, scale, q_all)
     chosen = torch.take_along_dim(unit(q_all), tokens[..., None], dim=1)
@@ -120,7 +124,7 @@ def _forward(
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     kernel = dispatch.kernel("masked_correlation", backend, query, value)
-    checks.check_positive(temperature)
+    checks.check_temperature_value(temperature, query)
     return kernel.forward(query, key, value, hole, temperature, scale, keys)
 
 
@@ -183,9 +187,10 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _gradient(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
-    temperature = ctx.saved_tensors[-1]
+    saved = ctx.saved_tensors  # activation checkpointing lets them be read once
+    temperature = saved[-1]
     backward = torch.ops.showface.masked_correlation_rows_backward
-    *grads, grad_temperature = backward(grad, *ctx.saved_tensors, *ctx.rest)
+    *grads, grad_temperature = backward(grad, *saved, *ctx.rest)
     grad_temperature = None if temperature is None else grad_temperature.to(temperature.dtype)
     return *grads, None, grad_temperature, None, None, None
 

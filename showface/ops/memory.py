@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from showface.ops import checks, definitions, dispatch, memory_gradients
+from showface.ops import checks, definitions, dispatch, memory_gradients, transforms
 from showface.ops.library import LIBRARY, autocast, declare, differentiate
 from showface.ops.precision import accumulation_dtype, temperature_factor, widen
 
@@ -24,7 +24,8 @@ def memory_read(
         latent: (T, C) floating point. Differentiable.
         memory: (K, S, C), K blocks of S slots, dtype of `latent`. Differentiable.
         region: (T,) int64, 0 to K-1, or -1 for no region.
-        temperature: positive, multiplies the cosine; a float, or a 0-d tensor, which is differentiable.
+        temperature: multiplies the cosine; a float, or a 0-d tensor, which is differentiable. Positive and at most
+            1e5 (1e13 for float64), above which rounding errors decide the weights.
         backend: "auto", "reference", "cpp", "cuda" or "triton".
 
     Returns:
@@ -37,6 +38,8 @@ def memory_read(
     """
     _check(latent, memory, region, backend)
     tensor, scale = checks.check_temperature(temperature, latent)
+    if transforms.is_needed("memory_read", backend, latent, memory, tensor):
+        return transforms.memory_read(latent, memory, region, tensor, scale)
     return torch.ops.showface.memory_read(latent, memory, region, tensor, scale, backend)
 
 
@@ -72,6 +75,8 @@ def memory_write(
     _check(latent, memory, region, backend)
     _check_rate(rate)
     tensor, scale = checks.check_temperature(temperature, latent)
+    if transforms.is_needed("memory_write", backend, latent, memory, tensor):
+        return transforms.memory_write(latent, memory, region, tensor, scale, float(rate))
     return torch.ops.showface.memory_write(latent, memory, region, tensor, scale, float(rate), backend)
 
 
@@ -90,6 +95,8 @@ def memory_accumulate(
     """
     _check(latent, memory, region, backend)
     tensor, scale = checks.check_temperature(temperature, latent)
+    if transforms.is_needed("memory_accumulate", backend, latent, memory, tensor):
+        return transforms.memory_accumulate(latent, memory, region, tensor, scale)
     return torch.ops.showface.memory_accumulate(latent, memory, region, tensor, scale, backend)
 
 
@@ -121,6 +128,8 @@ def memory_blend(memory: Tensor, rho: Tensor, total: Tensor, *, rate: float, bac
             f"rho and total must have shapes (K, S) and (K, S, C) like memory {tuple(memory.shape)}, "
             f"got {tuple(rho.shape)} and {tuple(total.shape)}"
         )
+    if transforms.is_needed("memory_blend", backend, memory, rho, total):
+        return transforms.memory_blend(memory, rho, total, float(rate))
     return torch.ops.showface.memory_blend(memory, rho, total, float(rate), backend)
 
 
@@ -137,7 +146,7 @@ def memory_address(latent: Tensor, memory: Tensor, region: Tensor, *, temperatur
     _check(latent, memory, region, "auto")
     tensor, scale = checks.check_temperature(temperature, latent)
     checks.check_regions(region, memory.shape[0])
-    checks.check_positive(tensor)
+    checks.check_temperature_value(tensor, latent)
     z, m = widen(latent, memory)
     tau = temperature_factor(tensor, scale, z)
     # Only a GPU can have other regions here, which count as -1. Indexing with them would end the CUDA context.
@@ -176,7 +185,7 @@ def _checked_kernel(
 ) -> dispatch.Kernel:
     kernel = dispatch.kernel(op, backend, latent, memory)
     checks.check_regions(region, memory.shape[0])
-    checks.check_positive(temperature)
+    checks.check_temperature_value(temperature, latent)
     return kernel
 
 
@@ -330,8 +339,9 @@ def _gradient(op: str) -> Callable[..., tuple[Any, ...]]:
         if op == "memory_read_rows":
             grads = grads[:1]  # nothing depends on the lse
         backward = getattr(torch.ops.showface, f"{op}_backward")
-        grad_latent, grad_memory, grad_tau = backward(*grads, *ctx.saved_tensors, *ctx.rest)
-        temperature = ctx.saved_tensors[-1]
+        saved = ctx.saved_tensors  # activation checkpointing lets them be read once
+        grad_latent, grad_memory, grad_tau = backward(*grads, *saved, *ctx.rest)
+        temperature = saved[-1]
         to_temperature = None if temperature is None else grad_tau.to(temperature.dtype)
         return grad_latent, grad_memory, None, to_temperature, *(None for _ in ctx.rest)
 

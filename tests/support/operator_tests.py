@@ -123,6 +123,24 @@ class OperatorTests:
         if dtype == torch.float64:
             self.check_gradients(case, device, backend)
 
+    @pytest.mark.parametrize("temperature", [1e-300, 1e-20, 1e4, 1e10, 1e20])
+    def test_extreme_temperatures(self, device, backend, temperature):
+        """The result is right, or the temperature is refused, as a float and as a tensor."""
+        if not self.has_temperature:
+            pytest.skip("it has no temperature")
+        case = on(device, self.make(16, 4, torch.float32))
+        tensor = torch.tensor(temperature, dtype=torch.float64, device=device)
+        if temperature < 1e7:
+            for given in (temperature, tensor):
+                got = flat(self.call(*case, temperature=given, backend=backend))
+                for x, y in zip(got, flat(self.define(*wide(case), temperature=temperature)), strict=True):
+                    torch.testing.assert_close(x.double(), y, rtol=0.01, atol=0.01)
+            return
+        # A GPU does not read the value of a tensor.
+        for given in (temperature, tensor) if device == "cpu" else (temperature,):
+            with pytest.raises(ValueError, match=r"temperature must be at most 100000 for float32, got 1"):
+                self.call(*case, temperature=given, backend=backend)
+
     def test_duplicates(self, device, backend):
         case = self.make(30, 5, torch.float32)
         for x in case:

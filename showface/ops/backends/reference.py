@@ -222,7 +222,7 @@ def _weights(hole: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return weights(corrupted * known), weights(corrupted**2)
 
 
-def _coordination_loss(features: Tensor, target: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+def coordination_loss(features: Tensor, target: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
     x, corrupted, known = _moments(features, target, hole)
     across, within = _weights(hole, x.dtype)
     exchanged = _exchanged(corrupted)
@@ -259,4 +259,4 @@ register("memory_accumulate", "reference", _memory_accumulate)
 register("memory_write", "reference", _memory_write)
 register("memory_blend", "reference", _memory_blend)
 register("masked_correlation", "reference", _masked_correlation, _masked_correlation_backward)
-register("coordination_loss", "reference", _coordination_loss, _coordination_loss_backward)
+register("coordination_loss", "reference", coordination_loss, _coordination_loss_backward)

@@ -1,0 +1,66 @@
+"""The sources as they are distributed, and building them in folders with odd names."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import showface
+
+ROOT = Path(showface.__file__).parents[1]
+pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="showface is not in a checkout")
+
+
+@pytest.fixture
+def build(monkeypatch, tmp_path) -> ModuleType:
+    """The module setup.py, which does not run `setup`, for a checkout with one small C++ source."""
+    setuptools = pytest.importorskip("setuptools")
+    for name in ("ninja", "pybind11"):
+        pytest.importorskip(name)
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    module = ModuleType("showface_setup")
+    module.__file__ = str(ROOT / "setup.py")
+    exec(compile((ROOT / "setup.py").read_text(), module.__file__, "exec"), module.__dict__)
+    return module
+
+
+def test_the_source_distribution_holds_every_tracked_file(tmp_path):
+    pytest.importorskip("setuptools")
+    if not (ROOT / ".git").exists():
+        pytest.skip("it is not a git checkout")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    listed = (tmp_path / "showface.egg-info" / "SOURCES.txt").read_text().splitlines()
+    assert not set(tracked.split("\0")) - {""} - set(listed)
+
+
+@pytest.mark.parametrize("name", ["$HOME", "with space", "a:b", "$", "pa'rt", 'quo"te', "#x", "é", "100%", "a&b;c"])
+def test_odd_folders(build, tmp_path, name):
+    if not build.output_of(["c++", "--version"]):
+        pytest.skip("there is no C++ compiler")
+    root = tmp_path / name
+    (root / "csrc").mkdir(parents=True)
+    (root / "csrc" / "one.cpp").write_text('#include "two.h"\nextern "C" int answer() { return two; }\n')
+    (root / "csrc" / "two.h").write_text("constexpr int two = 2;\n")
+    build.ROOT = root
+    output = root / "out" / "_C.so"
+    for _ in range(2):  # the second run reads the dependencies that the first one wrote
+        build.compile_extension(output, root / "objects", None)
+    assert output.is_file()
+    assert (root / "objects" / "csrc" / "one.cpp.o").is_file()
+
+
+def test_a_folder_that_ninja_can_not_hold(build, tmp_path):
+    with pytest.raises(build.UnavailableError, match="ninja can't build in a folder whose name has a line break"):
+        build.ninja_file(tmp_path / "line\nbreak", tmp_path, None)
+
+
+def test_a_build_without_a_result_is_no_success(build, tmp_path, monkeypatch):
+    done = subprocess.CompletedProcess([], 0, stdout="")
+    monkeypatch.setattr(build, "ninja_file", lambda *_: "")
+    monkeypatch.setattr(build.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(build.UnavailableError, match="ninja reported success, but there is no "):
+        build.compile_extension(tmp_path / "out" / "_C.so", tmp_path / "objects", None)
