@@ -11,6 +11,7 @@ import torch
 
 from showface import baselines
 from showface.baselines.base import BaselineConfig
+from showface.export import export_model
 from showface.export.decompositions import correlation_rows, read_rows
 from showface.nn import fill
 from showface.nn.tokens import pool_hole
@@ -94,6 +95,14 @@ def test_onnx_says_what_it_is(exported):
     assert {node.domain for node in model.graph.node} == {""}
     large = [x for x in model.graph.initializer if np.prod(x.dims) >= 64 and x.data_type == onnx.TensorProto.FLOAT]
     assert not large
+
+
+def test_a_network_that_draws_samples_is_refused(tmp_path):
+    network = baselines.NETWORKS["ict"]
+    network(network.config_type(channels=8, image_size=32)).save_pretrained(tmp_path / "ict")
+    with pytest.raises(ValueError, match="ict draws its samples in a loop"):
+        export_model(str(tmp_path / "ict.onnx"), str(tmp_path / "ict"))
+    assert not (tmp_path / "ict.onnx").exists()
 
 
 def test_a_wrong_file_is_noticed(exported):

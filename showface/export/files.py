@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from showface.export.onnx import Parity
+    from showface.models import InpaintingNetwork
 
 KINDS = (".aoti.pt2", ".onnx", ".pt2")  # the longest ending first
 
@@ -32,7 +33,7 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{path} exists: pass --overwrite to replace it")
 
 
-def export_faces(path: Path, *, check: bool = True, overwrite: bool = False) -> float | None:
+def export_faces(path: str | Path, *, check: bool = True, overwrite: bool = False) -> float | None:
     """Write the face detector as ONNX. Returns the largest difference from PyTorch in pixels, None without a check.
 
     Raises:
@@ -40,6 +41,7 @@ def export_faces(path: Path, *, check: bool = True, overwrite: bool = False) -> 
         FileNotFoundError, FileExistsError: see `check_output`.
         ModuleNotFoundError: a package of the extra `export` is missing.
     """
+    path = Path(path)
     if kind_of(path) != ".onnx":
         raise ValueError(f"the face detector is exported as .onnx only, got {path.name}")
     check_output(path, overwrite)
@@ -49,7 +51,7 @@ def export_faces(path: Path, *, check: bool = True, overwrite: bool = False) -> 
 
 
 def export_model(
-    path: Path,
+    path: str | Path,
     model: str = "default",
     *,
     half: bool = False,
@@ -71,13 +73,12 @@ def export_model(
         What the check measured; empty without a check.
 
     Raises:
-        ValueError: another ending, or options that don't fit it; or the ONNX file differs from PyTorch by more than
-            TOLERANCE. It is deleted then.
+        ValueError: another ending, or options that don't fit it; a model that draws samples; or the ONNX file differs
+            from PyTorch by more than TOLERANCE. It is deleted then.
         FileNotFoundError, FileExistsError: see `check_output`; or AOTInductor has no compiler.
         ModuleNotFoundError: a package of the extra `export` is missing.
     """
-    from showface.registry import load_model
-
+    path = Path(path)
     kind = kind_of(path)
     if half and kind != ".onnx":
         raise ValueError("--half is for .onnx files")
@@ -89,15 +90,24 @@ def export_model(
     from showface.export.program import write_compiled, write_program
 
     write = write_compiled if compiled or kind == ".aoti.pt2" else write_program
-    write(load_model(model, device), path)
+    write(_load(model, device), path)
     return []
+
+
+def _load(model: str, device: str) -> "InpaintingNetwork":
+    from showface.baselines.pluralistic import PluralisticBaseline
+    from showface.registry import load_model
+
+    network = load_model(model, device)
+    if isinstance(network, PluralisticBaseline):
+        raise ValueError(f"{network.system} draws its samples in a loop with random numbers, and can't be exported")
+    return network
 
 
 def _export_onnx(path: Path, model: str, half: bool, check: bool) -> "list[Parity]":
     from showface.export.onnx import TOLERANCE, check_onnx, write_onnx
-    from showface.registry import load_model
 
-    network = load_model(model)
+    network = _load(model, "cpu")
     write_onnx(network, path, half=half, name=f"showface {Path(model).name}")
     rows = check_onnx(network, path) if check else []
     worst = max((row.worst for row in rows), default=0.0)
