@@ -4,8 +4,8 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
@@ -24,12 +25,16 @@ from showface.models import InpaintingNetwork
 from showface.models.discriminator import PatchDiscriminator
 from showface.nn import channels_last
 from showface.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from showface.training.config import TrainingConfig, save_config
+from showface.training.config import TrainingConfig
+from showface.training.divergence import bad_weight, divergence
 from showface.training.features import frozen_features
 from showface.training.gan import discriminator_loss
+from showface.training.lock import FolderLock, lock_folder
 from showface.training.logger import Logger, Meter, NullLogger, peak_memory
 from showface.training.objective import Objective, frozen, shift_at, shifted
-from showface.training.signals import StopRequest, ignore_first_signal, stop_on_signal
+from showface.training.resume import Change, explain, find_changes, remove_leftovers, write_config
+from showface.training.signals import StopRequest, stop_on_signal
+from showface.training.workers import batches_of, start_worker, worker_errors
 
 Batch = dict[str, Tensor]
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -45,9 +50,11 @@ class Trainer:
         config: the run. The configuration is written beside its results.
         out: the folder, made if needed.
         resume: continue from the newest intact checkpoint in `out`. On a CPU, the resumed run is bit for bit the same
-            as a run without a stop.
+            as a run without a stop. `resumed_config` gives the run's own settings; settings that differ from them are
+            printed when the run goes on, and recorded in `config.yaml`.
 
     Raises:
+        BlockingIOError: another process trains in `out`.
         FileExistsError: `out` already holds a run and `resume` is not set.
         FileNotFoundError: no checkpoint to resume from, or a data folder or weights that don't exist.
         ValueError: no data is named, the device can't be used, the batch can't be split evenly between the processes,
@@ -55,11 +62,13 @@ class Trainer:
     """
 
     def __init__(self, config: TrainingConfig, out: str | Path, resume: bool = False) -> None:
+        config.check()  # its attributes may have been set since it was made
         self.config, self.out = config, Path(out)
         self.checkpoints = self.out / "checkpoints"
-        if list_checkpoints(self.checkpoints) and not resume:
-            raise FileExistsError(f"{self.out} holds a training run already: add --resume, or choose another folder")
         self.accelerator = _accelerator(config.device)
+        self._lock: FolderLock | None = None
+        if self.out.is_dir():
+            self._claim(resume)
         self.device, processes = self.accelerator.device, self.accelerator.num_processes
         if config.batch % processes:
             raise ValueError(f"batch is {config.batch}, which {processes} processes can't share evenly")
@@ -90,7 +99,9 @@ class Trainer:
         self.step = 0
         # All processes start with the same weights. From here on, each draws its own random numbers.
         torch.manual_seed(config.seed + self.accelerator.process_index)
+        self._changes: list[Change] = []
         if resume:
+            self._changes = find_changes(self.out, config)
             self._restore(load_checkpoint(self.checkpoints))
             if self.step > config.steps:
                 raise ValueError(f"steps is {config.steps}, but the run is after step {self.step} already")
@@ -104,7 +115,9 @@ class Trainer:
             self._discriminator = self.accelerator.prepare_model(self.discriminator)
         if self.accelerator.is_main_process:
             self.out.mkdir(parents=True, exist_ok=True)
-            save_config(config, self.out / "config.yaml")
+            self._claim(resume)
+            remove_leftovers(self.out)
+            write_config(self.out, config, self._changes, self.step)
 
     def run(self) -> Path:
         """Train to `config.steps`, saving on the way. Returns the folder of the EMA model.
@@ -112,12 +125,30 @@ class Trainer:
         Raises:
             FloatingPointError: a loss is not finite. Nothing was saved after that step.
             SystemExit: a signal requested a stop. The step was finished and saved. A second signal stops at once.
-            OSError: the disk is full, or the data has vanished.
+            OSError: the disk is full, the data has vanished, a data worker was killed, or another process trains in the
+                folder.
         """
+        try:
+            self._claim(resume=True)
+            return self._run()
+        finally:
+            self._lock = None
+
+    def _run(self) -> Path:
         config, main = self.config, self.accelerator.is_main_process
         logger = Logger(self.out, self.step, config.steps) if main else NullLogger()
-        with logger, stop_on_signal() as request:
-            batches, meter = self._batches(), Meter(self.step)
+        with (
+            logger,
+            stop_on_signal() as request,
+            closing(self._batches()) as batches,
+            worker_errors(),
+            divergence(self._saved, self.checkpoints),
+        ):
+            meter = Meter(self.step)
+            for line in explain(self._changes, self.step, config):
+                logger.message(line)
+            if main and self.step:
+                self._save_model()  # a kill may have come between the checkpoint and the model
             while self.step < config.steps:
                 step_batches = self._fetch(batches, meter)
                 meter.add(self.train_step(step_batches))
@@ -164,7 +195,15 @@ class Trainer:
         return means
 
     def save(self) -> None:
-        """Write a checkpoint, and the EMA model in the format of `showface.load_model`; all processes must call it."""
+        """Write a checkpoint, and the EMA model in the format of `showface.load_model`; all processes must call it.
+
+        Raises:
+            FloatingPointError: a weight is not finite; nothing was written.
+            OSError: the files can't be written, for example on a full disk. The old ones stay.
+        """
+        bad = bad_weight(self._saved)
+        if bad is not None:
+            raise FloatingPointError(f"the weight {bad} is not finite after step {self.step}")
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -174,8 +213,22 @@ class Trainer:
                 state[name] = network.state_dict()
             state["optimisers"] = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
             save_checkpoint(self.checkpoints, self.step, state, self.config.keep)
-            self._ema_model().save_pretrained(self.out / "model")
+            self._save_model()
         self.accelerator.wait_for_everyone()
+
+    def _save_model(self) -> None:
+        """Write the EMA model. Raises OSError."""
+        try:
+            self._ema_model().save_pretrained(self.out / "model")
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"can't write the model in {self.out / 'model'}: {error}") from error
+
+    def _claim(self, resume: bool) -> None:
+        """Lock the folder against other processes, in the first process only, and look for an older run."""
+        if self._lock is None and self.accelerator.is_main_process:
+            self._lock = lock_folder(self.out)
+        if list_checkpoints(self.checkpoints) and not resume:
+            raise FileExistsError(f"{self.out} holds a training run already: add --resume, or choose another folder")
 
     def _fetch(self, batches: Iterator[Batch], meter: Meter) -> list[Batch]:
         """The batches of the next step."""
@@ -232,15 +285,19 @@ class Trainer:
         raise SystemExit(128 + (request.by or 0))
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
         try:
+            self.step = state["step"]
             for name, network in self._saved.items():
                 network.load_state_dict(state[name])
             for name, optimiser in self.optimisers.items():
+                own = [{key: group[key] for key in ("betas", "weight_decay")} for group in optimiser.param_groups]
                 optimiser.load_state_dict(state["optimisers"][name])
+                for group, settings in zip(optimiser.param_groups, own, strict=True):
+                    group.update(settings)  # they may have been changed for the rest of the run
         except (KeyError, RuntimeError, ValueError) as error:
             wanted = f"another system or configuration than this one of {self.config.system}"
-            raise ValueError(f"the checkpoint in {self.checkpoints} is of {wanted}") from error
+            changed = "; changed since: " + ", ".join(map(str, self._changes)) if self._changes else ""
+            raise ValueError(f"the checkpoint in {self.checkpoints} is of {wanted}{changed}") from error
         number = self.accelerator.process_index
         if number >= len(state["random"]):
             warnings.warn("more processes than before the stop: the new ones draw new random numbers", stacklevel=3)
@@ -249,7 +306,7 @@ class Trainer:
         if self.device.type == "cuda" and "cuda" in state["random"][number]:
             torch.cuda.set_rng_state(state["random"][number]["cuda"], self.device)
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Generator[Batch, None, None]:
         config, processes = self.config, self.accelerator.num_processes
         sampler = EpochSampler(
             len(self.dataset),
@@ -260,16 +317,17 @@ class Trainer:
             rank=self.accelerator.process_index,
             world=processes,
         )
-        yield from DataLoader(
+        loader = DataLoader(
             self.dataset,
             config.batch // processes,
             sampler=sampler,
             num_workers=config.data.workers,
-            worker_init_fn=ignore_first_signal,
+            worker_init_fn=start_worker,
             pin_memory=self.device.type == "cuda",
             # Its own generator: otherwise the loader draws from the global one, which checkpoints restore.
             generator=torch.Generator(),
         )
+        yield from batches_of(loader)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
