@@ -40,6 +40,10 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # otherwise a power cut could keep the new name but lose the contents
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # as of a write to a full disk
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)

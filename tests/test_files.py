@@ -83,7 +83,7 @@ def test_a_fault_at_any_call_keeps_the_old_file(tmp_path, monkeypatch, call, num
     write_text(path, "old")
 
     def fail(*args, **kwargs):
-        raise OSError(number, os.strerror(number))
+        raise OSError(number, os.strerror(number), *([str(args[0])] if call == "open" else []))
 
     def write(temporary: Path) -> None:
         temporary.write_text("half")
@@ -94,7 +94,7 @@ def test_a_fault_at_any_call_keeps_the_old_file(tmp_path, monkeypatch, call, num
     with monkeypatch.context() as patch:
         if owner is not None:
             patch.setattr(owner, call, fail)
-        with pytest.raises(OSError, match=os.strerror(number)):
+        with pytest.raises(OSError, match=rf"{os.strerror(number)}: '.*a\.txt'"):
             write_atomically(path, write)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]

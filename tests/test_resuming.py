@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from showface import MDRNets
 from showface.training import Trainer, load_config, resumed_config
 from showface.training.lock import lock_folder
 
+from support.networks import TINY
 from support.runs import entries, small, weights
 
 # Takes the lock as another trainer does, without loading torch, and keeps it until it is killed.
@@ -94,6 +97,19 @@ def test_a_run_without_its_settings(run, tmp_path, left):
         assert resumed_config(run, tmp_path / "run.yaml") == load_config(tmp_path / "run.yaml")
     with pytest.raises(FileNotFoundError, match="nothing to resume: no checkpoint in"):
         resumed_config(tmp_path / "nowhere")
+
+
+def test_images_that_came_or_went_are_told(faces, run):
+    next(faces.iterdir()).unlink()
+    with pytest.warns(UserWarning, match="there were 3 images before the stop, and now 2: their order is another one"):
+        Trainer(resumed_config(run), run, resume=True)
+
+
+def test_the_model_that_a_run_started_from_may_be_gone(faces, tmp_path):
+    MDRNets(TINY).save_pretrained(tmp_path / "start")
+    Trainer(small(faces, f"init={tmp_path}/start", "steps=1"), tmp_path / "tuned").run()
+    shutil.rmtree(tmp_path / "start")
+    Trainer(resumed_config(tmp_path / "tuned", overrides=["steps=2"]), tmp_path / "tuned", resume=True).run()
 
 
 def test_a_changed_weight_decay_is_used(run):

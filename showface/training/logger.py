@@ -127,7 +127,7 @@ class Logger(NullLogger):
                 self.events.add_image("samples", image, step)
 
     def message(self, text: str) -> None:
-        self.progress.console.print(text, highlight=False)
+        self.progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class Meter:

@@ -16,7 +16,7 @@ from showface.training.logger import LOG_FILE
 CONFIG_FILE = "config.yaml"
 _NOTE = "# after step "  # the start of a recorded change in config.yaml
 
-_IMAGES = "other images from here on, in another order"
+_IMAGES = "the images come from there; if their number differs, so does their order"
 _SAMPLES = "crops, colours or holes are drawn in another way from here on"
 _RATE = "another learning rate from here on"
 _BITS = "the results from here on can differ in rounding"
@@ -24,7 +24,7 @@ _NOTHING = "no effect on the result"
 _EFFECTS = {
     "data.folders": _IMAGES,
     "data.shards": _IMAGES,
-    "data.min_side": _IMAGES,
+    "data.min_side": "other images from here on, in another order",
     "data.size": "images of another size from here on; the weights stay",
     "data.crop": _SAMPLES,
     "data.colour": _SAMPLES,
@@ -70,7 +70,7 @@ def resumed_config(out: str | Path, file: str | Path | None = None, overrides: S
     if not list_checkpoints(out / "checkpoints"):
         raise FileNotFoundError(f"nothing to resume: no checkpoint in {out / 'checkpoints'}")
     stored = out / CONFIG_FILE
-    if stored.is_file() and stored.read_text().strip():
+    if stored.is_file() and stored.read_text(errors="replace").strip():
         return load_config([stored] if file is None else [stored, file], overrides)
     state = "is empty" if stored.is_file() else "is missing"
     if file is None:

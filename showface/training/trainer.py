@@ -1,7 +1,6 @@
 """The training loop."""
 
 import math
-import os
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
@@ -11,16 +10,13 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from showface.data import EpochSampler, FaceFolder, FaceShards
-from showface.distributed import device_errors
+from showface.data import EpochSampler
 from showface.models import InpaintingNetwork
 from showface.models.discriminator import PatchDiscriminator
 from showface.nn import channels_last
@@ -33,6 +29,7 @@ from showface.training.lock import FolderLock, lock_folder
 from showface.training.logger import Logger, Meter, NullLogger, peak_memory
 from showface.training.objective import Objective, frozen, shift_at, shifted
 from showface.training.resume import Change, explain, find_changes, remove_leftovers, write_config
+from showface.training.setup import make_accelerator, make_dataset, start_from
 from showface.training.signals import StopRequest, stop_on_signal
 from showface.training.workers import batches_of, start_worker, worker_errors
 
@@ -65,18 +62,18 @@ class Trainer:
         config.check()  # its attributes may have been set since it was made
         self.config, self.out = config, Path(out)
         self.checkpoints = self.out / "checkpoints"
-        self.accelerator = _accelerator(config.device)
+        self.accelerator = make_accelerator(config.device)
         self._lock: FolderLock | None = None
         if self.out.is_dir():
             self._claim(resume)
         self.device, processes = self.accelerator.device, self.accelerator.num_processes
         if config.batch % processes:
             raise ValueError(f"batch is {config.batch}, which {processes} processes can't share evenly")
-        self.dataset = _dataset(config)
+        self.dataset = make_dataset(config)
         torch.manual_seed(config.seed)
         self.model = channels_last(config.network().to(self.device))
-        if config.init:
-            _start_from(self.model, config.init)
+        if config.init and not resume:
+            start_from(self.model, config.init)
         self.ema = AveragedModel(self.model, multi_avg_fn=self._update_ema)
         weights, gan = config.loss, config.gan
         features = None
@@ -207,7 +204,7 @@ class Trainer:
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
-        state: dict[str, Any] = {"step": self.step, "random": gather_object([random])}
+        state: dict[str, Any] = {"step": self.step, "images": len(self.dataset), "random": gather_object([random])}
         if self.accelerator.is_main_process:
             for name, network in self._saved.items():
                 state[name] = network.state_dict()
@@ -285,8 +282,8 @@ class Trainer:
         raise SystemExit(128 + (request.by or 0))
 
     def _restore(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
         try:
-            self.step = state["step"]
             for name, network in self._saved.items():
                 network.load_state_dict(state[name])
             for name, optimiser in self.optimisers.items():
@@ -298,6 +295,12 @@ class Trainer:
             wanted = f"another system or configuration than this one of {self.config.system}"
             changed = "; changed since: " + ", ".join(map(str, self._changes)) if self._changes else ""
             raise ValueError(f"the checkpoint in {self.checkpoints} is of {wanted}{changed}") from error
+        images = state.get("images", len(self.dataset))  # older versions did not save it
+        if images != len(self.dataset):
+            text = (
+                f"there were {images} images before the stop, and now {len(self.dataset)}: their order is another one"
+            )
+            warnings.warn(text, stacklevel=3)
         number = self.accelerator.process_index
         if number >= len(state["random"]):
             warnings.warn("more processes than before the stop: the new ones draw new random numbers", stacklevel=3)
@@ -355,39 +358,3 @@ class Trainer:
 
     def _ema_model(self) -> InpaintingNetwork:
         return cast(InpaintingNetwork, self.ema.module)
-
-
-def _accelerator(device: str) -> Accelerator:
-    """Accelerate's view of processes and devices. Raises ValueError for a device that can't be used."""
-    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    with device_errors(device):
-        torch.empty(1, device=device)
-    if not launched:
-        # Accelerate's state is global and keeps the first device: reset it.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        os.environ["ACCELERATE_TORCH_DEVICE"] = device
-    return Accelerator(cpu=device == "cpu")
-
-
-def _dataset(config: TrainingConfig) -> FaceFolder | FaceShards:
-    """The training images. Raises ValueError unless the configuration names either folders or shards."""
-    data = config.data
-    if bool(data.folders) == bool(data.shards):
-        given = "folders and shards" if data.folders else "no training images"
-        raise ValueError(f"{given}: name folders with --data or data.folders, or else shards with data.shards")
-    augmentation = data.augmentation()
-    if data.folders:
-        return FaceFolder(data.folders, augmentation, min_side=data.min_side, seed=config.seed)
-    return FaceShards(data.shards, augmentation, min_side=data.min_side, seed=config.seed)
-
-
-def _start_from(model: InpaintingNetwork, folder: str) -> None:
-    """Copy the weights of a saved model. Parts of `model` that the saved model lacks keep their weights."""
-    state = type(model).from_pretrained(folder).state_dict()
-    own = model.state_dict()
-    unfit = [name for name, x in state.items() if name not in own or own[name].shape != x.shape]
-    if unfit:
-        raise ValueError(f"init={folder} does not fit this model's configuration: {', '.join(unfit[:3])}, ...")
-    model.load_state_dict(state, strict=False)

@@ -5,6 +5,7 @@
 Each fault strikes a forked child, at every STRIDE-th call. Prints the number of faults of each kind.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from showface import MDRNets
 from showface.training import Trainer, load_config
@@ -20,6 +22,8 @@ from showface.training.resume import remove_leftovers
 
 from support.faults import arm, seen
 from support.runs import small
+
+MODEL = "model/model.safetensors"
 
 
 def same(a: dict, b: dict) -> bool:
@@ -53,13 +57,15 @@ def main(faces: Path, out: Path, stride: int, kinds: list[str]) -> None:
     batches = trainer._batches()
     trainer.train_step([next(batches)])
     trainer.save()
-    old = MDRNets.from_pretrained(out / "model").state_dict()
+    MDRNets.from_pretrained(out / "model")
+    old = load_file(out / MODEL)
     old_step = trainer.step
     trainer.train_step([next(batches)])
     new = {name: x.cpu() for name, x in trainer._ema_model().state_dict().items()}
     assert not same(old, new)
     before = out.with_name("before")
     shutil.copytree(out, before)
+    load_config(out / "config.yaml")
     for number, kind in enumerate(kinds):
         at, count = 1 + number, 0  # so that kinds strike at different calls
         while True:
@@ -71,7 +77,8 @@ def main(faces: Path, out: Path, stride: int, kinds: list[str]) -> None:
                 at,
             )
             step = load_checkpoint(out / "checkpoints")["step"]
-            model = MDRNets.from_pretrained(out / "model").state_dict()
+            model = load_file(out / MODEL)
+            json.loads((out / "model" / "config.json").read_text())
             assert step in (old_step, trainer.step), (kind, at)
             assert same(model, old) or same(model, new), (kind, at)
             assert same(model, old) or step == trainer.step, (kind, at)  # the model is never ahead of the checkpoint
@@ -84,10 +91,10 @@ def main(faces: Path, out: Path, stride: int, kinds: list[str]) -> None:
                 left = [path.name for path in out.rglob(".*")]
             assert left == [".lock"], (kind, at, left)
             assert list_checkpoints(out / "checkpoints")
-            load_config(out / "config.yaml")
-            for name in ("checkpoints", "model"):
-                shutil.rmtree(out / name)
-                shutil.copytree(before / name, out / name)
+            if step != old_step:
+                for name in ("checkpoints", "model"):
+                    shutil.rmtree(out / name)
+                    shutil.copytree(before / name, out / name)
             at, count = at + stride, count + 1
         print(f"{kind}: {count}", flush=True)
 
