@@ -30,10 +30,10 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
         write(path)
         return
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
-    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    mode = os.fstat(handle).st_mode if existing is None else existing.st_mode
-    os.close(handle)
     try:
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        mode = os.fstat(handle).st_mode if existing is None else existing.st_mode
+        os.close(handle)
         write(temporary)
         # Some writers, such as safetensors, put a new file of mode 0600 in its place.
         temporary.chmod(stat.S_IMODE(mode))
@@ -41,7 +41,8 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())  # otherwise a power cut could keep the new name but lose the contents
         temporary.replace(path)
     except OSError as error:
-        if error.errno is not None and error.filename is None:  # as of a write to a full disk
+        # The error of a full disk names no file, and the temporary name means nothing to a user.
+        if error.errno is not None and error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
