@@ -1,5 +1,6 @@
 """The command `showface`."""
 
+import io
 import sys
 import warnings
 from importlib.resources import as_file, files
@@ -173,7 +174,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Output folder for checkpoints, logs and the model.")],
     data: Annotated[list[Path] | None, typer.Option(help="Folder of images. Repeatable.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in OUT.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT with its own settings.")] = False,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Settings, such as data.size=128 batch=8 model.use_memory=false system=unet."),
@@ -181,11 +182,11 @@ def train(
 ) -> None:
     """Train a model on your own photos."""
     try:
-        from showface.training import Trainer, load_config
+        from showface.training import Trainer, load_config, resumed_config
     except ModuleNotFoundError as error:
         raise ValueError(f"training needs the package {error.name}: install 'showface[train]'") from error
 
-    settings = load_config(config, overrides or [])
+    settings = resumed_config(out, config, overrides or []) if resume else load_config(config, overrides or [])
     if data:
         settings.data.folders = [str(folder) for folder in data]
     trainer = Trainer(settings, out, resume=resume)
@@ -327,6 +328,9 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: Console(stderr=True, soft_wrap=True).print(
         f"[yellow]note:[/] {escape(str(message))}", highlight=False
     )
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path can have a name that is not UTF-8
     try:
         app()
     except (OSError, ValueError, FloatingPointError, ModuleNotFoundError) as error:

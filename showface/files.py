@@ -1,7 +1,10 @@
 """Atomic writes, a check for files that a user must provide, and paths in the home folder."""
 
+import errno
 import os
-import tempfile
+import re
+import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,29 +12,68 @@ from pathlib import Path
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """Call `write` with a temporary path beside `path`, then rename the file, so `path` is never half-written.
 
-    The temporary path has the suffix of `path`, because many writers choose their format by it.
+    The temporary path has the suffix of `path`, because many writers choose their format by it. A new file gets the
+    usual mode, which the umask limits; an existing file keeps its mode. If `path` is a link, the file that it points to
+    is written. A device or a pipe, such as /dev/null, is written directly, since it can't be replaced.
+
+    Raises:
+        OSError: the file can't be written. `path` stays as it was.
     """
-    path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    path = _target(Path(path))
     try:
+        existing = path.stat()
+    except FileNotFoundError:
+        existing = None
+    if existing is not None and not stat.S_ISREG(existing.st_mode):
+        if stat.S_ISDIR(existing.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        write(path)
+        return
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    try:
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        mode = os.fstat(handle).st_mode if existing is None else existing.st_mode
+        os.close(handle)
         write(temporary)
-        # mkstemp creates files that only their owner can read. Give the file its usual permissions.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        # Some writers, such as safetensors, put a new file of mode 0600 in its place.
+        temporary.chmod(stat.S_IMODE(mode))
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # otherwise a power cut could keep the new name but lose the contents
         temporary.replace(path)
+    except OSError as error:
+        # The error of a full disk names no file, and the temporary name means nothing to a user.
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def remove_temporaries(folder: Path, name: str) -> None:
+    """Delete the temporary files that a killed process left in a folder; there may be none.
+
+    No other process may be writing these files.
+
+    Args:
+        name: a glob pattern for the names of the files that were to be written, such as `step-*.pt`.
+    """
+    pattern = Path(name)
+    for left in folder.glob(f".{pattern.stem}-{'[0-9a-z_]' * 8}{pattern.suffix}"):
+        left.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text atomically. Creates the folder if needed."""
+    """Write UTF-8 text atomically. Creates the folder if needed.
+
+    A byte of a file name that is not UTF-8 is written as four characters, such as `\\xff`.
+
+    Raises:
+        UnicodeEncodeError: the text can't be encoded. `path` stays as it was.
+    """
+    text = re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
+    data = text.encode()  # before opening the file
     path = Path(path)
-    data = text.encode()  # before opening the file: this fails for text that can't be encoded
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
@@ -57,3 +99,27 @@ def existing_file(path: str | Path, what: str, where: str) -> Path:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{what}, and there is no file {str(path) or 'given'}: get it from {where}")
     return Path(path)
+
+
+def _target(path: Path) -> Path:
+    """The path, or where it points to if it is a link. Raises OSError for a loop of links."""
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return target
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the new name of a file to the disk. Some file systems can't."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)

@@ -49,11 +49,47 @@ class TestConfig:
             ("lr=0", "lr must be positive"),
             ("model.channels=0", "channels must be a positive integer"),
             ("model.memory_rate=2", "memory_rate must lie in"),
+            ("clip=-1", r"clip must be positive .*, got -1\.0"),
+            ("clip=nan", "clip must be positive .*, got nan"),
+            ("ema_decay=2", r"ema_decay must be at least 0 and below 1, got 2\.0"),
+            ("ema_decay=1", r"ema_decay must be at least 0 and below 1, got 1\.0"),
+            ("loss.hole=-1", r"loss\.hole must be at least 0 and finite, got -1\.0"),
+            ("loss.style=inf", r"loss\.style must be at least 0 and finite, got inf"),
+            (
+                "loss={hole: 0, known: 0, parsing: 0, coordination: 0}",
+                "loss must have a weight above 0, got 0 for every",
+            ),
+            ("data.size=nan", r"data\.size: Value 'nan'"),
+            ("lr=nan", "lr must be positive and finite, got nan"),
+            ("lr=inf", "lr must be positive and finite, got inf"),
+            ("weight_decay=-1", "weight_decay must be at least 0"),
+            ("warmup=-1", "warmup must be at least 0, got -1"),
+            ("seed=-1", "seed must be from 0 to"),
+            ("seed=18446744073709551616", "seed must be from 0 to"),
+            ("gan.start=-1", r"gan\.start must be at least 0, got -1"),
+            ("gan.layers=0", r"gan\.layers must be at least 1, got 0"),
+            ("data.workers=-1", r"data\.workers must be at least 0, got -1"),
+            ("data.min_side=-1", r"data\.min_side must be at least 0"),
+            ("data.crop=[0,1]", r"data\.crop must be two numbers 0 < low <= high <= 1, got \(0\.0, 1\.0\)"),
+            ("data.ratio=[0.5,0.4]", r"data\.ratio must be two numbers"),
+            ("data.ratio=[0,0]", r"data\.ratio must be two numbers"),
+            ("data.colour=1", r"data\.colour must be at least 0 and below 1, got 1\.0"),
+            ("data.kind=dots", r"data\.kind must be one of strokes, blocks, both, got 'dots'"),
+            ("model.refinement_blocks=[-1,1,1]", r"model\.refinement_blocks must be numbers of at least 0"),
         ],
     )
     def test_bad_overrides_are_named(self, override, message):
         with pytest.raises(ValueError, match=message):
             load_config(overrides=[override])
+
+    def test_settings_of_a_script_are_checked_too(self, faces, tmp_path):
+        with pytest.raises(ValueError, match=r"clip must be positive .*, got -1"):
+            TrainingConfig(clip=-1)
+        config = small(faces)
+        config.clip = -1
+        with pytest.raises(ValueError, match=r"clip must be positive .*, got -1"):
+            Trainer(config, tmp_path / "run")
+        assert load_config(overrides=["clip=inf"]).clip == math.inf
 
     @pytest.mark.parametrize(
         ("old", "new", "warning"),
@@ -280,12 +316,38 @@ class TestTrainer:
             Trainer(small(faces, f"init={tmp_path / 'coarse'}", "model.coarse_channels=12"), tmp_path / "other")
 
     def test_a_loss_that_is_not_finite_stops_the_run(self, faces, tmp_path):
-        trainer = Trainer(small(faces, "steps=2"), tmp_path / "run")
-        torch.nn.init.constant_(trainer.model.coarse.to_image.conv.bias, torch.nan)
-        with pytest.raises(FloatingPointError, match="the loss became nan at step 0"):
+        trainer = Trainer(small(faces, "steps=2", "model.use_memory=false"), tmp_path / "run")
+        # The weights stay finite.
+        trainer.model.coarse.to_image.conv.register_forward_hook(lambda _, __, output: output * torch.nan)
+        with pytest.raises(FloatingPointError, match="the run diverged: the loss became nan at step 0") as stop:
             trainer.run()
+        assert "(not finite: hole, " in str(stop.value)
+        assert "nothing was saved: start again, for example with a smaller lr" in str(stop.value)
         assert not list_checkpoints(tmp_path / "run" / "checkpoints")
         assert not (tmp_path / "run" / "model").exists()
+
+    @pytest.mark.parametrize("at", [4, 5])  # a step that is saved, and one that is not
+    def test_weights_that_are_not_finite_are_not_saved_and_named(self, faces, tmp_path, at):
+        """A gradient overflowed, and the loss is still finite. At the next step a layer would blame its temperature."""
+        trainer = Trainer(small(faces, "steps=8", "save_every=2", "keep=1"), tmp_path / "run")
+        train_step = trainer.train_step
+
+        def overflow(batches):
+            losses = train_step(batches)
+            if trainer.step == at:
+                with torch.no_grad():
+                    for weight in trainer.model.parameters():
+                        weight.fill_(torch.nan)
+            return losses
+
+        trainer.train_step = overflow
+        with pytest.raises(FloatingPointError, match=r"the run diverged: .*not finite") as stop:
+            trainer.run()
+        good = 2 if at == 4 else 4
+        assert f"the last good checkpoint is {tmp_path}/run/checkpoints/step-0000000{good}.pt" in str(stop.value)
+        assert "temperature" not in str(stop.value)
+        assert load_checkpoint(tmp_path / "run" / "checkpoints")["step"] == good
+        assert all(torch.isfinite(x).all() for x in MDRNets.from_pretrained(tmp_path / "run" / "model").parameters())
 
     def test_pictures_are_asked_for(self, tmp_path):
         with pytest.raises(ValueError, match="no training images: name folders with --data"):

@@ -52,7 +52,10 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     for path in reversed(paths):
         fault = _fault(path)
         if fault is None:
-            return _with_new_names(torch.load(path, map_location="cpu", weights_only=True))
+            try:
+                return _with_new_names(torch.load(path, map_location="cpu", weights_only=True))
+            except Exception as error:  # damage that no checksum covers raises almost any exception
+                fault = str(error).splitlines()[0] if str(error) else type(error).__name__
         warnings.warn(f"{path} is damaged and left out: {fault}", stacklevel=2)
     raise ValueError(f"nothing to resume: every checkpoint in {folder} is damaged")
 
@@ -72,6 +75,6 @@ def _fault(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
-    except (OSError, zipfile.BadZipFile) as error:
-        return str(error)
+    except Exception as error:  # a damaged header makes zipfile raise much more than BadZipFile
+        return str(error) or type(error).__name__
     return part and f"{part} differs from its checksum"

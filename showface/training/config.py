@@ -1,17 +1,20 @@
 """The configuration of a training run: one dataclass, filled from defaults, a YAML file and dotted overrides."""
 
+import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from showface.baselines import NETWORKS, BaselineConfig
 from showface.data import Augmentation
+from showface.data.masks import KINDS
 from showface.losses import LossWeights
 from showface.models import InpaintingNetwork, MDRNets, MDRNetsConfig
 from showface.registry import find_network
@@ -43,6 +46,18 @@ class DataConfig:
     ratio: tuple[float, float] = (0.01, 0.6)
     kind: str = "both"
     workers: int = 1
+
+    def check(self) -> None:
+        """Raise ValueError if a setting is out of range."""
+        _check("data.size", self.size, "a multiple of 16", lambda x: x >= 16 and x % 16 == 0)
+        _check("data.min_side", self.min_side, "at least 0", lambda x: x >= 0)
+        _check("data.workers", self.workers, "at least 0", lambda x: x >= 0)
+        _check("data.colour", self.colour, "at least 0 and below 1", lambda x: 0 <= x < 1)
+        _check("data.kind", self.kind, f"one of {', '.join(KINDS)}", lambda x: x in KINDS)
+        _check("data.crop", self.crop, "two numbers 0 < low <= high <= 1", lambda x: 0 < x[0] <= x[1] <= 1)
+        # A ratio of 0 only would give no hole to learn from.
+        wanted = "two numbers 0 <= low <= high <= 1, high above 0"
+        _check("data.ratio", self.ratio, wanted, lambda x: 0 <= x[0] <= x[1] <= 1 and x[1] > 0)
 
     def augmentation(self) -> Augmentation:
         """The augmentation with these settings. Raises ValueError for a setting out of range."""
@@ -124,17 +139,33 @@ class TrainingConfig:
     keep: int = 2
 
     def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError if a setting is out of range; the message has its name, its value and what is wanted."""
         find_network(self.system)
-        for name in ("steps", "batch", "accumulate", "log_every", "sample_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be 'fp32' or 'bf16', got {self.precision!r}")
-        for name, value in (("lr", self.lr), ("gan.lr_scale", self.gan.lr_scale)):
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
-        if self.data.size < 16 or self.data.size % 16:
-            raise ValueError(f"data.size must be a multiple of 16, got {self.data.size}")
+        for name in ("steps", "batch", "accumulate", "log_every", "sample_every", "save_every", "keep"):
+            _check(name, getattr(self, name), "at least 1", lambda x: x >= 1)
+        _check("gan.channels", self.gan.channels, "at least 1", lambda x: x >= 1)
+        _check("gan.layers", self.gan.layers, "at least 1", lambda x: x >= 1)
+        _check("gan.start", self.gan.start, "at least 0", lambda x: x >= 0)
+        _check("gan.lr_scale", self.gan.lr_scale, "positive and finite", lambda x: 0 < x < math.inf)
+        _check("lr", self.lr, "positive and finite", lambda x: 0 < x < math.inf)
+        _check("warmup", self.warmup, "at least 0", lambda x: x >= 0)
+        _check("weight_decay", self.weight_decay, "at least 0 and finite", lambda x: 0 <= x < math.inf)
+        _check("clip", self.clip, "positive (inf turns it off)", lambda x: x > 0)
+        _check("ema_decay", self.ema_decay, "at least 0 and below 1", lambda x: 0 <= x < 1)
+        _check("seed", self.seed, "from 0 to 2**63 - 1", lambda x: 0 <= x < 2**63)
+        for field_ in fields(self.loss):
+            weight = getattr(self.loss, field_.name)
+            _check(f"loss.{field_.name}", weight, "at least 0 and finite", lambda x: 0 <= x < math.inf)
+        if not any(self.loss.by_name().values()):
+            raise ValueError("loss must have a weight above 0, got 0 for every loss")
+        blocks = self.model.refinement_blocks
+        _check("model.refinement_blocks", blocks, "numbers of at least 0", lambda x: min(x) >= 0)
+        self.data.check()
 
     @property
     def step_images(self) -> int:
@@ -149,8 +180,14 @@ class TrainingConfig:
         return NETWORKS[self.system](replace(self.baseline, image_size=size))
 
 
-def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """Read the defaults, then the YAML file, then overrides such as `data.size=128`.
+def _check(name: str, value: Any, wanted: str, accepts: Callable[[Any], bool]) -> None:
+    """Raise ValueError unless the value is accepted. NaN never is, since no comparison with it is true."""
+    if not accepts(value):
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+
+
+def load_config(file: str | Path | Sequence[str | Path] | None = None, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """Read the defaults, then the YAML file or files in order, then overrides such as `data.size=128`.
 
     Old names of settings still work, with a warning.
 
@@ -161,9 +198,10 @@ def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -
     config = OmegaConf.structured(TrainingConfig)
     for part in (config.model, config.baseline, config.loss):  # frozen dataclasses are read-only by default
         OmegaConf.set_readonly(part, False)
+    files = [] if file is None else [file] if isinstance(file, str | Path) else list(file)
     try:
-        if file is not None:
-            config.merge_with(_with_new_names(OmegaConf.load(file)))
+        for file in files:
+            config.merge_with(_with_new_names(_read(file)))
         for override in overrides:
             config.merge_with(_with_new_names(OmegaConf.from_dotlist([override])))
         return cast(TrainingConfig, OmegaConf.to_object(config))
@@ -202,6 +240,16 @@ def _with_new_names(config: DictConfig | ListConfig) -> dict[str, Any] | DictCon
     return cast(dict[str, Any], settings)
 
 
-def save_config(config: TrainingConfig, path: Path) -> None:
-    """Write the whole configuration as YAML; `load_config` reads it back."""
-    OmegaConf.save(OmegaConf.structured(config), path)
+def config_text(config: TrainingConfig) -> str:
+    """The whole configuration as YAML; `load_config` reads it back."""
+    settings = OmegaConf.structured(config)
+    try:
+        return OmegaConf.to_yaml(settings)
+    except UnicodeEncodeError:  # a folder's name is not UTF-8: libyaml can't write it, and PyYAML's own writer can
+        return yaml.dump(OmegaConf.to_container(settings), Dumper=yaml.SafeDumper, sort_keys=False)
+
+
+def _read(file: str | Path) -> DictConfig | ListConfig:
+    """The settings in a YAML file, also with names that are not UTF-8 as `config_text` writes them."""
+    text = Path(file).read_text(encoding="utf-8")
+    return OmegaConf.create(yaml.load(text, yaml.SafeLoader)) if r"\uDC" in text else OmegaConf.load(file)

@@ -1,9 +1,14 @@
 """The logger of a run: a progress bar, `log.jsonl` and TensorBoard's events."""
 
+import io
 import json
 import resource
 import sys
+import threading
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -54,11 +59,11 @@ class Logger(NullLogger):
     def __init__(self, out: Path, step: int, steps: int) -> None:
         self.file = out / LOG_FILE
         if self.file.is_file():
-            lines = self.file.read_text().splitlines()
+            lines = self.file.read_text(errors="replace").splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
             if len(kept) < len(lines):
                 write_text(self.file, "".join(f"{line}\n" for line in kept))
-        self.events = SummaryWriter(out / "events", purge_step=step + 1 if step else None)
+        self.events = _events(out / "events", purge_step=step + 1 if step else None)
         self.progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -70,6 +75,12 @@ class Logger(NullLogger):
         self.task = self.progress.add_task("train", total=steps, completed=step, status="")
 
     def __enter__(self) -> "Logger":
+        # A warning can name a file whose name is not UTF-8; while the bar is shown, warnings go to stdout.
+        self.stdout = sys.stdout
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            self.stdout_errors = sys.stdout.errors
+            sys.stdout.reconfigure(errors="backslashreplace")
+        self.excepthook, threading.excepthook = threading.excepthook, self._thread_failed
         self.progress.start()
         return self
 
@@ -77,15 +88,32 @@ class Logger(NullLogger):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
-        self.events.close()
+        if isinstance(self.stdout, io.TextIOWrapper):
+            self.stdout.reconfigure(errors=self.stdout_errors)
+        try:
+            if self.events is not None:
+                with _writing(self.events.log_dir):
+                    self.events.close()
+        except OSError:
+            if error is None:  # otherwise it would hide the first error
+                raise
+        finally:
+            threading.excepthook = self.excepthook
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """Leave out the traceback of TensorBoard's thread if it can't write: `scalars` raises the same error."""
+        if not isinstance(failure.exc_value, OSError):
+            self.excepthook(failure)
 
     def advance(self, step: int) -> None:
         self.progress.update(self.task, completed=step)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self.events.add_scalar(name, value, step)
-        with self.file.open("a") as file:
+        if self.events is not None:
+            with _writing(self.events.log_dir):
+                for name, value in values.items():
+                    self.events.add_scalar(name, value, step)
+        with _writing(self.file), self.file.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         self.progress.update(
             self.task,
@@ -94,10 +122,12 @@ class Logger(NullLogger):
         )
 
     def image(self, step: int, image: Tensor) -> None:
-        self.events.add_image("samples", image, step)
+        if self.events is not None:
+            with _writing(self.events.log_dir):
+                self.events.add_image("samples", image, step)
 
     def message(self, text: str) -> None:
-        self.progress.console.print(text, highlight=False)
+        self.progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class Meter:
@@ -119,11 +149,17 @@ class Meter:
             self.sums[name] = self.sums.get(name, torch.zeros_like(loss)) + loss
 
     def check(self, step: int) -> None:
-        """Raise FloatingPointError if a loss up to this step is not finite. Waits for the GPU."""
-        if not torch.stack([*self.sums.values()]).isfinite().all():
-            first = self.first_step
-            where = f"at step {first}" if first == step - 1 else f"within steps {first} to {step - 1}"
-            raise FloatingPointError(f"the loss became {self.sums['total'].item()} {where}; nothing was saved since")
+        """Raise FloatingPointError if a loss up to this step is not finite. Waits for the GPU.
+
+        The message says which losses, and the steps since the last entry within which it happened.
+        """
+        if torch.stack([*self.sums.values()]).isfinite().all():
+            return
+        first = self.first_step
+        where = f"at step {first}" if first == step - 1 else f"within steps {first} to {step - 1}"
+        bad = [name for name, total in self.sums.items() if name != "total" and not total.isfinite()]
+        which = f"not finite: {', '.join(bad)}" if bad else "each loss is finite, but not their weighted sum"
+        raise FloatingPointError(f"the loss became {self.sums['total'].item()} {where} ({which})")
 
 
 def peak_memory(device: torch.device) -> float:
@@ -132,6 +168,26 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def _events(folder: Path, purge_step: int | None) -> SummaryWriter | None:
+    """The writer of TensorBoard's events, or None for a path that TensorBoard can't encode."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        warnings.warn(f"TensorBoard can't write to {folder}, whose name is not UTF-8: see {LOG_FILE}", stacklevel=3)
+        return None
+    with _writing(folder):
+        return SummaryWriter(folder, purge_step=purge_step)
+
+
+@contextmanager
+def _writing(path: Path | str) -> Iterator[None]:
+    """Name the file in an error, since that of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"can't write the log {path}: {error}") from error
 
 
 def _step_of(line: str) -> float:

@@ -1,37 +1,39 @@
 """The training loop."""
 
 import math
-import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from showface.data import EpochSampler, FaceFolder, FaceShards
-from showface.distributed import device_errors
+from showface.data import EpochSampler
 from showface.models import InpaintingNetwork
 from showface.models.discriminator import PatchDiscriminator
 from showface.models.stages import Stage, StageSchedule
 from showface.nn import channels_last
 from showface.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from showface.training.config import TrainingConfig, save_config
+from showface.training.config import TrainingConfig
+from showface.training.divergence import bad_weight, divergence
 from showface.training.features import frozen_features
 from showface.training.gan import discriminator_loss
+from showface.training.lock import FolderLock, lock_folder
 from showface.training.logger import Logger, Meter, NullLogger, peak_memory
 from showface.training.objective import Objective, frozen, shift_at, shifted
-from showface.training.signals import StopRequest, ignore_first_signal, stop_on_signal
+from showface.training.resume import Change, explain, find_changes, remove_leftovers, write_config
+from showface.training.setup import make_accelerator, make_dataset, start_from
+from showface.training.signals import StopRequest, stop_on_signal
+from showface.training.workers import batches_of, start_worker, worker_errors
 
 Batch = dict[str, Tensor]
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -47,9 +49,11 @@ class Trainer:
         config: the run. The configuration is written beside its results.
         out: the folder, made if needed.
         resume: continue from the newest intact checkpoint in `out`. On a CPU, the resumed run is bit for bit the same
-            as a run without a stop.
+            as a run without a stop. `resumed_config` gives the run's own settings; settings that differ from them are
+            printed when the run goes on, and recorded in `config.yaml`.
 
     Raises:
+        BlockingIOError: another process trains in `out`.
         FileExistsError: `out` already holds a run and `resume` is not set.
         FileNotFoundError: no checkpoint to resume from, or a data folder or weights that don't exist.
         ValueError: no data is named, the device can't be used, the batch can't be split evenly between the processes,
@@ -57,19 +61,21 @@ class Trainer:
     """
 
     def __init__(self, config: TrainingConfig, out: str | Path, resume: bool = False) -> None:
+        config.check()  # its attributes may have been set since it was made
         self.config, self.out = config, Path(out)
         self.checkpoints = self.out / "checkpoints"
-        if list_checkpoints(self.checkpoints) and not resume:
-            raise FileExistsError(f"{self.out} holds a training run already: add --resume, or choose another folder")
-        self.accelerator = _accelerator(config.device)
+        self.accelerator = make_accelerator(config.device)
+        self._lock: FolderLock | None = None
+        if self.out.is_dir():
+            self._claim(resume)
         self.device, processes = self.accelerator.device, self.accelerator.num_processes
         if config.batch % processes:
             raise ValueError(f"batch is {config.batch}, which {processes} processes can't share evenly")
-        self.dataset = _dataset(config)
+        self.dataset = make_dataset(config)
         torch.manual_seed(config.seed)
         self.model = channels_last(config.network().to(self.device))
-        if config.init:
-            _start_from(self.model, config.init)
+        if config.init and not resume:
+            start_from(self.model, config.init)
         self.ema = AveragedModel(self.model, multi_avg_fn=self._update_ema)
         weights, gan = config.loss, config.gan
         self._features = None
@@ -92,7 +98,9 @@ class Trainer:
         self._start_stage()
         # All processes start with the same weights. From here on, each draws its own random numbers.
         torch.manual_seed(config.seed + self.accelerator.process_index)
+        self._changes: list[Change] = []
         if resume:
+            self._changes = find_changes(self.out, config)
             self._restore(load_checkpoint(self.checkpoints))
             if self.step > config.steps:
                 raise ValueError(f"steps is {config.steps}, but the run is after step {self.step} already")
@@ -102,7 +110,9 @@ class Trainer:
             self._discriminator = self.accelerator.prepare_model(self.discriminator)
         if self.accelerator.is_main_process:
             self.out.mkdir(parents=True, exist_ok=True)
-            save_config(config, self.out / "config.yaml")
+            self._claim(resume)
+            remove_leftovers(self.out)
+            write_config(self.out, config, self._changes, self.step)
 
     def run(self) -> Path:
         """Train to `config.steps`, saving on the way. Returns the folder of the EMA model.
@@ -110,12 +120,30 @@ class Trainer:
         Raises:
             FloatingPointError: a loss is not finite. Nothing was saved after that step.
             SystemExit: a signal requested a stop. The step was finished and saved. A second signal stops at once.
-            OSError: the disk is full, or the data has vanished.
+            OSError: the disk is full, the data has vanished, a data worker was killed, or another process trains in the
+                folder.
         """
+        try:
+            self._claim(resume=True)
+            return self._run()
+        finally:
+            self._lock = None
+
+    def _run(self) -> Path:
         config, main = self.config, self.accelerator.is_main_process
         logger = Logger(self.out, self.step, config.steps) if main else NullLogger()
-        with logger, stop_on_signal() as request:
-            batches, meter = self._batches(), Meter(self.step)
+        with (
+            logger,
+            stop_on_signal() as request,
+            closing(self._batches()) as batches,
+            worker_errors(),
+            divergence(self._saved, self.checkpoints),
+        ):
+            meter = Meter(self.step)
+            for line in explain(self._changes, self.step, config):
+                logger.message(line)
+            if main and self.step:
+                self._save_model()  # a kill may have come between the checkpoint and the model
             while self.step < config.steps:
                 step_batches = self._fetch(batches, meter)
                 meter.add(self.train_step(step_batches))
@@ -167,18 +195,41 @@ class Trainer:
         return means
 
     def save(self) -> None:
-        """Write a checkpoint, and the EMA model in the format of `showface.load_model`; all processes must call it."""
+        """Write a checkpoint, and the EMA model in the format of `showface.load_model`; all processes must call it.
+
+        Raises:
+            FloatingPointError: a weight is not finite; nothing was written.
+            OSError: the files can't be written, for example on a full disk. The old ones stay.
+        """
+        bad = bad_weight(self._saved)
+        if bad is not None:
+            raise FloatingPointError(f"the weight {bad} is not finite after step {self.step}")
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
-        state: dict[str, Any] = {"step": self.step, "stage": self.stage.name, "random": gather_object([random])}
+        state: dict[str, Any] = {"step": self.step, "stage": self.stage.name, "images": len(self.dataset)}
+        state["random"] = gather_object([random])
         if self.accelerator.is_main_process:
             for name, network in self._saved.items():
                 state[name] = network.state_dict()
             state["optimisers"] = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
             save_checkpoint(self.checkpoints, self.step, state, self.config.keep)
-            self._ema_model().save_pretrained(self.out / "model")
+            self._save_model()
         self.accelerator.wait_for_everyone()
+
+    def _save_model(self) -> None:
+        """Write the EMA model. Raises OSError."""
+        try:
+            self._ema_model().save_pretrained(self.out / "model")
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"can't write the model in {self.out / 'model'}: {error}") from error
+
+    def _claim(self, resume: bool) -> None:
+        """Lock the folder against other processes, in the first process only, and look for an older run."""
+        if self._lock is None and self.accelerator.is_main_process:
+            self._lock = lock_folder(self.out)
+        if list_checkpoints(self.checkpoints) and not resume:
+            raise FileExistsError(f"{self.out} holds a training run already: add --resume, or choose another folder")
 
     def _fetch(self, batches: Iterator[Batch], meter: Meter) -> list[Batch]:
         """The batches of the next step."""
@@ -284,10 +335,20 @@ class Trainer:
             for name, network in self._saved.items():
                 network.load_state_dict(state[name])
             for name, optimiser in self.optimisers.items():
+                own = [{key: group[key] for key in ("betas", "weight_decay")} for group in optimiser.param_groups]
                 optimiser.load_state_dict(state["optimisers"][name])
+                for group, settings in zip(optimiser.param_groups, own, strict=True):
+                    group.update(settings)  # they may have been changed for the rest of the run
         except (KeyError, RuntimeError, ValueError) as error:
             wanted = f"another system or configuration than this one of {self.config.system}"
-            raise ValueError(f"the checkpoint in {self.checkpoints} is of {wanted}") from error
+            changed = "; changed since: " + ", ".join(map(str, self._changes)) if self._changes else ""
+            raise ValueError(f"the checkpoint in {self.checkpoints} is of {wanted}{changed}") from error
+        images = state.get("images", len(self.dataset))  # older versions did not save it
+        if images != len(self.dataset):
+            text = (
+                f"there were {images} images before the stop, and now {len(self.dataset)}: their order is another one"
+            )
+            warnings.warn(text, stacklevel=3)
         number = self.accelerator.process_index
         if number >= len(state["random"]):
             warnings.warn("more processes than before the stop: the new ones draw new random numbers", stacklevel=3)
@@ -296,7 +357,7 @@ class Trainer:
         if self.device.type == "cuda" and "cuda" in state["random"][number]:
             torch.cuda.set_rng_state(state["random"][number]["cuda"], self.device)
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Generator[Batch, None, None]:
         config, processes = self.config, self.accelerator.num_processes
         sampler = EpochSampler(
             len(self.dataset),
@@ -307,16 +368,17 @@ class Trainer:
             rank=self.accelerator.process_index,
             world=processes,
         )
-        yield from DataLoader(
+        loader = DataLoader(
             self.dataset,
             config.batch // processes,
             sampler=sampler,
             num_workers=config.data.workers,
-            worker_init_fn=ignore_first_signal,
+            worker_init_fn=start_worker,
             pin_memory=self.device.type == "cuda",
             # Its own generator: otherwise the loader draws from the global one, which checkpoints restore.
             generator=torch.Generator(),
         )
+        yield from batches_of(loader)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
@@ -344,39 +406,3 @@ class Trainer:
 
     def _ema_model(self) -> InpaintingNetwork:
         return cast(InpaintingNetwork, self.ema.module)
-
-
-def _accelerator(device: str) -> Accelerator:
-    """Accelerate's view of processes and devices. Raises ValueError for a device that can't be used."""
-    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    with device_errors(device):
-        torch.empty(1, device=device)
-    if not launched:
-        # Accelerate's state is global and keeps the first device: reset it.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        os.environ["ACCELERATE_TORCH_DEVICE"] = device
-    return Accelerator(cpu=device == "cpu")
-
-
-def _dataset(config: TrainingConfig) -> FaceFolder | FaceShards:
-    """The training images. Raises ValueError unless the configuration names either folders or shards."""
-    data = config.data
-    if bool(data.folders) == bool(data.shards):
-        given = "folders and shards" if data.folders else "no training images"
-        raise ValueError(f"{given}: name folders with --data or data.folders, or else shards with data.shards")
-    augmentation = data.augmentation()
-    if data.folders:
-        return FaceFolder(data.folders, augmentation, min_side=data.min_side, seed=config.seed)
-    return FaceShards(data.shards, augmentation, min_side=data.min_side, seed=config.seed)
-
-
-def _start_from(model: InpaintingNetwork, folder: str) -> None:
-    """Copy the weights of a saved model. Parts of `model` that the saved model lacks keep their weights."""
-    state = type(model).from_pretrained(folder).state_dict()
-    own = model.state_dict()
-    unfit = [name for name, x in state.items() if name not in own or own[name].shape != x.shape]
-    if unfit:
-        raise ValueError(f"init={folder} does not fit this model's configuration: {', '.join(unfit[:3])}, ...")
-    model.load_state_dict(state, strict=False)

@@ -19,6 +19,8 @@ SMALL = [
     "device=cpu",
 ]
 
+LOSSES = {"hole", "known", "coarse_hole", "coarse_known", "total", "adversarial", "discriminator", "lr"}
+
 
 def small(faces: Path, *overrides: str) -> TrainingConfig:
     return load_config(overrides=[*SMALL, f"data.folders=[{faces}]", *overrides])
@@ -30,3 +32,29 @@ def entries(out: Path) -> list[dict]:
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(out / "checkpoints")["model"]
+
+
+def assert_same_run(whole: Path, parts: Path) -> None:
+    """All weights, EMA weights, moments, random states and logged losses are bit for bit the same."""
+    a, b = (load_checkpoint(out / "checkpoints") for out in (whole, parts))
+    compare(a, b, "")
+    told = [
+        [{k: v for k, v in entry.items() if k in LOSSES | {"step"}} for entry in entries(out)] for out in (whole, parts)
+    ]
+    assert told[0] == told[1]
+
+
+def compare(a: object, b: object, where: str) -> None:
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            compare(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for number, (x, y) in enumerate(zip(a, b, strict=True)):
+            compare(x, y, f"{where}/{number}")
+    else:
+        assert a == b, where

@@ -1,0 +1,48 @@
+"""What a run is made of: processes and devices, training images, and the weights that it starts from."""
+
+import os
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from showface.data import FaceFolder, FaceShards
+from showface.distributed import device_errors
+from showface.models import InpaintingNetwork
+from showface.training.config import TrainingConfig
+
+
+def make_accelerator(device: str) -> Accelerator:
+    """Accelerate's view of processes and devices. Raises ValueError for a device that can't be used."""
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    with device_errors(device):
+        torch.empty(1, device=device)
+    if not launched:
+        # Accelerate's state is global and keeps the first device: reset it.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        os.environ["ACCELERATE_TORCH_DEVICE"] = device
+    return Accelerator(cpu=device == "cpu")
+
+
+def make_dataset(config: TrainingConfig) -> FaceFolder | FaceShards:
+    """The training images. Raises ValueError unless the configuration names either folders or shards."""
+    data = config.data
+    if bool(data.folders) == bool(data.shards):
+        given = "folders and shards" if data.folders else "no training images"
+        raise ValueError(f"{given}: name folders with --data or data.folders, or else shards with data.shards")
+    augmentation = data.augmentation()
+    if data.folders:
+        return FaceFolder(data.folders, augmentation, min_side=data.min_side, seed=config.seed)
+    return FaceShards(data.shards, augmentation, min_side=data.min_side, seed=config.seed)
+
+
+def start_from(model: InpaintingNetwork, folder: str) -> None:
+    """Copy the weights of a saved model. Parts of `model` that the saved model lacks keep their weights."""
+    state = type(model).from_pretrained(folder).state_dict()
+    own = model.state_dict()
+    unfit = [name for name, x in state.items() if name not in own or own[name].shape != x.shape]
+    if unfit:
+        raise ValueError(f"init={folder} does not fit this model's configuration: {', '.join(unfit[:3])}, ...")
+    model.load_state_dict(state, strict=False)
