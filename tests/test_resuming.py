@@ -155,19 +155,24 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     """A data worker can outlive a killed trainer for some seconds."""
     lock = lock_folder(tmp_path)
     assert lock_folder(tmp_path) is lock  # one process may have several trainers
-    read, write = os.pipe()
+    # The child tells when it runs, and then lives until the parent closes its end of the other pipe or dies.
+    (ready, tell), (wait, release) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
-        os.read(read, 1)
+        os.close(release)
+        os.write(tell, b"x")
+        os.read(wait, 1)
         os._exit(0)
-    os.close(lock.handle)  # as the kernel does when the process is killed
-    lock.handle = -1
-    with (tmp_path / ".lock").open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.write(write, b"x")
-    os.waitpid(child, 0)
-    os.close(read)
-    os.close(write)
+    try:
+        assert os.read(ready, 1) == b"x"
+        os.close(lock.handle)  # as the kernel does when the process is killed
+        lock.handle = -1
+        with (tmp_path / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        for end in (ready, tell, wait, release):
+            os.close(end)
+        os.waitpid(child, 0)
 
 
 def test_two_trainers_in_one_process_share_the_folder(faces, run):
