@@ -75,7 +75,7 @@ class TestConfig:
             ("data.ratio=[0,0]", r"data\.ratio must be two numbers"),
             ("data.colour=1", r"data\.colour must be at least 0 and below 1, got 1\.0"),
             ("data.kind=dots", r"data\.kind must be one of strokes, blocks, both, got 'dots'"),
-            ("model.refinement_blocks=[-1,1,1]", r"model\.refinement_blocks must be numbers of at least 0"),
+            ("model.refinement_blocks=[-1,1,1]", r"refinement_blocks must be three numbers from 0 upwards"),
         ],
     )
     def test_bad_overrides_are_named(self, override, message):
