@@ -172,7 +172,7 @@ def test_bundled_model(showface, tmp_path, half):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", sorted(baselines.NETWORKS))
+@pytest.mark.parametrize("name", [name for name in sorted(baselines.NETWORKS) if name not in ("dsi", "ict")])
 def test_baselines(name, tmp_path):
     torch.manual_seed(0)
     network = baselines.NETWORKS[name](BaselineConfig(channels=8, image_size=64)).eval()
