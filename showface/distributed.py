@@ -19,3 +19,9 @@ def device_errors(device: str | torch.device) -> Iterator[None]:
         yield
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device} can't be used: {str(error).splitlines()[0]}") from error
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raise ValueError if there is no such device."""
+    with device_errors(device):
+        torch.empty(1, device=device)

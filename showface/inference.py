@@ -18,7 +18,7 @@ from showface.faces import FaceDetector
 from showface.hole_filling import FindFaces, Progress, fill_holes
 from showface.models import InpaintingNetwork
 from showface.models.config import MAX_IMAGE_SIZE
-from showface.registry import load_model, usable_device
+from showface.registry import load_model, move_model
 
 Photo: TypeAlias = str | PathLike[str] | Image.Image | NDArray[np.uint8]
 Model: TypeAlias = InpaintingNetwork | str | PathLike[str]
@@ -97,8 +97,7 @@ class Inpainter:
             raise ValueError(f"size must be at most {MAX_IMAGE_SIZE} pixels, got {size}")
         self.model = _find_model(model)
         if device is not None:
-            with usable_device(device):
-                self.model = self.model.to(device)
+            self.model = move_model(self.model, device)
         self.size = size or self.model.config.image_size
         self.detector = FaceDetector(next(self.model.parameters()).device) if faces else None
 

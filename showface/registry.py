@@ -1,19 +1,44 @@
 """Networks by name: MDRNets and the trained baselines."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import torch
 
 from showface import baselines
-from showface.distributed import device_errors
-from showface.models import InpaintingNetwork, MDRNets
-from showface.models.network import saved_system
+from showface.distributed import check_device, device_errors
+from showface.models import BUNDLED, InpaintingNetwork, MDRNets
+from showface.models.network import Network, saved_system
 from showface.nn import channels_last
 
 NETWORKS: dict[str, type[InpaintingNetwork]] = {MDRNets.system: MDRNets, **baselines.NETWORKS}
+_BUNDLED = {
+    "default": "sharp: trained with perceptual and adversarial losses to look realistic",
+    "psnr": "smooth: trained for the closest pixels",
+}
+_BUNDLED_LICENCE = "for research only, as its training data"
+
+
+@dataclass(frozen=True)
+class About:
+    """What people should know of a saved model: its name, what it does, and what its weights may be used for."""
+
+    name: str
+    description: str
+    licence: str
+
+
+def about_model(folder: str | PathLike[str]) -> About:
+    """What is known of a saved model, by its folder or bundled name.
+
+    Raises:
+        FileNotFoundError, ValueError: as for `load_model`.
+    """
+    if isinstance(folder, str) and folder in BUNDLED:
+        return About(folder, _BUNDLED[folder], _BUNDLED_LICENCE)
+    folder = Path(folder)
+    return About(folder.resolve().name, f"a saved {saved_system(folder)} model", "not stated")
 
 
 def find_network(name: str) -> type[InpaintingNetwork]:
@@ -23,18 +48,18 @@ def find_network(name: str) -> type[InpaintingNetwork]:
     return NETWORKS[name]
 
 
-@contextmanager
-def usable_device(device: str | torch.device) -> Iterator[None]:
-    """Check a device, and turn torch's errors about it, within the context, into ValueError.
-
-    Raises:
-        ValueError: there is no such device, or it holds no values (meta).
-    """
+def move_model(model: Network, device: str | torch.device) -> Network:
+    """Move a network. Raises ValueError for a device that can't be used, or that holds no values (meta)."""
+    check_model_device(device)
     with device_errors(device):
-        if torch.device(device).type == "meta":
-            raise ValueError("device meta can't be used: its tensors hold no values")
-        torch.empty(1, device=device)
-        yield
+        return model.to(device)
+
+
+def check_model_device(device: str | torch.device) -> None:
+    """Raise ValueError if no network can run on a device."""
+    check_device(device)
+    if torch.device(device).type == "meta":
+        raise ValueError("device meta can't be used: its tensors hold no values")
 
 
 def load_model(folder: str | PathLike[str] = "default", device: str | torch.device = "cpu") -> InpaintingNetwork:
@@ -53,8 +78,5 @@ def load_model(folder: str | PathLike[str] = "default", device: str | torch.devi
             used.
     """
     folder = folder if isinstance(folder, str) else Path(folder)
-    with usable_device(device):  # before a large model is read
-        pass
-    model = find_network(saved_system(folder)).from_pretrained(folder)
-    with usable_device(device):
-        return channels_last(model.to(device))
+    check_model_device(device)  # before a large model is read
+    return channels_last(move_model(find_network(saved_system(folder)).from_pretrained(folder), device))

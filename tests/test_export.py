@@ -73,7 +73,7 @@ def exported(tmp_path_factory):
     torch.manual_seed(0)
     network = baselines.NETWORKS["pconv"](BaselineConfig(channels=8, image_size=64)).eval()
     path = tmp_path_factory.mktemp("onnx") / "small.onnx"
-    return network, path, write_onnx(network, path, half=True)
+    return network, path, write_onnx(network, path, half=True, licence="MIT")
 
 
 def test_onnx_computes_what_the_network_computes(exported):

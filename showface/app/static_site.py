@@ -6,6 +6,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,7 +23,6 @@ GPU = {
     "ort-wasm-simd-threaded.jspi.mjs": "ort-wasm-webgpu.js",
     "ort-wasm-simd-threaded.jspi.wasm": "ort-wasm-webgpu.wasm",
 }
-DESCRIPTIONS = {"default": "the bundled model: sharp fills", "psnr": "the bundled model with the smallest error"}
 
 
 def write_static_site(
@@ -56,7 +56,7 @@ def write_static_site(
         ModuleNotFoundError: a package of the extra `export` is missing.
     """
     out = Path(out)
-    names = [Path(model).name for model in models]
+    names = [Path(model).resolve().name for model in models]
     if not names or len(set(names)) < len(names) or "faces" in names:
         raise ValueError(f"models must have different names, got {', '.join(names) or 'none'}")
     _check_folder(out, overwrite)
@@ -69,7 +69,7 @@ def write_static_site(
             (static / "index.html").rename(folder / "index.html")
         copy_runtime(runtime, static / "ort", webgpu)
         files = _write_networks(static, models, names, check)
-        _write_config(static, models, names, files, webgpu)
+        _write_config(static, models, files, webgpu)
         (static / "onnx" / "service-worker.js").rename(folder / "service-worker.js")
         _list_files(folder)
         folder.chmod(0o755)
@@ -102,19 +102,10 @@ def _write_networks(static: Path, models: Sequence[str], names: Sequence[str], c
     return files
 
 
-def _write_config(
-    static: Path, models: Sequence[str], names: Sequence[str], files: dict[str, str], webgpu: bool
-) -> None:
-    from showface.registry import load_model
+def _write_config(static: Path, models: Sequence[str], files: dict[str, str], webgpu: bool) -> None:
+    from showface.registry import about_model, load_model
 
-    described = [
-        {
-            "name": name,
-            "description": DESCRIPTIONS.get(name, "an own model"),
-            "licence": "MIT" if name in DESCRIPTIONS else "",
-        }
-        for name in names
-    ]
+    described = [asdict(about_model(model)) for model in models]
     config = {
         "engine": "onnx",
         "version": version("showface"),

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -34,7 +33,7 @@ from showface.data.images import TooManyPixelsError, open_image
 from showface.faces import find_faces
 from showface.inference import Inpainter
 from showface.models import BUNDLED
-from showface.registry import load_model
+from showface.registry import about_model, load_model
 
 KINDS = {
     "PNG": ("image/png", ".png"),
@@ -48,12 +47,6 @@ KINDS = {
 }
 """The formats in which results are saved, each with its type and suffix. Photos in others come back as PNG."""
 SAVED_AS = {"MPO": "JPEG", "DIB": "BMP"}
-
-DESCRIPTIONS = {
-    "default": "sharp: trained with perceptual and adversarial losses to look realistic",
-    "psnr": "smooth: trained for the closest pixels",
-}
-BUNDLED_LICENCE = "for research only, as its training data"
 
 TOO_LARGE = "the photo is too large for the memory of this machine"
 
@@ -87,15 +80,13 @@ def load_models(names: Iterable[str] = BUNDLED, device: str = "cpu", size: int |
     """
     models: dict[str, Model] = {}
     for folder in names:
-        network = load_model(folder, device)
-        own = folder not in BUNDLED
-        name = Path(folder).resolve().name if own else folder
-        if name in models:
-            raise ValueError(f"two models have the name {name}: rename a folder")
-        models[name] = Model(
-            name,
-            DESCRIPTIONS.get(name, "bundled") if not own else f"a saved {network.system} model",
-            "not stated" if own else BUNDLED_LICENCE,
+        network, about = load_model(folder, device), about_model(folder)
+        if about.name in models:
+            raise ValueError(f"two models have the name {about.name}: rename a folder")
+        models[about.name] = Model(
+            about.name,
+            about.description,
+            about.licence,
             Inpainter(network, size=size),
             Inpainter(network, faces=False, size=size),
         )

@@ -106,9 +106,11 @@ def _load(model: str, device: str) -> "InpaintingNetwork":
 
 def _export_onnx(path: Path, model: str, half: bool, check: bool) -> "list[Parity]":
     from showface.export.onnx import TOLERANCE, check_onnx, write_onnx
+    from showface.registry import about_model
 
     network = _load(model, "cpu")
-    write_onnx(network, path, half=half, name=f"showface {Path(model).name}")
+    about = about_model(model)
+    write_onnx(network, path, half=half, name=f"showface {about.name}", licence=about.licence)
     rows = check_onnx(network, path) if check else []
     worst = max((row.worst for row in rows), default=0.0)
     if not worst <= TOLERANCE:

@@ -69,7 +69,12 @@ def onnx_model(program: ExportedProgram, inputs: Sequence[str], outputs: Sequenc
 
 
 def write_onnx(
-    network: InpaintingNetwork, path: str | Path, *, half: bool = False, licence: str = "MIT", name: str = "showface"
+    network: InpaintingNetwork,
+    path: str | Path,
+    *,
+    half: bool = False,
+    licence: str = "not stated",
+    name: str = "showface",
 ) -> None:
     """Write a network as an ONNX file, atomically.
 
@@ -80,7 +85,7 @@ def write_onnx(
     Args:
         network: in eval mode, on the CPU.
         half: store weights as float16. They are converted to float32 when they are used.
-        licence, name: written into the file's metadata.
+        licence, name: written into the file's metadata; the licence is that of the weights.
 
     Raises:
         ModuleNotFoundError: a package of the extra `export` is missing.

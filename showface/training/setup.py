@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from showface.data import FaceFolder, FaceShards
-from showface.distributed import device_errors
+from showface.distributed import check_device
 from showface.models import InpaintingNetwork
 from showface.training.config import TrainingConfig
 
@@ -17,8 +17,7 @@ def make_accelerator(device: str) -> Accelerator:
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    with device_errors(device):
-        torch.empty(1, device=device)
+    check_device(device)
     if not launched:
         # Accelerate's state is global and keeps the first device: reset it.
         AcceleratorState._reset_state(reset_partial_state=True)
