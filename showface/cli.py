@@ -4,7 +4,6 @@ import io
 import sys
 import warnings
 from importlib.resources import as_file, files
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -321,16 +320,13 @@ def info() -> None:
 
 def main() -> None:
     """Run the command. Errors that a user can fix are printed in one line; others keep their traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for names that the terminal can't show
     sys.argv[1:] = map(with_home, sys.argv[1:])
     warnings.showwarning = lambda message, *_, **__: Console(stderr=True, soft_wrap=True).print(
         f"[yellow]note:[/] {escape(str(message))}", highlight=False
     )
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a path can have a name that is not UTF-8
+            stream.reconfigure(errors="backslashreplace")  # for names that the terminal can't show
     try:
         app()
     except (OSError, ValueError, FloatingPointError, ModuleNotFoundError) as error:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import secrets
 import stat
 from collections.abc import Callable
@@ -71,11 +70,15 @@ def write_text(path: str | Path, text: str) -> None:
     Raises:
         UnicodeEncodeError: the text can't be encoded. `path` stays as it was.
     """
-    text = re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
-    data = text.encode()  # before opening the file
+    data = printable(text).encode()  # before opening the file
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def printable(text: str) -> str:
+    """Text with file names that can be written: a byte that is not UTF-8 becomes four characters, such as `\\xff`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def with_home(argument: str) -> str:

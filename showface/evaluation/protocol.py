@@ -8,7 +8,6 @@ only the *composite* is scored: known pixels are always taken from the input.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from showface.evaluation.metrics import (
     ssim,
 )
 from showface.evaluation.perceptual import LPIPS, FrechetDistances
+from showface.files import printable
 
 __all__ = [
     "BINS",
@@ -121,11 +121,6 @@ class Score:
     lpips: float | None = None
     identity: float | None = None
     regions: dict[int, tuple[float, int]] = field(default_factory=dict)
-
-
-def printable(name: str) -> str:
-    """A file name as text that can be written: bytes that are not UTF-8 become escapes, such as backslash xe9."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def bin_label(bounds: Bin | str) -> str:

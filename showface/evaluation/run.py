@@ -14,7 +14,7 @@ from showface.data import find_images, find_labels, random_hole
 from showface.evaluation.components import plan_components
 from showface.evaluation.identity import IdentityDistance
 from showface.evaluation.perceptual import LPIPS, FrechetDistances
-from showface.evaluation.protocol import BINS, FINE_BINS, Bin, Inpainter, Pair, Score, evaluate, plan, printable
+from showface.evaluation.protocol import BINS, FINE_BINS, Bin, Inpainter, Pair, Score, evaluate, plan
 from showface.evaluation.report import (
     ALL_SETS,
     RegionRow,
@@ -28,7 +28,7 @@ from showface.evaluation.report import (
     write_json,
 )
 from showface.evaluation.sheet import choose_cases, contact_sheet
-from showface.files import write_atomically, write_text
+from showface.files import printable, write_atomically, write_text
 from showface.models.config import MAX_IMAGE_SIZE
 
 __all__ = ["HOLES", "Evaluation", "generate_masks", "run_evaluation"]

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from PIL import Image, ImageDraw
 
 from showface.evaluation.metrics import psnr
-from showface.evaluation.protocol import Inpainter, Pair, Score, complete, printable, read_hole
+from showface.evaluation.protocol import Inpainter, Pair, Score, complete, read_hole
+from showface.files import printable
 
 __all__ = ["choose_cases", "contact_sheet"]
 

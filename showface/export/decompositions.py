@@ -14,6 +14,7 @@ from torch import Tensor
 
 from showface.ops.definitions import unit
 from showface.ops.precision import temperature_factor, widen
+from showface.ops.transforms import dense_correlation
 
 
 def read_rows(
@@ -41,17 +42,10 @@ def correlation_rows(
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """`masked_correlation_rows`: the output (B, N, Cv), and the log-sum-exp of each token, base 2 (B, N)."""
-    q, k, v = widen(query, key, value)
-    tau = temperature_factor(temperature, scale, q)
-    logits = (tau * unit(q)) @ unit(k).mT  # (B, N, N)
-    answered = hole
-    if keys == "valid":
-        # A finite number, since an image without keys would give NaN. Its softmax is not used.
-        logits = torch.where(hole[:, None], -1e30, logits)
-        answered = hole & ~hole.all(dim=1, keepdim=True)
-    out = torch.softmax(logits, dim=-1) @ v
+    out, logits = dense_correlation(query, key, value, hole, temperature, scale, keys)
+    answered = hole & ~hole.all(dim=1, keepdim=True) if keys == "valid" else hole
     lse = torch.logsumexp(logits, dim=-1) / math.log(2)
-    return torch.where(answered[..., None], out, 0).to(value.dtype), torch.where(answered, lse, 0)
+    return out, torch.where(answered, lse, 0)
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:

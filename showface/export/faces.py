@@ -7,11 +7,10 @@ import torch
 from torch.export import Dim
 
 from showface.export.onnx import describe, onnx_model
+from showface.export.program import LARGEST
 from showface.faces.detector import MULTIPLE
 from showface.faces.yunet import YuNet
 from showface.files import write_atomically
-
-LARGEST = 4096
 
 
 def write_faces_onnx(path: str | Path, *, check: bool = True) -> float | None:

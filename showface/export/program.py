@@ -10,8 +10,9 @@ from torch.export import Dim, ExportedProgram
 
 from showface.files import write_atomically
 from showface.models import InpaintingNetwork
+from showface.nn.fill import EXPORTED_LEVELS
 
-LARGEST = 4096  # longest side in pixels of the images that an exported program takes
+LARGEST = 2**EXPORTED_LEVELS  # longest side in pixels of the images that an exported program takes
 
 
 class ImageAndCoarse(nn.Module):

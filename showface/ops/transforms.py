@@ -3,7 +3,8 @@
 The kernels only have gradients for `backward`. With `torch.func` (`jvp`, `jacfwd`, `grad`, `hessian`, `vmap`, ...) or
 `torch.autograd.forward_ad`, `showface.ops` calls the functions of this module instead. They are plain PyTorch without
 branches on values, so torch can transform them, also twice. They store all weights, so they need more memory than the
-kernels. They can't read values, so a region outside 0..K-1 counts as -1.
+kernels. They can't read values, so a region outside 0..K-1 counts as -1. `showface.export` uses `dense_correlation`
+too.
 
 Source: *ours*.
 """
@@ -79,6 +80,16 @@ def masked_correlation(
     query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
 ) -> Tensor:
     """`showface.ops.masked_correlation`, with the temperature in two factors. It computes all N x N weights."""
+    return dense_correlation(query, key, value, hole, temperature, scale, keys)[0]
+
+
+def dense_correlation(
+    query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
+) -> tuple[Tensor, Tensor]:
+    """The result of `masked_correlation` (B, N, Cv), and the logits of its corrupted rows (B, N, N).
+
+    Logits of tokens that are no keys are -inf, unless the image has no keys.
+    """
     q, k, v = widen(query, key, value)
     is_key = ~hole if keys == "valid" else torch.ones_like(hole)
     has_key = is_key.any(-1)[:, None, None]
@@ -90,7 +101,7 @@ def masked_correlation(
         # Without any key a row would be NaN, and so would its gradient.
         logits = torch.where(is_key[:, None] | ~has_key, logits, -torch.inf)
         out = torch.softmax(logits, dim=-1) @ v
-    return torch.where(hole[..., None] & has_key, out, 0).to(value.dtype)
+    return torch.where(hole[..., None] & has_key, out, 0).to(value.dtype), logits
 
 
 def coordination_loss(features: Tensor, target: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:

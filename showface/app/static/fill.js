@@ -16,23 +16,17 @@ import { decode } from "./photos.js";
  * @throws {Error} with a sentence for the user
  */
 export async function fillPhoto(engine, photo, { model, faces }, onUpdate) {
-  const { controller, onProgress } = start(photo, onUpdate);
-  try {
+  const isDone = await unlessCancelled(photo, onUpdate, async (signal, onProgress) => {
     const mask = await photo.mask.toPng();
     if (!mask.count) throw new Error("The mask is empty. Paint over the part that is to be filled first.");
-    if (controller.signal.aborted) return false;
+    if (signal.aborted) return false;
     const request = { photo: photo.file, mask: mask.blob, model, faces, format: "png" };
-    const answer = await engine.inpaint({ ...request, signal: controller.signal, onProgress });
+    const answer = await engine.inpaint({ ...request, signal, onProgress });
     const picture = await decode(answer.blob);
     photo.result = { ...answer, picture, mask: mask.blob, model, usedFaces: faces, same: null };
     return true;
-  } catch (error) {
-    if (controller.signal.aborted) return false;
-    throw error;
-  } finally {
-    photo.run = null;
-    onUpdate();
-  }
+  });
+  return isDone ?? false;
 }
 
 /**
@@ -47,13 +41,28 @@ export async function fillPhoto(engine, photo, { model, faces }, onUpdate) {
 export async function resultInOwnFormat(engine, photo, onUpdate) {
   const result = photo.result;
   if (result.same) return result.same;
-  const { controller, onProgress } = start(photo, onUpdate);
-  try {
+  return unlessCancelled(photo, onUpdate, async (signal, onProgress) => {
     result.same = await engine.inpaint({
       photo: photo.file, mask: result.mask, model: result.model, faces: result.usedFaces, format: "same",
-      signal: controller.signal, onProgress,
+      signal, onProgress,
     });
     return result.same;
+  });
+}
+
+/**
+ * Do work that the user can cancel, and show it as `photo.run` meanwhile.
+ *
+ * @template T
+ * @param {Photo} photo
+ * @param {() => void} onUpdate called when `photo.run` changes
+ * @param {(signal: AbortSignal, onProgress: (stage: string, fraction: number) => void) => Promise<T>} work
+ * @returns {Promise<T | null>} null if it was cancelled
+ */
+async function unlessCancelled(photo, onUpdate, work) {
+  const { controller, onProgress } = start(photo, onUpdate);
+  try {
+    return await work(controller.signal, onProgress);
   } catch (error) {
     if (controller.signal.aborted) return null;
     throw error;
