@@ -22,6 +22,7 @@ from showface.ops.backends import cuda
 
 from support.cuda_on_cpu import build
 from support.networks import TINY, wake
+from support.page import chromium, serving
 from support.pictures import save_faces
 
 pytest.register_assert_rewrite("support.operator_tests", "support.tolerances")
@@ -214,6 +215,26 @@ def tiny() -> MDRNetsConfig:
 def model(tiny: MDRNetsConfig) -> MDRNets:
     """A tiny random network in eval mode, in which no layer is zero."""
     return wake(MDRNets(tiny)).eval()
+
+
+@pytest.fixture
+def folder(model: MDRNets, tmp_path: Path) -> Path:
+    """A saved model."""
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture(scope="session")
+def page_address() -> Iterator[str]:
+    """The address of the app with the bundled models."""
+    with serving() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -11,30 +11,18 @@ from PIL import ExifTags, Image
 import showface
 from showface.data import grow_hole
 
-from support.page import MASK, PHONE, PORTRAIT, Visitor, chromium, png_file, serving
+from support.page import MASK, PHONE, PORTRAIT, Visitor, png_file, serving
 
 pytestmark = [pytest.mark.browser, pytest.mark.shared("page")]
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with serving() as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
 @pytest.fixture
-def visit(browser: Any, address: str) -> Iterator[Callable[..., Visitor]]:
+def visit(browser: Any, page_address: str) -> Iterator[Callable[..., Visitor]]:
     """Open the page. At the end of the test, nothing may have gone wrong in it."""
     visitors = []
 
     def start(**options: Any) -> Visitor:
-        visitors.append(Visitor(browser, options.pop("address", address), **options))
+        visitors.append(Visitor(browser, options.pop("address", page_address), **options))
         return visitors[-1]
 
     yield start

@@ -2,14 +2,12 @@
 
 import io
 import json
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from support.page import DESKTOP, PHONE, PORTRAIT, Visitor, chromium, serving
+from support.page import DESKTOP, PHONE, PORTRAIT, Visitor
 
 pytestmark = [pytest.mark.browser, pytest.mark.shared("page")]
 
@@ -18,18 +16,6 @@ TOOLS = [f"[data-tool={name}]" for name in ("brush", "eraser", "rectangle", "las
 PANEL = ["#invert", "#clear", "#grow", "#grow-by", "#import", "#export", "#faces-show", "#faces-use", "#model"]
 RESULT = ["#download-png", "#go-on"]
 SECONDS = 0.25  # between a pointer's move and the painted frame; about 0.01 where nothing else runs
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with serving() as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 def overflow(visitor: Visitor) -> int:
@@ -52,9 +38,9 @@ def is_reachable(visitor: Visitor, selector: str) -> bool:
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE, (320, 640), (768, 1024), (844, 390)])
-def test_everything_is_reachable(browser, address, size):
+def test_everything_is_reachable(browser, page_address, size):
     is_phone = size[0] < 761
-    visitor = Visitor(browser, address, size, touch=is_phone)
+    visitor = Visitor(browser, page_address, size, touch=is_phone)
     page = visitor.page
     assert overflow(visitor) <= 0
     assert is_reachable(visitor, "#choose")
@@ -82,9 +68,9 @@ def test_everything_is_reachable(browser, address, size):
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_axe_finds_nothing_serious(browser, address, size, dark):
+def test_axe_finds_nothing_serious(browser, page_address, size, dark):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    visitor = Visitor(browser, address, size, touch=size == PHONE, dark=dark)
+    visitor = Visitor(browser, page_address, size, touch=size == PHONE, dark=dark)
     page = visitor.page
 
     def check(state: str) -> None:
@@ -114,8 +100,8 @@ def test_axe_finds_nothing_serious(browser, address, size, dark):
     visitor.check()
 
 
-def test_the_focus_is_seen_and_goes_everywhere(browser, address):
-    visitor = Visitor(browser, address)
+def test_the_focus_is_seen_and_goes_everywhere(browser, page_address):
+    visitor = Visitor(browser, page_address)
     page = visitor.page
     visitor.open(PORTRAIT)
     visitor.draw((0.4, 0.5), (0.6, 0.55))
@@ -140,11 +126,11 @@ def test_the_focus_is_seen_and_goes_everywhere(browser, address):
     visitor.check()
 
 
-def test_a_photo_of_20_megapixels_stays_smooth(browser, address, record_property, capsys):
+def test_a_photo_of_20_megapixels_stays_smooth(browser, page_address, record_property, capsys):
     small = np.random.default_rng(0).integers(0, 256, (365, 548, 3), dtype=np.uint8)
     data = io.BytesIO()
     Image.fromarray(small).resize((5472, 3648), Image.Resampling.BICUBIC).save(data, "jpeg", quality=85)
-    visitor = Visitor(browser, address)
+    visitor = Visitor(browser, page_address)
     page = visitor.page
     visitor.open({"name": "large.jpg", "mimeType": "image/jpeg", "buffer": data.getvalue()})
     page.evaluate(
@@ -178,7 +164,7 @@ def test_a_photo_of_20_megapixels_stays_smooth(browser, address, record_property
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_large_photo_is_sharp_when_zoomed_in(browser, address, orientation):
+def test_a_large_photo_is_sharp_when_zoomed_in(browser, page_address, orientation):
     # Upright, the upper left quarter has fine stripes, which a copy of 2048 pixels can't show.
     upright = np.full((3600, 4800, 3), 90, np.uint8)
     upright[:1800:2, :2400] = 250
@@ -186,7 +172,7 @@ def test_a_large_photo_is_sharp_when_zoomed_in(browser, address, orientation):
     exif[ExifTags.Base.Orientation] = orientation
     stored = Image.fromarray(upright).rotate(90, expand=True) if orientation == 6 else Image.fromarray(upright)
     stored.save(data, "jpeg", quality=95, exif=exif)
-    visitor = Visitor(browser, address)
+    visitor = Visitor(browser, page_address)
     page = visitor.page
     visitor.open({"name": "large.jpg", "mimeType": "image/jpeg", "buffer": data.getvalue()})
 

@@ -16,13 +16,6 @@ from support.runs import SMALL, entries
 
 
 @pytest.fixture
-def folder(model: MDRNets, tmp_path: Path) -> Path:
-    """A saved model."""
-    model.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
-@pytest.fixture
 def photo(tmp_path: Path) -> Path:
     return next(save_faces(tmp_path / "photo", count=1, side=50).iterdir())
 

@@ -23,13 +23,6 @@ BOX = (10, 10, 29, 24)
 
 
 @pytest.fixture
-def folder(model, tmp_path: Path) -> Path:
-    """A saved model."""
-    model.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
-@pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Three photos, one of them in a folder of its own."""
     save_faces(tmp_path / "photos", count=3, side=50)

@@ -13,7 +13,7 @@ from showface.models.stages import Stage, StageSchedule
 from showface.training import Trainer, TrainingConfig
 from showface.training.checkpoint import list_checkpoints, load_checkpoint
 
-from support.runs import SMALL, entries, small, weights
+from support.runs import SMALL, compare, entries, small, weights
 
 NAMES = ("dsi", "ict")
 
@@ -97,24 +97,8 @@ def test_resuming_is_as_if_never_stopped(faces, tmp_path, name, stops):
         resumed = Trainer(config, out, resume=True)
         assert resumed.step == step
         resumed.run()
-        assert_same(load_checkpoint(out / "checkpoints"), whole)
+        compare(load_checkpoint(out / "checkpoints"), whole, "checkpoint")
         assert entries(out)[-1]["total"] == log[-1]["total"]
-
-
-def assert_same(a: object, b: object, where: str = "checkpoint") -> None:
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for number, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}/{number}")
-    else:
-        assert a == b, where
 
 
 def test_losses_of_images_only_where_a_stage_paints(faces, tmp_path):
@@ -174,7 +158,7 @@ def test_a_checkpoint_without_a_stage(faces, tmp_path):
     (tmp_path / "old" / "checkpoints").mkdir(parents=True)
     torch.save(state, tmp_path / "old" / "checkpoints" / paths[1].name)
     Trainer(config, tmp_path / "old", resume=True).run()
-    assert_same(*(load_checkpoint(tmp_path / name / "checkpoints") for name in ("old", "whole")))
+    compare(*(load_checkpoint(tmp_path / name / "checkpoints") for name in ("old", "whole")), "checkpoint")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -221,7 +205,7 @@ def test_two_processes_agree(faces, tmp_path, name, port):
     """Both have the same weights and codes after all stages."""
     out = tmp_path / "run"
     torch.multiprocessing.spawn(run_one_of_two, args=(faces, out, name, port), nprocs=2)
-    assert_same(torch.load(out / "second.pt"), load_checkpoint(out / "checkpoints")["model"])
+    compare(torch.load(out / "second.pt"), load_checkpoint(out / "checkpoints")["model"], "checkpoint")
     assert [entry["step"] for entry in entries(out)] == [1, 2, 3, 4, 5, 6]
 
 

@@ -133,29 +133,23 @@ def address(site):
 
 
 @pytest.fixture(scope="module")
-def page(address):
+def page(address, browser):
     """A page whose engine has loaded its files, and which is offline since."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("Chromium is not installed")
-    with playwright.sync_playwright() as starter:
-        browser = starter.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        context = browser.new_context()
-        context.set_default_timeout(600_000)
-        page = context.new_page()
-        requests, errors = [], []
-        context.on("request", lambda request: requests.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(f"{address}/probe.html")
-        page.wait_for_function("window.isReady")
-        page.evaluate("window.engine.ready()")
-        context.set_offline(True)
-        yield page
-        browser.close()
-        assert not errors
-        assert requests
-        assert all(url.startswith((address, "blob:", "data:")) for url in requests)
+    context = browser.new_context()
+    context.set_default_timeout(600_000)
+    page = context.new_page()
+    requests, errors = [], []
+    context.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"{address}/probe.html")
+    page.wait_for_function("window.isReady")
+    page.evaluate("window.engine.ready()")
+    context.set_offline(True)
+    yield page
+    context.close()
+    assert not errors
+    assert requests
+    assert all(url.startswith((address, "blob:", "data:")) for url in requests)
 
 
 def as_text(image):

@@ -25,12 +25,6 @@ HOLE[10:20, 5:25] = True
 
 
 @pytest.fixture
-def folder(model: MDRNets, tmp_path: Path) -> Path:
-    model.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
-@pytest.fixture
 def photo(tmp_path: Path) -> Path:
     noise().save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
