@@ -96,8 +96,8 @@ def load_model(
         restored = showface.inpaint("photo.jpg", "mask.png", model=model)
 
     Args:
-        folder: the name of a bundled model, "default" or "psnr"; a folder written by `save_pretrained`; or `org/name` or
-            `org/name@revision` on the Hugging Face Hub, which needs the extra `hub`. A folder that exists is taken
+        folder: the name of a bundled model, "default" or "psnr"; a folder written by `save_pretrained`; or `org/name`
+            or `org/name@revision` on the Hugging Face Hub, which needs the extra `hub`. A folder that exists is taken
             before a name on the Hub.
         device: where the model runs.
         revision: branch, tag or commit of a model on the Hub.

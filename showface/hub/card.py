@@ -11,7 +11,7 @@ import showface
 from showface.files import existing_file
 from showface.models import BUNDLED
 from showface.models.find import CARD_FILE, find_model, is_hub_name
-from showface.registry import about_model, load_model, stated_licence
+from showface.registry import about_model, load_model
 
 _PACKAGE = Path(showface.__file__).parent
 # The build copies the page into the package; in a checkout it is in docs/ only.
@@ -23,9 +23,9 @@ _LOCAL = ("folders", "shards")  # settings of the data that name places on the a
 def model_card(model: str | PathLike[str], repo: str, licence: str | None = None) -> str:
     """The card of a model: a header that the Hub reads, how to load the model, and what is known of it.
 
-    A README.md in the model's folder is its card. Otherwise the card of a bundled model is docs/default-model.md, and the
-    card of any other one has its configuration and, beside the `config.yaml` of a training run, the settings. Paths on
-    the author's machine are left out.
+    A README.md in the model's folder is its card. Otherwise the card of a bundled model is docs/default-model.md, and
+    the card of any other one has its configuration and, beside the `config.yaml` of a training run, the settings. Paths
+    on the author's machine are left out.
 
     Args:
         model: as for `showface.load_model`.
@@ -43,7 +43,7 @@ def model_card(model: str | PathLike[str], repo: str, licence: str | None = None
     own = folder / CARD_FILE
     if licence is not None and (bundled or own.is_file()):
         raise ValueError(f"the licence of {model} is stated already: {about_model(model).licence}")
-    if own.is_file() and stated_licence(folder) is not None:
+    if own.is_file():
         return own.read_text(encoding="utf-8")
     network = load_model(folder)
     settings = None if bundled else _settings(folder)

@@ -94,9 +94,9 @@ class InpaintingNetwork(nn.Module):
         """Load a saved model, in eval mode and float32, on the CPU.
 
         Args:
-            folder: the name of a bundled model, a key of `BUNDLED`; a folder that `save_pretrained` wrote; or `org/name`
-                on the Hugging Face Hub, which needs the extra `hub`. Pass `Path(name)` for a folder that has the name
-                of a bundled model.
+            folder: the name of a bundled model, a key of `BUNDLED`; a folder that `save_pretrained` wrote; or
+                `org/name` on the Hugging Face Hub, which needs the extra `hub`. Pass `Path(name)` for a folder that has
+                the name of a bundled model.
             revision: branch, tag or commit of a model on the Hub.
 
         Raises:
