@@ -41,7 +41,7 @@ optimiser = torch.optim.AdamW(unet.parameters(), lr=1e-3)
 image = torch.rand(2, 3, 16, 16) * 2 - 1
 attention.hole = hole = torch.zeros(2, 1, 16, 16)
 hole[..., 4:12, 4:12] = 1
-for step in range(steps):
+for _ in range(steps):
     noise, time = torch.randn_like(image), torch.randint(1000, (2,))
     amount = (time / 1000).view(2, 1, 1, 1)
     noisy = (1 - amount) * image + amount * noise
