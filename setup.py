@@ -265,6 +265,10 @@ class BuildPython(build_py):
     def run(self) -> None:
         shutil.rmtree(Path(self.build_lib) / "showface", ignore_errors=True)
         super().run()
+        # The page about the bundled models is also the model card that `showface push` writes.
+        card = ROOT / "docs" / "default-model.md"
+        if card.is_file() and not self.editable_mode:
+            place(card, Path(self.build_lib) / "showface" / "assets" / card.name)
 
 
 setup(

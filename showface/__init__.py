@@ -45,11 +45,25 @@ _EXPORTS = {
     "MDRNetsConfig": "showface.models",
     "inpaint": "showface.inference",
     "load_model": "showface.registry",
+    "push_to_hub": "showface.hub",
 }
-_SUBMODULES = ("baselines", "data", "evaluation", "faces", "inference", "losses", "models", "nn", "ops", "training")
+_SUBMODULES = (
+    "baselines",
+    "data",
+    "evaluation",
+    "faces",
+    "hub",
+    "inference",
+    "losses",
+    "models",
+    "nn",
+    "ops",
+    "training",
+)
 
 if TYPE_CHECKING:
-    from showface import baselines, data, evaluation, faces, inference, losses, models, nn, ops, training
+    from showface import baselines, data, evaluation, faces, hub, inference, losses, models, nn, ops, training
+    from showface.hub import push_to_hub
     from showface.inference import Inpainter, inpaint
     from showface.models import MDRNets, MDRNetsConfig
     from showface.registry import load_model
@@ -63,6 +77,7 @@ __all__ = [
     "data",
     "evaluation",
     "faces",
+    "hub",
     "inference",
     "inpaint",
     "load_model",
@@ -70,6 +85,7 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "push_to_hub",
     "training",
 ]
 

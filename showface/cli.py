@@ -15,6 +15,7 @@ import showface
 from showface.app.cli import serve_app
 from showface.export.cli import export_file
 from showface.files import with_home
+from showface.hub.cli import push_model
 
 if TYPE_CHECKING:
     from showface.data import Marks
@@ -45,7 +46,9 @@ def options(
     """Fill holes in photos of faces with Memory-Disentangled Refinement Networks (MDRNets)."""
 
 
-ModelOption = Annotated[str, typer.Option(help="Bundled model (default or psnr), or folder of a saved model.")]
+ModelOption = Annotated[
+    str, typer.Option(help="Bundled model (default or psnr), folder of a saved model, or org/name on the Hub.")
+]
 DeviceOption = Annotated[str, typer.Option(help="Device: cpu, cuda, ...")]
 
 
@@ -209,7 +212,9 @@ def evaluate(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Bundled model (default or psnr), or folder of a saved model. Repeatable."),
+        typer.Option(
+            help="Bundled model (default or psnr), folder of a saved model, or org/name on the Hub. Repeatable."
+        ),
     ] = None,
     baseline: Annotated[
         list[str] | None, typer.Option(help="Classical method: telea or navier-stokes. Repeatable.")
@@ -308,6 +313,7 @@ def memory(
 
 app.command("app")(serve_app)
 app.command("export")(export_file)
+app.command("push")(push_model)
 
 
 @app.command()

@@ -1,14 +1,17 @@
 """Networks by name: MDRNets and the trained baselines."""
 
+import re
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import torch
+import yaml
 
 from showface import baselines
 from showface.distributed import check_device, device_errors
 from showface.models import BUNDLED, InpaintingNetwork, MDRNets
+from showface.models.find import CARD_FILE, find_model
 from showface.models.network import Network, saved_system
 from showface.nn import channels_last
 
@@ -18,6 +21,7 @@ _BUNDLED = {
     "psnr": "smooth: trained for the closest pixels",
 }
 _BUNDLED_LICENCE = "for research only, as its training data"
+_MAX_CARD = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -29,16 +33,36 @@ class About:
     licence: str
 
 
-def about_model(folder: str | PathLike[str]) -> About:
-    """What is known of a saved model, by its folder or bundled name.
+def about_model(model: str | PathLike[str]) -> About:
+    """What is known of a saved model, given as for `load_model`. Its model card, if it has one, states the licence.
 
     Raises:
-        FileNotFoundError, ValueError: as for `load_model`.
+        FileNotFoundError, ValueError, OSError: as for `load_model`.
     """
-    if isinstance(folder, str) and folder in BUNDLED:
-        return About(folder, _BUNDLED[folder], _BUNDLED_LICENCE)
-    folder = Path(folder)
-    return About(folder.resolve().name, f"a saved {saved_system(folder)} model", "not stated")
+    if isinstance(model, str) and model in BUNDLED:
+        return About(model, _BUNDLED[model], _BUNDLED_LICENCE)
+    folder = find_model(model)
+    name = Path(model).resolve().name  # of "org/name" too
+    return About(name, f"a saved {saved_system(folder)} model", stated_licence(folder) or "not stated")
+
+
+def stated_licence(folder: Path) -> str | None:
+    """The licence that the header of a folder's model card states, such as "mit"; None without a card or a licence."""
+    card = folder / CARD_FILE
+    if not card.is_file() or card.stat().st_size > _MAX_CARD:
+        return None
+    _, opening, rest = card.read_text(encoding="utf-8", errors="replace").partition("---\n")
+    header, closing, _ = rest.partition("\n---")
+    if not (opening and closing):
+        return None
+    try:
+        values = yaml.safe_load(header)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return None
+    values = values if isinstance(values, dict) else {}
+    licence = values.get("license_name") if values.get("license") == "other" else values.get("license")
+    # A stranger's text is shown beside the model, so it is a short name or nothing.
+    return licence if isinstance(licence, str) and re.fullmatch(r"[\w .+-]{1,60}", licence) else None
 
 
 def find_network(name: str) -> type[InpaintingNetwork]:
@@ -62,21 +86,28 @@ def check_model_device(device: str | torch.device) -> None:
         raise ValueError("device meta can't be used: its tensors hold no values")
 
 
-def load_model(folder: str | PathLike[str] = "default", device: str | torch.device = "cpu") -> InpaintingNetwork:
+def load_model(
+    folder: str | PathLike[str] = "default", device: str | torch.device = "cpu", *, revision: str | None = None
+) -> InpaintingNetwork:
     """Load a saved model of any kind, in eval mode, float32 and channels-last memory.
 
         model = showface.load_model("runs/unet/model", device="cuda")
+        model = showface.load_model("org/name", revision="v1")      # from the Hugging Face Hub
         restored = showface.inpaint("photo.jpg", "mask.png", model=model)
 
     Args:
-        folder: a folder written by `save_pretrained`, or the name of a bundled model, "default" or "psnr".
+        folder: the name of a bundled model, "default" or "psnr"; a folder written by `save_pretrained`; or `org/name`
+            or `org/name@revision` on the Hugging Face Hub, which needs the extra `hub`. A folder that exists is taken
+            before a name on the Hub.
         device: where the model runs.
+        revision: branch, tag or commit of a model on the Hub.
 
     Raises:
-        FileNotFoundError: the folder or one of its two files is missing.
+        FileNotFoundError: there is no such model, or one of its two files is missing.
+        OSError: the model can't be fetched from the Hub, as `showface.models.find.find_model`.
         ValueError: an unknown network, a broken configuration, weights that don't fit it, or a device that can't be
             used.
     """
-    folder = folder if isinstance(folder, str) else Path(folder)
     check_model_device(device)  # before a large model is read
-    return channels_last(move_model(find_network(saved_system(folder)).from_pretrained(folder), device))
+    found = find_model(folder, revision)
+    return channels_last(move_model(find_network(saved_system(found)).from_pretrained(found), device))

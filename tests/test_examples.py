@@ -61,3 +61,10 @@ def test_one_operator(run, chosen):
     errors = [float(line.split()[-1]) for line in printed.splitlines() if "largest relative error" in line]
     assert len(errors) == 5
     assert max(errors) < 1e-4
+
+
+def test_diffusers_unet(run):
+    pytest.importorskip("diffusers")  # not in the extra `test`: only this example needs it
+    printed = run("diffusers_unet", "--steps", 2)
+    assert "it depends on known tokens: True, on others in the hole: False" in printed
+    assert float(printed.split("gradient of the keys ")[1].split()[0]) > 0

@@ -18,7 +18,9 @@ def serve_app(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Bundled model, or folder of a saved model. Repeatable; the first is the default."),
+        typer.Option(
+            help="Bundled model, folder of a saved model, or org/name on the Hub. Repeatable; the first is the default."
+        ),
     ] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Another name by which it is called, such as a proxy's. Repeatable.")

@@ -16,7 +16,7 @@ def export_file(
     check: Annotated[bool, typer.Option(help="Compare an .onnx file with PyTorch.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over existing files.")] = False,
     model: Annotated[
-        str, typer.Option(help="Bundled model (default or psnr), or folder of a saved model.")
+        str, typer.Option(help="Bundled model (default or psnr), folder of a saved model, or org/name on the Hub.")
     ] = "default",
     device: Annotated[str, typer.Option(help="Where a .pt2 file runs: cpu, cuda, ...")] = "cpu",
 ) -> None:

@@ -1,6 +1,7 @@
 """The base class of every network that fills holes: what the trainer, saved files and inference rely on."""
 
 import json
+from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -11,15 +12,13 @@ from torch import Tensor, nn
 from showface.files import write_atomically, write_text
 from showface.losses import LossWeights
 from showface.models.config import NetworkConfig
+from showface.models.find import CONFIG_FILE, WEIGHTS_FILE, find_model
 from showface.models.output import InpaintingOutput
 from showface.models.stages import Stage
 from showface.models.weights import UnreadableWeightsError, check_sizes, check_weights, weights_header
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 _MAX_CONFIG = 1 << 20  # bytes
 DEFAULT_SYSTEM = "mdrnets"  # for folders whose config.json has no "system"
-BUNDLED = {name: Path(__file__).parent.parent / "assets" / name for name in ("default", "psnr")}
 
 Network = TypeVar("Network", bound="InpaintingNetwork")
 
@@ -89,18 +88,23 @@ class InpaintingNetwork(nn.Module):
         write_text(folder / CONFIG_FILE, json.dumps(values, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls: type[Network], folder: str | Path = "default") -> Network:
+    def from_pretrained(
+        cls: type[Network], folder: str | PathLike[str] = "default", *, revision: str | None = None
+    ) -> Network:
         """Load a saved model, in eval mode and float32, on the CPU.
 
         Args:
-            folder: a folder that `save_pretrained` wrote, or the name of a bundled model, a key of `BUNDLED`. Pass
-                `Path(name)` for a folder that has the name of a bundled model.
+            folder: the name of a bundled model, a key of `BUNDLED`; a folder that `save_pretrained` wrote; or
+                `org/name` on the Hugging Face Hub, which needs the extra `hub`. Pass `Path(name)` for a folder that has
+                the name of a bundled model.
+            revision: branch, tag or commit of a model on the Hub.
 
         Raises:
-            FileNotFoundError: the folder or one of its two files is missing.
+            FileNotFoundError: there is no such model, or one of its two files is missing.
+            OSError: the model can't be fetched from the Hub, as `showface.models.find.find_model`.
             ValueError: the configuration is invalid or belongs to another system, or the weights don't fit it.
         """
-        folder = _find(folder)
+        folder = find_model(folder, revision)
         try:
             values = _read_config(folder)
             system = values.pop("system", DEFAULT_SYSTEM)
@@ -123,23 +127,12 @@ class InpaintingNetwork(nn.Module):
         return model.eval()
 
 
-def saved_system(folder: str | Path) -> str:
-    """The system of the model in a folder. Raises the errors of `InpaintingNetwork.from_pretrained`."""
-    folder = _find(folder)
+def saved_system(folder: Path) -> str:
+    """The system of the model in a folder. Raises ValueError for a broken configuration."""
     try:
         return str(_read_config(folder).get("system", DEFAULT_SYSTEM))
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG_FILE} is not a configuration of a model: {error}") from error
-
-
-def _find(model: str | Path) -> Path:
-    """The folder of a model, given by path or by a bundled name. Raises FileNotFoundError if a file is missing."""
-    folder = BUNDLED[model] if isinstance(model, str) and model in BUNDLED else Path(model)
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            wanted = f"a model is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, or one of {', '.join(BUNDLED)}"
-            raise FileNotFoundError(f"no {name} in {folder}: {wanted}")
-    return folder
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -94,8 +94,9 @@ class TrainingConfig:
         gan: the discriminator.
         features: the frozen network of the perceptual and style losses, "efficientnet-lite0" or "vgg19".
         features_weights: file of its weights, for "vgg19".
-        init: start from this model, for example to fine-tune it: the name of a bundled model or the folder of a saved
-            model. Parts that it lacks (a coarse-only model has no refinement) keep random weights.
+        init: start from this model, for example to fine-tune it: the name of a bundled model, the folder of a
+            saved model, or org/name on the Hub. Parts that it lacks (a coarse-only model has no refinement) keep
+            random weights.
         steps: optimiser steps; the learning rate falls to 0 over them.
         batch: batch size, over all processes.
         accumulate: number of batches per step.

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from showface.files import remove_temporaries, write_text
-from showface.models.network import CONFIG_FILE as MODEL_FILE
-from showface.models.network import WEIGHTS_FILE
+from showface.models.find import CONFIG_FILE as MODEL_FILE
+from showface.models.find import WEIGHTS_FILE
 from showface.training.checkpoint import list_checkpoints
 from showface.training.config import TrainingConfig, config_text, load_config
 from showface.training.logger import LOG_FILE

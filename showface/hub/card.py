@@ -1,0 +1,119 @@
+"""The model card of a saved model: the README.md that a repository on the Hub shows."""
+
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import showface
+from showface.files import existing_file
+from showface.models import BUNDLED
+from showface.models.find import CARD_FILE, find_model, is_hub_name
+from showface.registry import about_model, load_model
+
+_PACKAGE = Path(showface.__file__).parent
+# The build copies the page into the package; in a checkout it is in docs/ only.
+_BUNDLED_CARDS = (_PACKAGE / "assets" / "default-model.md", _PACKAGE.parent / "docs" / "default-model.md")
+_RESEARCH_ONLY = "research-only"
+_LOCAL = ("folders", "shards")  # settings of the data that name places on the author's machine
+
+
+def model_card(model: str | PathLike[str], repo: str, licence: str | None = None) -> str:
+    """The card of a model: a header that the Hub reads, how to load the model, and what is known of it.
+
+    A README.md in the model's folder is its card. Otherwise the card of a bundled model is docs/default-model.md, and
+    the card of any other one has its configuration and, beside the `config.yaml` of a training run, the settings. Paths
+    on the author's machine are left out.
+
+    Args:
+        model: as for `showface.load_model`.
+        repo: its name on the Hub, `org/name`.
+        licence: as the Hub calls it, such as "mit". For a bundled model and those trained from one it is research
+            only, unless stated otherwise.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: as for `showface.load_model`.
+        ValueError: a licence for a model that is bundled or whose README.md exists.
+        ModuleNotFoundError: the extra `hub` is missing.
+    """
+    bundled = isinstance(model, str) and model in BUNDLED
+    folder = find_model(model)
+    own = folder / CARD_FILE
+    if licence is not None and (bundled or own.is_file()):
+        raise ValueError(f"the licence of {model} is stated already: {about_model(model).licence}")
+    if own.is_file():
+        return own.read_text(encoding="utf-8")
+    network = load_model(folder)
+    settings = None if bundled else _settings(folder)
+    started = str((settings or {}).get("init") or "")
+    research = bundled or (licence is None and started in BUNDLED)
+    text = _header(licence, research, network.system)
+    text += f"\n# {repo}\n\nA model of showface that fills holes in photos of faces.\n\n{_loading(repo)}"
+    if bundled:
+        page = next((card for card in _BUNDLED_CARDS if card.is_file()), _BUNDLED_CARDS[0])
+        page = existing_file(page, "the bundled models need their card", "docs/ of the sources")
+        about = about_model(model)
+        body = page.read_text(encoding="utf-8").partition("\n")[2]  # without its title
+        return f"{text}\nThis is `{model}`, {about.description}. Licence: {about.licence}.\n{body}"
+    text += f"\n## Licence\n\n{_licence_text(licence, started)}\n"
+    parameters = sum(x.numel() for x in network.parameters())
+    configuration = json.dumps({"system": network.system, **network.config.to_dict()}, indent=2)
+    text += f"\n## Configuration\n\n{parameters:,} parameters.\n\n```json\n{configuration}\n```\n"
+    if settings is not None:
+        yaml_text = yaml.safe_dump(settings, sort_keys=False)
+        text += f"\n## Training\n\nThe settings of `showface train`, without paths:\n\n```yaml\n{yaml_text}```\n"
+    return text
+
+
+def _header(licence: str | None, research: bool, system: str) -> str:
+    try:
+        from huggingface_hub import ModelCardData
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("a model card needs huggingface_hub: install 'showface[hub]'") from error
+    values: dict[str, Any] = {"license": "other", "license_name": _RESEARCH_ONLY} if research else {"license": licence}
+    tags = ["inpainting", "face-inpainting", "pytorch", system]
+    data = ModelCardData(library_name="showface", pipeline_tag="image-to-image", tags=tags, **values)
+    return f"---\n{data.to_yaml()}\n---\n"
+
+
+def _loading(repo: str) -> str:
+    return f"""    pip install "showface[hub]"
+    showface inpaint photo.jpg mask.png -o restored.png --model {repo}
+
+```python
+import showface
+
+model = showface.load_model("{repo}")
+restored = showface.inpaint("photo.jpg", "mask.png", model=model)
+```
+"""
+
+
+def _licence_text(licence: str | None, started: str) -> str:
+    text = licence or "Not stated."
+    if started in BUNDLED:
+        about = about_model(started)
+        text = f"{licence or _RESEARCH_ONLY}. Training started from the bundled model `{started}`: {about.licence}."
+    return text
+
+
+def _settings(folder: Path) -> dict[str, Any] | None:
+    """The settings of the training run that wrote a model, without paths; None if they are not known."""
+    file = folder.parent / "config.yaml"
+    if folder.resolve().name != "model" or not file.is_file():
+        return None
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, OSError, ValueError):
+        return None
+    if not isinstance(values, dict) or not {"system", "steps", "data"} <= values.keys():
+        return None
+    values.pop("features_weights", None)
+    data = values["data"] if isinstance(values["data"], dict) else {}
+    values["data"] = {name: value for name, value in data.items() if name not in _LOCAL}
+    init = values.get("init")
+    if init and init not in BUNDLED and (not is_hub_name(str(init)) or Path(str(init)).exists()):
+        values["init"] = "a local model"
+    return values

@@ -1,0 +1,96 @@
+"""Publish a saved model on the Hugging Face Hub."""
+
+import tempfile
+from os import PathLike
+from pathlib import Path
+
+from showface.hub.card import model_card
+from showface.models import InpaintingNetwork
+from showface.models.find import CARD_FILE, CONFIG_FILE, LOG_IN, WEIGHTS_FILE, find_model, is_hub_name
+from showface.registry import load_model
+
+
+def push_to_hub(
+    model: str | PathLike[str] | InpaintingNetwork,
+    repo: str,
+    *,
+    revision: str | None = None,
+    private: bool = False,
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Write config.json, model.safetensors and a model card to a repository on the Hub, in one commit.
+
+    Args:
+        model: a saved model as for `showface.load_model`, whose files are pushed as they are; or a network.
+        repo: `org/name`; the repository is made if needed.
+        revision: branch, made if needed; "main" by default.
+        private: make the repository private.
+        licence: see `showface.hub.model_card`.
+        overwrite: replace these files if the branch has any of them.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ValueError: a bad name, or `private` for a repository that is public; or as `model_card`.
+        FileExistsError: the branch has one of the files, and `overwrite` is False.
+        FileNotFoundError, OSError: as for `showface.load_model`; or the Hub refuses, or can't be reached.
+        ModuleNotFoundError: the extra `hub` is missing.
+    """
+    if not is_hub_name(repo):
+        raise ValueError(f"the name of a repository must be org/name, got {repo}")
+    if isinstance(model, InpaintingNetwork):
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            return push_to_hub(
+                Path(folder), repo, revision=revision, private=private, licence=licence, overwrite=overwrite
+            )
+    load_model(model)  # nothing is published that can't be loaded
+    card = model_card(model, repo, licence)
+    files = {name: find_model(model) / name for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    return _commit(repo, {**files, CARD_FILE: card.encode()}, revision, private, overwrite)
+
+
+def _commit(repo: str, files: dict[str, Path | bytes], revision: str | None, private: bool, overwrite: bool) -> str:
+    from huggingface_hub import CommitOperationAdd, HfApi, errors
+
+    api = HfApi(library_name="showface")
+    try:
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        info = api.model_info(repo, revision=revision)
+        if private and not info.private:
+            raise _RefusedError(ValueError(f"{repo} exists and is public: --private is for new repositories"))
+        there = sorted(files.keys() & {file.rfilename for file in info.siblings or []})
+        if there and not overwrite:
+            where = f"{repo} ({revision or 'main'})"
+            raise _RefusedError(FileExistsError(f"{where} has {', '.join(there)}: pass --overwrite to replace them"))
+        operations = [CommitOperationAdd(name, str(x) if isinstance(x, Path) else x) for name, x in files.items()]
+        # With its parent named, the commit fails if somebody else pushed in between.
+        done = api.create_commit(
+            repo, operations, commit_message="Push a showface model", revision=revision, parent_commit=info.sha
+        )
+    except _RefusedError as refused:
+        raise refused.reason from None
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        if status in (401, 403):
+            raise PermissionError(f"you may not write to {repo} on the Hub ({api.endpoint}): {LOG_IN}") from error
+        raise OSError(f"{repo} can't be pushed to the Hub ({api.endpoint}): {_first_line(error)}") from error
+    except Exception as error:  # of the HTTP library too, which is another one in older versions of huggingface_hub
+        raise OSError(f"{repo} can't be pushed to the Hub ({api.endpoint}): {_first_line(error)}") from error
+    return str(done.commit_url)
+
+
+class _RefusedError(Exception):
+    """Carries an error of our own past the handlers of the library's errors."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
