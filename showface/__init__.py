@@ -47,20 +47,6 @@ _EXPORTS = {
     "load_model": "showface.registry",
     "push_to_hub": "showface.hub",
 }
-_SUBMODULES = (
-    "baselines",
-    "data",
-    "evaluation",
-    "faces",
-    "hub",
-    "inference",
-    "losses",
-    "models",
-    "nn",
-    "ops",
-    "training",
-)
-
 if TYPE_CHECKING:
     from showface import baselines, data, evaluation, faces, hub, inference, losses, models, nn, ops, training
     from showface.hub import push_to_hub
@@ -93,7 +79,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
         return getattr(import_module(_EXPORTS[name]), name)
-    if name in _SUBMODULES:
+    if name in __all__:  # the others are modules
         return import_module(f"showface.{name}")
     raise AttributeError(f"module 'showface' has no attribute {name!r}")
 

@@ -1,12 +1,14 @@
 """Publish a saved model on the Hugging Face Hub."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
 from showface.hub.card import model_card
 from showface.models import InpaintingNetwork
-from showface.models.find import CARD_FILE, CONFIG_FILE, LOG_IN, WEIGHTS_FILE, find_model, is_hub_name
+from showface.models.find import CARD_FILE, CONFIG_FILE, LOG_IN, WEIGHTS_FILE, find_model, first_line, is_hub_name
 from showface.registry import load_model
 
 
@@ -53,44 +55,40 @@ def push_to_hub(
 
 
 def _commit(repo: str, files: dict[str, Path | bytes], revision: str | None, private: bool, overwrite: bool) -> str:
-    from huggingface_hub import CommitOperationAdd, HfApi, errors
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(library_name="showface")
-    try:
+    with _errors_of_the_hub(repo, api.endpoint):
         api.create_repo(repo, private=private or None, exist_ok=True)
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
         info = api.model_info(repo, revision=revision)
-        if private and not info.private:
-            raise _RefusedError(ValueError(f"{repo} exists and is public: --private is for new repositories"))
-        there = sorted(files.keys() & {file.rfilename for file in info.siblings or []})
-        if there and not overwrite:
-            where = f"{repo} ({revision or 'main'})"
-            raise _RefusedError(FileExistsError(f"{where} has {', '.join(there)}: pass --overwrite to replace them"))
+    if private and not info.private:
+        raise ValueError(f"{repo} exists and is public: --private is for new repositories")
+    there = sorted(files.keys() & {file.rfilename for file in info.siblings or []})
+    if there and not overwrite:
+        where = f"{repo} ({revision or 'main'})"
+        raise FileExistsError(f"{where} has {', '.join(there)}: pass --overwrite to replace them")
+    with _errors_of_the_hub(repo, api.endpoint):
         operations = [CommitOperationAdd(name, str(x) if isinstance(x, Path) else x) for name, x in files.items()]
         # With its parent named, the commit fails if somebody else pushed in between.
         done = api.create_commit(
             repo, operations, commit_message="Push a showface model", revision=revision, parent_commit=info.sha
         )
-    except _RefusedError as refused:
-        raise refused.reason from None
-    except errors.HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
-        if status in (401, 403):
-            raise PermissionError(f"you may not write to {repo} on the Hub ({api.endpoint}): {LOG_IN}") from error
-        raise OSError(f"{repo} can't be pushed to the Hub ({api.endpoint}): {_first_line(error)}") from error
-    except Exception as error:  # of the HTTP library too, which is another one in older versions of huggingface_hub
-        raise OSError(f"{repo} can't be pushed to the Hub ({api.endpoint}): {_first_line(error)}") from error
     return str(done.commit_url)
 
 
-class _RefusedError(Exception):
-    """Carries an error of our own past the handlers of the library's errors."""
+@contextmanager
+def _errors_of_the_hub(repo: str, endpoint: str) -> Iterator[None]:
+    """Raise what huggingface_hub raises as an OSError of one line."""
+    from huggingface_hub import errors
 
-    def __init__(self, reason: Exception) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    try:
+        yield
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        if status in (401, 403):
+            raise PermissionError(f"you may not write to {repo} on the Hub ({endpoint}): {LOG_IN}") from error
+        raise OSError(f"{repo} can't be pushed to the Hub ({endpoint}): {first_line(error)}") from error
+    except Exception as error:  # of the HTTP library too, which is another one in older versions of huggingface_hub
+        raise OSError(f"{repo} can't be pushed to the Hub ({endpoint}): {first_line(error)}") from error

@@ -76,14 +76,15 @@ def _download(repo: str, revision: str | None) -> Path:
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{hub} can't be reached"
         raise ConnectionError(f"{tried}; {why}, and {cache}") from error
     except errors.HFValidationError as error:
-        raise FileNotFoundError(f"{tried}, and it is no name on the Hub: {_first_line(error)}") from error
+        raise FileNotFoundError(f"{tried}, and it is no name on the Hub: {first_line(error)}") from error
     except Exception as error:  # of the HTTP library too, which is another one in older versions of huggingface_hub
-        raise OSError(f"{repo} can't be fetched from {hub}: {_first_line(error)}") from error
+        raise OSError(f"{repo} can't be fetched from {hub}: {first_line(error)}") from error
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no {name} in {repo} (revision {wanted}) on {hub}: {_A_MODEL_IS}")
     return folder
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message that is not empty, or else its class."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
