@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from showface.models.discriminator import PatchDiscriminator
+from showface.models.discriminator import MultiScaleDiscriminator, PatchDiscriminator
 from showface.training.gan import discriminator_loss, generator_loss
 
 
@@ -70,13 +70,13 @@ def test_gradients_of_both_sides():
     discriminator = PatchDiscriminator(channels=4)
     image, hole = a_case()
     fake = torch.rand_like(image).requires_grad_()
-    discriminator_loss(discriminator(image, hole), discriminator(fake.detach(), hole)).backward()
+    discriminator_loss([discriminator(image, hole)], [discriminator(fake.detach(), hole)]).backward()
     assert all(parameter.grad.isfinite().all() for parameter in discriminator.parameters())
     assert all((parameter.grad != 0).any() for parameter in discriminator.convs.parameters())
     assert fake.grad is None
     discriminator.zero_grad()
     discriminator.requires_grad_(False)  # as in the generator's step
-    generator_loss(discriminator(fake, hole)).backward()
+    generator_loss([discriminator(fake, hole)]).backward()
     assert (fake.grad != 0).float().mean() > 0.9
     assert all(parameter.grad is None for parameter in discriminator.parameters())
 
@@ -89,13 +89,13 @@ def test_the_two_play_against_each_other():
     optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3)
     losses = []
     for _ in range(40):
-        loss = discriminator_loss(discriminator(real, hole), discriminator(fake.detach(), hole))
+        loss = discriminator_loss([discriminator(real, hole)], [discriminator(fake.detach(), hole)])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
-    (gradient,) = torch.autograd.grad(generator_loss(discriminator(fake, hole)), fake)
+    (gradient,) = torch.autograd.grad(generator_loss([discriminator(fake, hole)]), fake)
     assert gradient.sum() < 0
 
 
@@ -105,7 +105,7 @@ def test_autocast_gives_float32_losses():
     exact = deepcopy(discriminator)(image, hole)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = discriminator(image, hole)
-        losses = discriminator_loss(logits, -logits, hole), generator_loss(logits, hole)
+        losses = discriminator_loss([logits], [-logits], hole), generator_loss([logits], hole)
     assert logits.dtype == torch.bfloat16
     torch.testing.assert_close(logits.float(), exact, rtol=0.05, atol=0.02)
     for loss in losses:
@@ -138,13 +138,44 @@ def test_bad_input():
             PatchDiscriminator(**sizes)
 
 
+def test_each_scale_sees_half_the_size():
+    discriminator = MultiScaleDiscriminator(channels=4, layers=2, scales=2)
+    image, hole = a_case(64, 96)
+    fine, coarse = discriminator(image, hole)
+    assert (fine.shape, coarse.shape) == ((2, 1, 16, 24), (2, 1, 8, 12))
+    # A pattern that the halving averages out leaves the coarse scale as it was.
+    checkerboard = (torch.arange(64)[:, None] + torch.arange(96)) % 2 - 0.5
+    other_fine, other_coarse = discriminator.eval()(image + checkerboard, hole)
+    fine, coarse = discriminator(image, hole)
+    torch.testing.assert_close(other_coarse, coarse)
+    assert (other_fine - fine).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="at least 32"):
+        discriminator(image[..., :48, :48], hole[..., :48, :48])
+    with pytest.raises(ValueError, match="at least one scale"):
+        MultiScaleDiscriminator(scales=0)
+
+
+def test_losses_are_means_over_scales():
+    coarse, fine = torch.full((1, 1, 2, 2), 0.5), torch.full((1, 1, 4, 4), -0.5)
+    assert generator_loss([fine, coarse]).item() == 0
+    assert discriminator_loss([fine, coarse], [fine, coarse]).item() == (1.5 + 0.5 + 0.5 + 1.5) / 2
+
+
+def test_a_checkpoint_from_before_there_were_scales():
+    old = PatchDiscriminator(channels=4, layers=2).eval()
+    new = MultiScaleDiscriminator(channels=4, layers=2).eval()
+    new.load_state_dict(old.state_dict())
+    image, hole = a_case()
+    assert torch.equal(new(image, hole)[0], old(image, hole))
+
+
 def test_hinge_by_hand():
     real, fake = torch.tensor([2.0, 0.5, -1.0, 1.0]), torch.tensor([-3.0, -0.5, 1.0, -1.0])
     real, fake = real.view(1, 1, 2, 2), fake.view(1, 1, 2, 2)
-    assert discriminator_loss(real, fake).item() == pytest.approx((0 + 0.5 + 2 + 0) / 4 + (0 + 0.5 + 2 + 0) / 4)
-    assert generator_loss(fake).item() == pytest.approx(3.5 / 4)
+    assert discriminator_loss([real], [fake]).item() == pytest.approx((0 + 0.5 + 2 + 0) / 4 + (0 + 0.5 + 2 + 0) / 4)
+    assert generator_loss([fake]).item() == pytest.approx(3.5 / 4)
     small = torch.full((1, 1, 2, 2), 2**-10, dtype=torch.bfloat16)  # 1 ± this is not a bfloat16
-    assert discriminator_loss(small, -small).item() == 2 - 2 * 2**-10
+    assert discriminator_loss([small], [-small]).item() == 2 - 2 * 2**-10
 
 
 def test_patches_that_the_hole_touches_count():
@@ -152,16 +183,16 @@ def test_patches_that_the_hole_touches_count():
     real, fake = real.view(1, 1, 2, 2), fake.view(1, 1, 2, 2)
     hole = torch.zeros(1, 1, 32, 32)
     hole[..., 15, 16:] = 1  # the last row of the upper right patch
-    assert discriminator_loss(real, fake, hole).item() == 1.0
-    assert generator_loss(fake, hole).item() == 0.5
+    assert discriminator_loss([real], [fake], hole).item() == 1.0
+    assert generator_loss([fake], hole).item() == 0.5
     hole[..., 16, 31] = 1  # and the first row of the one below
-    assert generator_loss(fake, hole).item() == pytest.approx((0.5 + 1) / 2)
-    assert discriminator_loss(real, fake, torch.ones_like(hole)).item() == discriminator_loss(real, fake).item()
+    assert generator_loss([fake], hole).item() == pytest.approx((0.5 + 1) / 2)
+    assert discriminator_loss([real], [fake], torch.ones_like(hole)).item() == discriminator_loss([real], [fake]).item()
 
 
 def test_an_empty_hole_can_still_be_differentiated():
     fake = torch.randn(1, 1, 2, 2, requires_grad=True)
-    loss = generator_loss(fake, torch.zeros(1, 1, 32, 32))
+    loss = generator_loss([fake], torch.zeros(1, 1, 32, 32))
     loss.backward()
     assert loss.item() == 0
     assert (fake.grad == 0).all()

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from showface import evaluation as ev
-from showface.data import ALIGNED_POINTS, REGIONS
+from showface.data import ALIGNED_POINTS
 from showface.evaluation.identity import face_chip
 
 from support.pictures import save_faces
@@ -265,49 +265,6 @@ def test_identity_by_dlib() -> None:
     identity = ev.IdentityDistance()
     assert identity(portrait, portrait) == 0
     assert identity(portrait, 255 - portrait) > identity(portrait, np.clip(portrait, 40, 200)) > 0
-
-
-def test_a_component_is_hidden_and_its_surroundings_are_not() -> None:
-    regions = np.full((64, 64), REGIONS.index("skin"))
-    regions[:, :8] = REGIONS.index("hair")
-    regions[20:24, 15:20] = REGIONS.index("right eye")
-    regions[20:24, 40:45] = REGIONS.index("left eye")
-    regions[48:50, 25:40] = REGIONS.index("lower lip")
-    eyes = ev.component_hole("eyes", 64, regions)
-    expected = np.zeros((64, 64), bool)
-    expected[19:25, 14:21] = expected[19:25, 39:46] = True  # one pixel more on each side
-    assert np.array_equal(eyes, expected)
-    mouth = ev.component_hole("mouth", 64, regions)
-    assert mouth.sum() == 4 * 17
-    left, right, lower = (ev.component_hole(f"{part} half", 64, regions) for part in ("left", "right", "lower"))
-    assert left[:, 7:33].all()
-    assert not left[:, :7].any()  # hair
-    assert not left[:, 33:].any()
-    assert not right[:, :31].any()
-    assert right[:, 31:].all()
-    assert lower[38:, 7:].all()
-    assert not lower[:37].any()
-    # The labels have no nose, so it is drawn at its usual place.
-    assert np.array_equal(ev.component_hole("nose", 64, regions), ev.component_hole("nose", 64))
-
-
-def test_components_without_labels_are_at_the_points_of_aligned_faces() -> None:
-    holes = {name: ev.component_hole(name, 256) for name in ev.COMPONENTS}
-    places = [(round(y * 256), round(x * 256)) for x, y in ALIGNED_POINTS]
-    hidden = {name: [bool(hole[place]) for place in places] for name, hole in holes.items()}
-    assert hidden == {
-        "eyes": [True, True, False, False, False],
-        "nose": [False, False, True, False, False],
-        "mouth": [False, False, False, True, True],
-        "left half": [True, False, hidden["left half"][2], True, False],
-        "right half": [False, True, hidden["right half"][2], False, True],
-        "lower half": [False, False, True, True, True],
-    }
-    assert all(0.01 < hole.mean() < 0.25 for hole in holes.values())
-    with pytest.raises(ValueError, match="component must be one of eyes, nose"):
-        ev.component_hole("chin", 256)
-    with pytest.raises(ValueError, match=r"regions must be of shape \(256, 256\), got \(64, 64\)"):
-        ev.component_hole("nose", 256, np.zeros((64, 64), int))
 
 
 def test_run_on_components(images: Path, tmp_path: Path) -> None:

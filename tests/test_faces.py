@@ -250,6 +250,7 @@ def test_bad_options_are_refused(faces: Path) -> None:
         {"colour": 1.0},
         {"ratio": (0.5, 0.2)},
         {"kind": "stars"},
+        {"components": 1.5},
     ]
     for options in bad:
         with pytest.raises(ValueError, match=next(iter(options))):

@@ -67,6 +67,8 @@ class TestConfig:
             ("seed=-1", "seed must be from 0 to"),
             ("seed=18446744073709551616", "seed must be from 0 to"),
             ("gan.start=-1", r"gan\.start must be at least 0, got -1"),
+            ("gan.scales=0", r"gan\.scales must be at least 1, got 0"),
+            ("data.components=2", r"data\.components must be in \[0, 1\], got 2"),
             ("gan.layers=0", r"gan\.layers must be at least 1, got 0"),
             ("data.workers=-1", r"data\.workers must be at least 0, got -1"),
             ("data.min_side=-1", r"data\.min_side must be at least 0"),

@@ -1,6 +1,7 @@
 """Images, masks and the training set."""
 
 from showface.data.augmentation import Augmentation
+from showface.data.components import COMPONENTS, component_hole
 from showface.data.faces import FaceDataset, FaceSource, LostFacesError
 from showface.data.folders import FaceFolder, find_labels
 from showface.data.hole import HoleReport, Marks, alpha_hole, describe_hole, grow_hole, painted_hole
@@ -22,6 +23,7 @@ from showface.data.shards import FaceShards, write_shards
 
 __all__ = [
     "ALIGNED_POINTS",
+    "COMPONENTS",
     "NO_LABEL",
     "REGIONS",
     "Augmentation",
@@ -36,6 +38,7 @@ __all__ = [
     "Photo",
     "UnreadableImageError",
     "alpha_hole",
+    "component_hole",
     "describe_hole",
     "encode_photo",
     "find_images",

@@ -9,9 +9,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from showface.data.components import COMPONENTS, component_hole
 from showface.data.images import image_to_tensor, mask_to_tensor, resize_box, square_crop
 from showface.data.masks import KINDS, random_hole
 from showface.data.regions import NO_LABEL, region_indices
+
+# How far the hole of a component reaches beyond it, as fractions of the side.
+GROWTH = (1 / 64, 1 / 16)
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Augmentation:
         crop: range of the random crop's side, as a fraction of the image's shorter side, in (0, 1].
         ratio: range of the hole ratio, see `random_hole`.
         kind: "strokes", "blocks" or "both", see `random_hole`.
+        components: share of samples whose hole hides a component of the face instead: see `component_hole`. For aligned
+            faces.
 
     Raises:
         ValueError: an option out of range.
@@ -36,6 +42,7 @@ class Augmentation:
     crop: tuple[float, float] = (1.0, 1.0)
     ratio: tuple[float, float] = (0.01, 0.6)
     kind: str = "both"
+    components: float = 0.0
 
     def __post_init__(self) -> None:
         low, high = self.crop
@@ -48,6 +55,8 @@ class Augmentation:
         if not 0.0 <= self.ratio[0] <= self.ratio[1] <= 1.0 or self.kind not in KINDS:
             wanted = f"need ratio 0 <= low <= high <= 1 and kind in {KINDS}"
             raise ValueError(f"{wanted}; got {self.ratio}, {self.kind!r}")
+        if not 0.0 <= self.components <= 1.0:
+            raise ValueError(f"components must be in [0, 1], got {self.components}")
 
     def __call__(
         self, image: Image.Image, labels: Image.Image | None, rng: np.random.Generator
@@ -62,17 +71,29 @@ class Augmentation:
         scale = float(rng.uniform(*self.crop))
         box = square_crop(image.width, image.height, scale, rng)
         mirrored = bool(rng.random() < 0.5) and self.flip
-        if labels is None:
-            regions = np.full((self.size, self.size), NO_LABEL, dtype=np.int64)
-        else:
-            values = _crop_labels(labels, image.size, box, self.size)
-            regions = region_indices(values[:, ::-1] if mirrored else values, mirrored=mirrored)
+
+        def place(whole: Image.Image) -> NDArray[np.uint8]:
+            part = _crop_labels(whole, image_size, box, self.size)
+            return part[:, ::-1] if mirrored else part
+
+        image_size, regions = image.size, None
+        if labels is not None:
+            regions = region_indices(place(labels), mirrored=mirrored)
         image = resize_box(image, box, self.size)
         if mirrored:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.colour:
             image = _vary_colour(image, self.colour, rng)
-        hole = random_hole(self.size, self.size, rng, ratio=self.ratio, kind=self.kind)
+        # A share of 0 draws nothing.
+        if self.components and rng.random() < self.components:
+            component, growth = COMPONENTS[rng.integers(len(COMPONENTS))], float(rng.uniform(*GROWTH))
+            hole = component_hole(component, self.size, regions, growth)
+            if regions is None:
+                hole = place(Image.fromarray(hole.view(np.uint8))) > 0
+        else:
+            hole = random_hole(self.size, self.size, rng, ratio=self.ratio, kind=self.kind)
+        if regions is None:
+            regions = np.full((self.size, self.size), NO_LABEL, dtype=np.int64)
         return {
             "image": image_to_tensor(image),
             "hole": mask_to_tensor(hole),

@@ -4,7 +4,8 @@ A *system* is anything that is compared, such as "mdrnets" or "telea": its name 
 `Inpainter` is the function that fills the hole of one image.
 """
 
-from showface.evaluation.components import COMPONENTS, component_hole, plan_components
+from showface.data import COMPONENTS, component_hole
+from showface.evaluation.components import plan_components
 from showface.evaluation.identity import IdentityDistance
 from showface.evaluation.metrics import (
     PSNR_CEILING,

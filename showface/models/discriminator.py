@@ -1,4 +1,6 @@
-"""The discriminator of adversarial training."""
+"""The discriminators of adversarial training."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,3 +71,44 @@ class PatchDiscriminator(nn.Module):
         for conv in self.convs:
             x = activate(conv(x))
         return self.logits(x)
+
+
+class MultiScaleDiscriminator(nn.Module):
+    """Several `PatchDiscriminator`s. Each further one sees the image and the hole at half the size of the one before.
+
+    A logit of the second one sees twice as far, 186 x 186 pixels with 4 layers: both eyes of an aligned face of 256.
+
+    Source: Wang et al., *High-Resolution Image Synthesis with Conditional GANs*, 2018.
+
+    Args:
+        channels, layers: as `PatchDiscriminator`.
+        scales: number of discriminators.
+
+    Raises:
+        ValueError: an argument below 1.
+    """
+
+    def __init__(self, channels: int = 64, layers: int = 4, scales: int = 1) -> None:
+        super().__init__()
+        if scales < 1:
+            raise ValueError(f"need at least one scale, got {scales}")
+        self.scales = nn.ModuleList(PatchDiscriminator(channels, layers) for _ in range(scales))
+        self.register_load_state_dict_pre_hook(_from_one_scale)
+
+    def forward(self, image: Tensor, hole: Tensor) -> list[Tensor]:
+        """The logits of each discriminator, the finest scale first; arguments as `PatchDiscriminator.forward`.
+
+        The image must have at least 32 pixels a side at the coarsest scale.
+        """
+        logits = []
+        for number, discriminator in enumerate(self.scales):
+            if number:
+                image, hole = F.avg_pool2d(image, 2), F.avg_pool2d(hole, 2)
+            logits.append(discriminator(image, hole))
+        return logits
+
+
+def _from_one_scale(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Checkpoints from before there were scales hold one `PatchDiscriminator`."""
+    for name in [name for name in state if name.startswith((f"{prefix}convs.", f"{prefix}logits."))]:
+        state[f"{prefix}scales.0.{name.removeprefix(prefix)}"] = state.pop(name)

@@ -33,7 +33,7 @@ class DataConfig:
         shards: paths or URLs of tar files, instead of folders.
         size: side of the training images in pixels, a multiple of 16.
         min_side: images with a shorter side below this are left out.
-        crop, colour, ratio, kind: see `Augmentation`.
+        crop, colour, ratio, kind, components: see `Augmentation`.
         workers: processes that load images; 0 loads them in the main process.
     """
 
@@ -45,6 +45,7 @@ class DataConfig:
     colour: float = 0.05
     ratio: tuple[float, float] = (0.01, 0.6)
     kind: str = "both"
+    components: float = 0.0
     workers: int = 1
 
     def check(self) -> None:
@@ -54,6 +55,7 @@ class DataConfig:
         _check("data.workers", self.workers, "at least 0", lambda x: x >= 0)
         _check("data.colour", self.colour, "at least 0 and below 1", lambda x: 0 <= x < 1)
         _check("data.kind", self.kind, f"one of {', '.join(KINDS)}", lambda x: x in KINDS)
+        _check("data.components", self.components, "in [0, 1]", lambda x: 0 <= x <= 1)
         _check("data.crop", self.crop, "two numbers 0 < low <= high <= 1", lambda x: 0 < x[0] <= x[1] <= 1)
         # A ratio of 0 only would give no hole to learn from.
         wanted = "two numbers 0 <= low <= high <= 1, high above 0"
@@ -61,7 +63,8 @@ class DataConfig:
 
     def augmentation(self) -> Augmentation:
         """The augmentation with these settings. Raises ValueError for a setting out of range."""
-        return Augmentation(self.size, colour=self.colour, crop=self.crop, ratio=self.ratio, kind=self.kind)
+        names = ("size", "colour", "crop", "ratio", "kind", "components")
+        return Augmentation(**{name: getattr(self, name) for name in names})
 
 
 @dataclass
@@ -72,12 +75,14 @@ class GANConfig:
         start: number of steps before the adversarial loss is used.
         channels: output width of the discriminator's first convolution.
         layers: number of its convolutions with stride 2.
+        scales: number of discriminators; each further one sees the image at half the size, and so twice as far.
         lr_scale: its learning rate as a multiple of the network's.
     """
 
     start: int = 0
     channels: int = 64
     layers: int = 4
+    scales: int = 1
     lr_scale: float = 1.0
 
 
@@ -151,6 +156,7 @@ class TrainingConfig:
             _check(name, getattr(self, name), "at least 1", lambda x: x >= 1)
         _check("gan.channels", self.gan.channels, "at least 1", lambda x: x >= 1)
         _check("gan.layers", self.gan.layers, "at least 1", lambda x: x >= 1)
+        _check("gan.scales", self.gan.scales, "at least 1", lambda x: x >= 1)
         _check("gan.start", self.gan.start, "at least 0", lambda x: x >= 0)
         _check("gan.lr_scale", self.gan.lr_scale, "positive and finite", lambda x: 0 < x < math.inf)
         _check("lr", self.lr, "positive and finite", lambda x: 0 < x < math.inf)

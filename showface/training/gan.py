@@ -5,27 +5,31 @@ image are real: the discriminator can't learn to call them fake, and they would 
 hole. A patch is the area of one logit, H/h x W/w pixels, without the rest of its receptive field.
 """
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from showface.losses import batch_mean
 
 
-def discriminator_loss(real: Tensor, fake: Tensor, hole: Tensor | None = None) -> Tensor:
-    """The mean of max(0, 1 - real) plus the mean of max(0, 1 + fake), 0-d float32.
+def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor], hole: Tensor | None = None) -> Tensor:
+    """The mean of max(0, 1 - real) plus the mean of max(0, 1 + fake), 0-d float32. A mean over the scales.
 
     Args:
-        real, fake: logits (B, 1, h, w) of real and of filled images, in any floating dtype. Detach the filled images
-            from the generator.
+        real, fake: for each scale the logits (B, 1, h, w) of real and of filled images, in any floating dtype. Detach
+            the filled images from the generator.
         hole: (B, 1, H, W), 1 = filled in. Only patches that the hole touches count; the loss of an empty hole is 0.
             With None, all patches count.
     """
-    return _mean(F.relu(1 - real.float()), hole) + _mean(F.relu(1 + fake.float()), hole)
+    real_losses = [_mean(F.relu(1 - logits.float()), hole) for logits in real]
+    return torch.stack(real_losses + [_mean(F.relu(1 + logits.float()), hole) for logits in fake]).sum() / len(fake)
 
 
-def generator_loss(fake: Tensor, hole: Tensor | None = None) -> Tensor:
+def generator_loss(fake: Sequence[Tensor], hole: Tensor | None = None) -> Tensor:
     """The mean of -fake, 0-d float32; arguments as `discriminator_loss`."""
-    return -_mean(fake.float(), hole)
+    return -torch.stack([_mean(logits.float(), hole) for logits in fake]).mean()
 
 
 def _mean(values: Tensor, hole: Tensor | None) -> Tensor:

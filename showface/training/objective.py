@@ -46,7 +46,7 @@ class Objective(nn.Module):
 
         Args:
             image, hole, labels: as `InpaintingNetwork.training_losses`.
-            discriminator: (image, hole) -> logits; None leaves the adversarial loss out.
+            discriminator: (image, hole) -> logits of each scale; None leaves the adversarial loss out.
             shift: offset of the images that the frozen network and the discriminator get, see `shift_at`.
         """
         output, losses = self.model.training_losses(image, hole, labels, self.weights, **self.stage)

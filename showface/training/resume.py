@@ -30,6 +30,7 @@ _EFFECTS = {
     "data.colour": _SAMPLES,
     "data.ratio": _SAMPLES,
     "data.kind": _SAMPLES,
+    "data.components": _SAMPLES,
     "data.workers": _NOTHING,
     "seed": "another order of the images, other crops and other holes from here on; the weights stay",
     "init": "no effect: the weights are those of the checkpoint",

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from showface.data import EpochSampler
 from showface.models import InpaintingNetwork
-from showface.models.discriminator import PatchDiscriminator
+from showface.models.discriminator import MultiScaleDiscriminator
 from showface.models.stages import Stage, StageSchedule
 from showface.nn import channels_last
 from showface.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
@@ -81,9 +81,11 @@ class Trainer:
         self._features = None
         if weights.perceptual or weights.style:
             self._features = channels_last(frozen_features(config.features, config.features_weights).to(self.device))
-        self.discriminator: PatchDiscriminator | None = None
+        self.discriminator: MultiScaleDiscriminator | None = None
         if weights.adversarial:
-            self.discriminator = channels_last(PatchDiscriminator(gan.channels, gan.layers).to(self.device))
+            self.discriminator = channels_last(
+                MultiScaleDiscriminator(gan.channels, gan.layers, gan.scales).to(self.device)
+            )
         trained: dict[str, torch.nn.Module] = {"model": self.model}
         if self.discriminator is not None:
             trained["discriminator"] = self.discriminator
@@ -239,7 +241,7 @@ class Trainer:
         return step_batches
 
     def _backward(
-        self, batch: Batch, discriminator: PatchDiscriminator | None, count: int, last: bool
+        self, batch: Batch, discriminator: MultiScaleDiscriminator | None, count: int, last: bool
     ) -> dict[str, Tensor]:
         """Add the gradients of one batch, divided by the step's `count` of batches. Returns the batch's losses."""
         image = batch["image"].to(self.device, memory_format=torch.channels_last, non_blocking=True)
@@ -254,7 +256,8 @@ class Trainer:
             with self._sync(self._discriminator, last):
                 with self._autocast():
                     images, hole = shifted(torch.cat([image, result]), shift), shifted(hole, shift)
-                    real, fake = self._discriminator(images, torch.cat([hole, hole])).chunk(2)
+                    logits = self._discriminator(images, torch.cat([hole, hole]))
+                    real, fake = zip(*(scale.chunk(2) for scale in logits), strict=True)
                     losses["discriminator"] = discriminator_loss(real, fake, hole)
                 self.accelerator.backward(losses["discriminator"] / count)
         return losses
