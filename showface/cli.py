@@ -49,6 +49,9 @@ def options(
 ModelOption = Annotated[
     str, typer.Option(help="Bundled model (default or psnr), folder of a saved model, or org/name on the Hub.")
 ]
+DetailOption = Annotated[
+    float | None, typer.Option(help="0 = smooth, closest pixel by pixel, to 1 = sharp. Default: the model's own.")
+]
 DeviceOption = Annotated[str, typer.Option(help="Device: cpu, cuda, ...")]
 
 
@@ -71,6 +74,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Output image.")] = DEMO,
     overwrite: OverwriteOption = False,
     model: ModelOption = "default",
+    detail: DetailOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Fill the bundled portrait. Writes input, mask, coarse image and result side by side."""
@@ -83,7 +87,8 @@ def demo(
 
     overwrite = _check_output(out, [], overwrite or out == DEMO)
     with as_file(files("showface") / "assets" / "demo") as folder:
-        result = restore(folder / "portrait.png", folder / "mask.png", model=load_model(model, device))
+        network = load_model(model, device, detail=detail)
+        result = restore(folder / "portrait.png", folder / "mask.png", model=network)
         mask = Image.open(folder / "mask.png").convert("RGB")
     save_photo(side_by_side((result.masked, mask, result.coarse, result.image)), out, overwrite=overwrite)
     console.print(f"input | mask | coarse | result, a hole of {result.hole_ratio:.1%}: {escape(str(out.resolve()))}")
@@ -112,6 +117,7 @@ def inpaint(
     ] = None,
     overwrite: OverwriteOption = False,
     model: ModelOption = "default",
+    detail: DetailOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Fill the hole of a photo, or of each photo in a folder."""
@@ -124,13 +130,14 @@ def inpaint(
         raise ValueError("give the mask once: as MASK, or with --mask")
     marks = Marks(mask or mask_option, paint, alpha, mask_polarity, invert, grow)
     if photo.is_dir():
-        inpainter = Inpainter(load_model(model, device), faces=faces, size=size)
+        inpainter = Inpainter(load_model(model, device, detail=detail), faces=faces, size=size)
         _fill_folder(photo, out, marks, inpainter, batch or (1 if device == "cpu" else 8), overwrite)
         return
     _check_output(out, [photo, marks.mask], overwrite)
     before = read_photo(photo)
     output_format(out, before.rgb.size)
-    result = Inpainter(load_model(model, device), faces=faces, size=size).restore(before.rgb, marks.hole(before))
+    inpainter = Inpainter(load_model(model, device, detail=detail), faces=faces, size=size)
+    result = inpainter.restore(before.rgb, marks.hole(before))
     save_photo(result.image, out, before, hole=result.hole, overwrite=overwrite)
     found = f"; faces filled: {result.faces}" if faces else ""
     console.print(f"hole: {result.hole_ratio:.1%} of {result.image.width}x{result.image.height}{found}")

@@ -74,10 +74,13 @@ class Inpainter:
         device: where the model and the face detector run; by default where the model is.
         faces: look for faces. Otherwise the hole is filled as in a picture without any.
         size: side in pixels of the crops that the model fills; by default the size at which it was trained.
+        detail: 0 = smooth to 1 = sharp, for the bundled model and others that have the choice: see
+            `showface.load_model`. Smooth fills are closer to the photo pixel by pixel, sharp ones look more real.
 
     Raises:
         TypeError: another kind of model, or a size that is no integer.
-        ValueError: a size below 16 or above 4096, a model that is not in float32, or a device that can't be used.
+        ValueError: a size below 16 or above 4096, a model that is not in float32, a device that can't be used, or a
+            `detail` that is out of range or can't be chosen.
         FileNotFoundError, ValueError: a model's folder, as for `showface.load_model`.
     """
 
@@ -88,6 +91,7 @@ class Inpainter:
         device: str | torch.device | None = None,
         faces: bool = True,
         size: int | None = None,
+        detail: float | None = None,
     ) -> None:
         if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
             raise TypeError(f"size must be an integer, got {size!r}")
@@ -95,7 +99,7 @@ class Inpainter:
             raise ValueError(f"size must be at least 16 pixels, got {size}")
         if size is not None and size > MAX_IMAGE_SIZE:
             raise ValueError(f"size must be at most {MAX_IMAGE_SIZE} pixels, got {size}")
-        self.model = _find_model(model)
+        self.model = _find_model(model, detail)
         if device is not None:
             self.model = move_model(self.model, device)
         self.size = size or self.model.config.image_size
@@ -178,6 +182,7 @@ def inpaint(
     mask_polarity: str = "white",
     size: int | None = None,
     faces: bool = True,
+    detail: float | None = None,
 ) -> Image.Image:
     """Fill the hole of a photo.
 
@@ -189,7 +194,7 @@ def inpaint(
             and transparent parts become white.
         mask: a path, a PIL image, or a bool array (H, W), True = hole. Grey values are cut at one half. A mask with
             another size than the image is resized, with a warning.
-        model, size, faces: see `Inpainter`.
+        model, size, faces, detail: see `Inpainter`.
         mask_polarity: the colour of the hole, "white" or "black"; ignored for a bool array.
 
     Returns:
@@ -200,7 +205,8 @@ def inpaint(
         FileNotFoundError, OSError: a file is missing or is not an image.
         TypeError, ValueError: an unknown polarity, an image or a mask of another type, or as for `Inpainter`.
     """
-    return Inpainter(model, faces=faces, size=size).restore(image, mask, mask_polarity=mask_polarity).image
+    inpainter = Inpainter(model, faces=faces, size=size, detail=detail)
+    return inpainter.restore(image, mask, mask_polarity=mask_polarity).image
 
 
 def restore(
@@ -211,9 +217,10 @@ def restore(
     mask_polarity: str = "white",
     size: int | None = None,
     faces: bool = True,
+    detail: float | None = None,
 ) -> Restoration:
     """Like `inpaint`, but also return the coarse image, the hole and the number of faces."""
-    return Inpainter(model, faces=faces, size=size).restore(image, mask, mask_polarity=mask_polarity)
+    return Inpainter(model, faces=faces, size=size, detail=detail).restore(image, mask, mask_polarity=mask_polarity)
 
 
 @cache
@@ -222,18 +229,20 @@ def default_model() -> InpaintingNetwork:
     return load_model()
 
 
-def _find_model(model: Model | None) -> InpaintingNetwork:
+def _find_model(model: Model | None, detail: float | None) -> InpaintingNetwork:
     """The network, loaded if needed. Raises TypeError or ValueError for one that can't fill float32 images."""
     if model is None:
-        return default_model()
+        return default_model() if detail is None else load_model(detail=detail)
     if isinstance(model, str | PathLike):
-        return load_model(model)
+        return load_model(model, detail=detail)
     # torch.compile wraps a module in one of another class.
     if not isinstance(getattr(model, "_orig_mod", model), InpaintingNetwork):
         raise TypeError(
             "model must be a network of showface.load_model, or the folder or bundled name of one, got "
             f"{type(model).__name__}"
         )
+    if detail is not None:
+        raise ValueError("detail can't be chosen for a network that is loaded: give it to showface.load_model")
     others = {x.dtype for x in model.parameters()} - {torch.float32}
     if others:
         name = str(others.pop()).removeprefix("torch.")

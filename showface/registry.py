@@ -11,7 +11,7 @@ import yaml
 from showface import baselines
 from showface.distributed import check_device, device_errors
 from showface.models import BUNDLED, InpaintingNetwork, MDRNets
-from showface.models.find import CARD_FILE, find_model
+from showface.models.find import CARD_FILE, find_detail, find_model
 from showface.models.network import Network, saved_system
 from showface.nn import channels_last
 
@@ -87,12 +87,17 @@ def check_model_device(device: str | torch.device) -> None:
 
 
 def load_model(
-    folder: str | PathLike[str] = "default", device: str | torch.device = "cpu", *, revision: str | None = None
+    folder: str | PathLike[str] = "default",
+    device: str | torch.device = "cpu",
+    *,
+    revision: str | None = None,
+    detail: float | None = None,
 ) -> InpaintingNetwork:
     """Load a saved model of any kind, in eval mode, float32 and channels-last memory.
 
         model = showface.load_model("runs/unet/model", device="cuda")
         model = showface.load_model("org/name", revision="v1")      # from the Hugging Face Hub
+        model = showface.load_model(detail=0.5)                     # half-way between smooth and sharp
         restored = showface.inpaint("photo.jpg", "mask.png", model=model)
 
     Args:
@@ -101,13 +106,16 @@ def load_model(
             before a name on the Hub.
         device: where the model runs.
         revision: branch, tag or commit of a model on the Hub.
+        detail: 0 = smooth to 1 = sharp, for models that have both: the bundled one, and folders with a
+            `difference.safetensors`. By default what the model's configuration says. "psnr" is "default" with 0.
 
     Raises:
         FileNotFoundError: there is no such model, or one of its two files is missing.
         OSError: the model can't be fetched from the Hub, as `showface.models.find.find_model`.
-        ValueError: an unknown network, a broken configuration, weights that don't fit it, or a device that can't be
-            used.
+        ValueError: an unknown network, a broken configuration, weights that don't fit it, a `detail` that is out of
+            range or can't be chosen, or a device that can't be used.
     """
     check_model_device(device)  # before a large model is read
     found = find_model(folder, revision)
-    return channels_last(move_model(find_network(saved_system(found)).from_pretrained(found), device))
+    network = find_network(saved_system(found)).from_pretrained(found, detail=find_detail(folder, detail))
+    return channels_last(move_model(network, device))

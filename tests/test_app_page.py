@@ -10,6 +10,8 @@ from PIL import ExifTags, Image
 
 import showface
 from showface.data import grow_hole
+from showface.models import BUNDLED
+from showface.models.network import saved_detail
 
 from support.page import MASK, PHONE, PORTRAIT, Visitor, png_file, serving
 
@@ -367,6 +369,24 @@ def test_another_model_and_no_faces(visit):
         warnings.simplefilter("ignore")
         expected = showface.inpaint(PORTRAIT, hole, model=showface.load_model("psnr"), faces=False)
     np.testing.assert_array_equal(np.asarray(visitor.download("#download-png")[0]), np.asarray(expected))
+
+
+def test_detail(visit):
+    visitor = visit()
+    visitor.open(PORTRAIT)
+    visitor.draw((0.4, 0.5), (0.6, 0.55))
+    hole = visitor.mask()
+    slider = visitor.page.locator("#detail")
+    assert float(slider.input_value()) == saved_detail(BUNDLED["default"][0])
+    slider.fill("0.25")
+    visitor.page.uncheck("#faces-use")
+    visitor.fill()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = showface.inpaint(PORTRAIT, hole, detail=0.25, faces=False)
+    np.testing.assert_array_equal(np.asarray(visitor.download("#download-png")[0]), np.asarray(expected))
+    visitor.page.select_option("#model", "psnr")
+    assert slider.is_hidden()
 
 
 def test_go_on_from_the_result(visit):

@@ -13,7 +13,18 @@ pytestmark = [pytest.mark.browser, pytest.mark.shared("page")]
 
 ALWAYS = ["#open", "#help-open", "#undo", "#redo", "#size", "#run", "#zoom-in", "#zoom-out", "#zoom-fit"]
 TOOLS = [f"[data-tool={name}]" for name in ("brush", "eraser", "rectangle", "lasso", "hand")]
-PANEL = ["#invert", "#clear", "#grow", "#grow-by", "#import", "#export", "#faces-show", "#faces-use", "#model"]
+PANEL = [
+    "#invert",
+    "#clear",
+    "#grow",
+    "#grow-by",
+    "#import",
+    "#export",
+    "#faces-show",
+    "#faces-use",
+    "#detail",
+    "#model",
+]
 RESULT = ["#download-png", "#go-on"]
 SECONDS = 0.25  # between a pointer's move and the painted frame; about 0.01 where nothing else runs
 

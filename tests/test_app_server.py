@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from showface import app as app_package
 from showface.app.docs_page import docs_page
 from showface.app.server import create_app
 from showface.app.work import disposition, load_models, stem
+from showface.models.interpolation import save_difference
 
 from support.app import (
     FIELDS,
@@ -130,7 +132,12 @@ def test_models_and_health(client: Client):
     models = client.get("/api/models").json
     assert [model["name"] for model in models["models"]] == ["default", "other"]
     assert models["default"] == "default"
-    assert models["models"][0] == {"name": "default", "description": "the default one", "licence": "free"}
+    assert models["models"][0] == {
+        "name": "default",
+        "description": "the default one",
+        "licence": "free",
+        "detail": None,
+    }
     assert client.get("/api/health").json == {"status": "ok", "version": showface.__version__}
 
 
@@ -255,6 +262,36 @@ def test_models_by_folder(tmp_path: Path, model: showface.MDRNets):
     ]
     with pytest.raises(ValueError, match="two models have the name default"):
         load_models(["default", "default"])
+
+
+def test_detail(tmp_path: Path, model: showface.MDRNets):
+    """Each job gets the weights that it asks for, or the usual ones, whatever the job before asked for."""
+    sharp = deepcopy(model)
+    for weight in sharp.parameters():
+        weight.data += 0.02
+    model.save_pretrained(tmp_path / "pair")
+    model.save_pretrained(tmp_path / "plain")
+    save_difference(tmp_path / "pair", sharp)
+    form = {"photo": encoded(picture()), "mask": encoded(box_mask()), "faces": "false"}
+    with running(load_models([str(tmp_path / "pair"), str(tmp_path / "plain")], size=32)) as client:
+        assert [about["detail"] for about in client.get("/api/models").json["models"]] == [1.0, None]
+        for detail in ("0", "0.5", "", "1", "0"):
+            answer = client.post("/api/inpaint", form | {"detail": detail})
+            expected = showface.inpaint(
+                picture(),
+                box_mask(),
+                model=tmp_path / "pair",
+                faces=False,
+                size=32,
+                detail=float(detail) if detail else None,
+            )
+            assert np.array_equal(np.asarray(answer.image), np.asarray(expected)), detail
+        for detail in ("2", "-0.1", "nan", "1e-3", "half", "0,5"):
+            answer = client.post("/api/inpaint", form | {"detail": detail})
+            assert (answer.status, answer.detail) == (422, "detail must be a number from 0 to 1, such as 0.5")
+        answer = client.post("/api/inpaint", form | {"detail": "1", "model": "plain"})
+        assert answer.status == 422
+        assert answer.detail == "detail can't be chosen for plain, which has no difference.safetensors"
 
 
 def test_a_missing_package_is_named(showface, monkeypatch: pytest.MonkeyPatch):

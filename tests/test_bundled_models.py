@@ -30,7 +30,7 @@ def test_every_part_is_there_and_small(model) -> None:
     assert config.use_memory
     assert config.use_enhancement
     assert config.use_refinement
-    assert sum(path.stat().st_size for folder in BUNDLED.values() for path in folder.iterdir()) < 40e6
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*")) < 30e6
 
 
 def test_their_names_stand_for_their_folders(tmp_path, monkeypatch) -> None:

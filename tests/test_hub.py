@@ -13,6 +13,7 @@ import yaml
 from showface import MDRNets, load_model, push_to_hub
 from showface.hub import model_card
 from showface.models import BUNDLED
+from showface.models.interpolation import save_difference
 from showface.registry import about_model
 
 from support.hub import running_hub
@@ -170,6 +171,26 @@ class TestPush:
         other = wake(MDRNets(model.config))
         push_to_hub(other, NAME, overwrite=True)
         assert_equal(load_model(NAME), other)
+
+    def test_a_pair_of_weights(self, hub, folder, model):
+        """A difference is pushed and fetched too, and goes when other weights replace it."""
+        sharp = wake(MDRNets(model.config))
+        save_difference(folder, sharp)
+        push_to_hub(folder, NAME)
+        for detail in (0, 0.5, None):
+            assert_equal(load_model(NAME, detail=detail), load_model(folder, detail=detail))
+        assert not torch.equal(*(load_model(NAME, detail=x).coarse.to_image.conv.weight for x in (0, 1)))
+        with pytest.raises(FileExistsError, match=r"has README.md, config.json, difference.safetensors, model.safe"):
+            push_to_hub(model, NAME)
+        push_to_hub(model, NAME, overwrite=True)
+        assert_equal(load_model(NAME), model)
+        with pytest.raises(ValueError, match="which has no difference"):
+            load_model(NAME, detail=1)
+
+    def test_a_bundled_name_is_pushed_with_its_weights(self, hub):
+        push_to_hub("psnr", NAME)
+        assert "difference.safetensors" not in hub.repos[NAME].commits[hub.repos[NAME].refs["main"]]
+        assert_equal(load_model(NAME), load_model("psnr"))
 
     def test_errors(self, hub, folder):
         with pytest.raises(ValueError, match="must be org/name, got face"):

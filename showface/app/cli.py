@@ -46,12 +46,11 @@ def serve_app(
         from showface.app import serve
     except ModuleNotFoundError as error:
         raise ValueError(f"the app needs the package {error.name}: install 'showface[app]'") from error
-    from showface.models import BUNDLED
 
     ended = serve(
         host,
         port,
-        models=model or list(BUNDLED),
+        models=model or ["default"],
         device=device,
         token=token,
         allow=allow_host or [],

@@ -18,7 +18,19 @@ from showface.app.guard import CallerGoneError, Refusal
 FILES = frozenset({"photo", "mask"})
 FACES_FIELDS = frozenset({"photo", "job"})
 INPAINT_FIELDS = frozenset(
-    {"photo", "mask", "paint", "alpha", "invert", "grow", "faces", "model", "format", "job"}  # as in docs/app.md
+    {
+        "photo",
+        "mask",
+        "paint",
+        "alpha",
+        "invert",
+        "grow",
+        "faces",
+        "model",
+        "detail",
+        "format",
+        "job",
+    }  # as in docs/app.md
 )
 JOB_ID = "^[A-Za-z0-9-]{1,64}$"
 FORMATS = ("png", "same")
@@ -53,6 +65,7 @@ class InpaintForm:
     grow: int
     faces: bool
     model: str
+    detail: float | None
     keep_format: bool
     job: str | None
 
@@ -126,6 +139,7 @@ def inpaint_form(form: Form, models: Collection[str], default: str) -> InpaintFo
         grow=_grow(texts.get("grow") or "0"),
         faces=_flag(texts, "faces", True),
         model=model,
+        detail=_detail(texts.get("detail") or ""),
         keep_format=kind == "same",
         job=job_of(form),
     )
@@ -166,6 +180,14 @@ def _grow(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) <= MAX_GROW):
         raise Refusal(422, f"grow must be a whole number of pixels, 0 to {MAX_GROW}")
     return int(text)
+
+
+def _detail(text: str) -> float | None:
+    if not text:
+        return None
+    if not re.fullmatch(r"(0|1|0?\.[0-9]{1,6}|1\.0{1,6})", text):
+        raise Refusal(422, "detail must be a number from 0 to 1, such as 0.5")
+    return float(text)
 
 
 def _check_colour(text: str) -> None:

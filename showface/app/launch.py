@@ -20,7 +20,6 @@ from showface.app.protocol import MAX_HEADERS, Protocol
 from showface.app.server import create_app
 from showface.app.work import load_models
 from showface.data.images import max_pixels
-from showface.models import BUNDLED
 
 PORT = 7860
 TRIES = 20  # ports that are tried if nobody asked for one
@@ -33,7 +32,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int | None = None,
     *,
-    models: Sequence[str] = tuple(BUNDLED),
+    models: Sequence[str] = ("default",),
     device: str = "cpu",
     token: str | None = None,
     allow: Sequence[str] = (),

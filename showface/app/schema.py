@@ -44,6 +44,7 @@ class ModelInfo(BaseModel):
     name: str = Field(description="The value of the form's field model.")
     description: str = Field(description="What it is for.")
     licence: str = Field(description="What its weights may be used for.")
+    detail: float | None = Field(description="The field detail where a form gives none; null if there is no choice.")
 
 
 class ModelList(BaseModel):
@@ -121,6 +122,12 @@ INPAINT_BODY = _form(
         },
         "faces": {"type": "boolean", "default": True, "description": "Find faces, and fill them in aligned crops."},
         "model": _text("The name of a model of GET /api/models."),
+        "detail": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": 1,
+            "description": "0 = smooth to 1 = sharp, for models that have the choice: see GET /api/models.",
+        },
         "format": _text(
             "png, or same for the photo's own format. Both keep EXIF data, colour profile and resolution.",
             enum=list(FORMATS),

@@ -133,7 +133,9 @@ def _add_work(app: FastAPI, models: dict[str, Model], limits: Limits) -> None:
 
 def _add_information(app: FastAPI, models: dict[str, Model]) -> None:
     listed = [
-        schema.ModelInfo(name=model.name, description=model.description, licence=model.licence)
+        schema.ModelInfo(
+            name=model.name, description=model.description, licence=model.licence, detail=model.usual_detail
+        )
         for model in models.values()
     ]
 

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -32,7 +33,9 @@ from showface.data import (
 from showface.data.images import TooManyPixelsError, open_image
 from showface.faces import find_faces
 from showface.inference import Inpainter
-from showface.models import BUNDLED
+from showface.models.find import find_detail, find_model
+from showface.models.interpolation import read_weights
+from showface.models.network import check_detail, saved_detail
 from showface.registry import about_model, load_model
 
 KINDS = {
@@ -51,13 +54,16 @@ SAVED_AS = {"MPO": "JPEG", "DIB": "BMP"}
 TOO_LARGE = "the photo is too large for the memory of this machine"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Model:
     """A model that is offered.
 
     Attributes:
         name, description, licence: for people.
-        with_faces, without_faces: fill holes with and without looking for faces.
+        with_faces, without_faces: fill holes with and without looking for faces, by the same network.
+        usual_detail: the `detail` where a job asks for none; None if the model has no choice of it.
+        detail: the one whose weights the network has now.
+        folder: where the weights are.
     """
 
     name: str
@@ -65,9 +71,28 @@ class Model:
     licence: str
     with_faces: Inpainter
     without_faces: Inpainter
+    usual_detail: float | None = None
+    detail: float | None = None
+    folder: Path = Path()
+
+    def choose_detail(self, detail: float | None) -> None:
+        """Give the network the weights of this `detail`. No other job may run, since all use the same network.
+
+        Raises:
+            Refusal: it can't be chosen for this model.
+        """
+        if detail is not None:
+            try:
+                check_detail(detail, self.name, self.usual_detail)
+            except ValueError as error:
+                raise Refusal(422, str(error)) from None
+        wanted = self.usual_detail if detail is None else detail
+        if wanted is not None and wanted != self.detail:
+            self.with_faces.model.load_state_dict(read_weights(self.folder, wanted))
+            self.detail = wanted
 
 
-def load_models(names: Iterable[str] = BUNDLED, device: str = "cpu", size: int | None = None) -> dict[str, Model]:
+def load_models(names: Iterable[str] = ("default",), device: str = "cpu", size: int | None = None) -> dict[str, Model]:
     """Load models by name; the first is the default.
 
     Args:
@@ -81,6 +106,7 @@ def load_models(names: Iterable[str] = BUNDLED, device: str = "cpu", size: int |
     models: dict[str, Model] = {}
     for folder in names:
         network, about = load_model(folder, device), about_model(folder)
+        detail = saved_detail(find_model(folder)) if find_detail(folder) is None else None
         if about.name in models:
             raise ValueError(f"two models have the name {about.name}: rename a folder")
         models[about.name] = Model(
@@ -89,6 +115,9 @@ def load_models(names: Iterable[str] = BUNDLED, device: str = "cpu", size: int |
             about.licence,
             Inpainter(network, size=size),
             Inpainter(network, faces=False, size=size),
+            detail,
+            detail,
+            find_model(folder),
         )
     if not models:
         raise ValueError("the app needs a model")
@@ -119,6 +148,7 @@ def inpaint(form: InpaintForm, model: Model, max_pixels: int, progress: Progress
     hole = _hole(form, photo, max_pixels)
     fill = model.with_faces if form.faces else model.without_faces
     with _memory_errors():
+        model.choose_detail(form.detail)
         result = fill.restore(photo.rgb, hole, progress=lambda stage, part: progress(stage, 0.05 + 0.9 * part))
     progress("saving", 0.95)
     kind = _kind(form_of_photo) if form.keep_format else "PNG"

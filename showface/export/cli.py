@@ -18,6 +18,7 @@ def export_file(
     model: Annotated[
         str, typer.Option(help="Bundled model (default or psnr), folder of a saved model, or org/name on the Hub.")
     ] = "default",
+    detail: Annotated[float | None, typer.Option(help="0 = smooth to 1 = sharp. Default: the model's own.")] = None,
     device: Annotated[str, typer.Option(help="Where a .pt2 file runs: cpu, cuda, ...")] = "cpu",
 ) -> None:
     """Write a model for other programs: ONNX, torch.export or AOTInductor."""
@@ -34,7 +35,14 @@ def export_file(
                 console.print(f"largest difference from PyTorch: {worst:.2g} pixels")
         else:
             rows = export_model(
-                out, model, half=half, compiled=compiled, check=check, overwrite=overwrite, device=device
+                out,
+                model,
+                half=half,
+                compiled=compiled,
+                check=check,
+                overwrite=overwrite,
+                device=device,
+                detail=detail,
             )
             if rows:
                 Console(width=None if console.is_terminal else 100).print(parity_table(rows))

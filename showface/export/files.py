@@ -59,6 +59,7 @@ def export_model(
     check: bool = True,
     overwrite: bool = False,
     device: str = "cpu",
+    detail: float | None = None,
 ) -> "list[Parity]":
     """Write a model as ONNX (.onnx), for torch.export.load (.pt2), or compiled by AOTInductor (.aoti.pt2).
 
@@ -68,6 +69,7 @@ def export_model(
         compiled: compile with AOTInductor, whatever kind of .pt2 the name says.
         check: compare an ONNX file with PyTorch.
         device: where a .pt2 runs; ONNX files know no device.
+        detail: as for `showface.load_model`.
 
     Returns:
         What the check measured; empty without a check.
@@ -86,29 +88,29 @@ def export_model(
         raise ValueError("--compile is for .pt2 files")
     check_output(path, overwrite)
     if kind == ".onnx":
-        return _export_onnx(path, model, half, check)
+        return _export_onnx(path, model, half, check, detail)
     from showface.export.program import write_compiled, write_program
 
     write = write_compiled if compiled or kind == ".aoti.pt2" else write_program
-    write(_load(model, device), path)
+    write(_load(model, device, detail), path)
     return []
 
 
-def _load(model: str, device: str) -> "InpaintingNetwork":
+def _load(model: str, device: str, detail: float | None) -> "InpaintingNetwork":
     from showface.baselines.pluralistic import PluralisticBaseline
     from showface.registry import load_model
 
-    network = load_model(model, device)
+    network = load_model(model, device, detail=detail)
     if isinstance(network, PluralisticBaseline):
         raise ValueError(f"{network.system} draws its samples in a loop with random numbers, and can't be exported")
     return network
 
 
-def _export_onnx(path: Path, model: str, half: bool, check: bool) -> "list[Parity]":
+def _export_onnx(path: Path, model: str, half: bool, check: bool, detail: float | None) -> "list[Parity]":
     from showface.export.onnx import TOLERANCE, check_onnx, write_onnx
     from showface.registry import about_model
 
-    network = _load(model, "cpu")
+    network = _load(model, "cpu", detail)
     about = about_model(model)
     write_onnx(network, path, half=half, name=f"showface {about.name}", licence=about.licence)
     rows = check_onnx(network, path) if check else []

@@ -6,9 +6,11 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
+import torch
+
 from showface.hub.card import model_card
 from showface.models import InpaintingNetwork
-from showface.models.find import CARD_FILE, CONFIG_FILE, LOG_IN, WEIGHTS_FILE, find_model, first_line, is_hub_name
+from showface.models.find import CARD_FILE, LOG_IN, MODEL_FILES, find_detail, find_model, first_line, is_hub_name
 from showface.registry import load_model
 
 
@@ -48,14 +50,19 @@ def push_to_hub(
             return push_to_hub(
                 Path(folder), repo, revision=revision, private=private, licence=licence, overwrite=overwrite
             )
-    load_model(model)  # nothing is published that can't be loaded
+    network = load_model(model)  # nothing is published that can't be loaded
     card = model_card(model, repo, licence)
-    files = {name: find_model(model) / name for name in (CONFIG_FILE, WEIGHTS_FILE)}
-    return _commit(repo, {**files, CARD_FILE: card.encode()}, revision, private, overwrite)
+    with tempfile.TemporaryDirectory() as temporary:
+        saved = find_model(model)
+        if find_detail(model) is not None:  # a name that stands for one `detail` of a folder
+            saved = Path(temporary)
+            network.save_pretrained(saved, torch.float16)
+        files = {name: saved / name for name in MODEL_FILES if (saved / name).is_file()}
+        return _commit(repo, {**files, CARD_FILE: card.encode()}, revision, private, overwrite)
 
 
 def _commit(repo: str, files: dict[str, Path | bytes], revision: str | None, private: bool, overwrite: bool) -> str:
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi(library_name="showface")
     with _errors_of_the_hub(repo, api.endpoint):
@@ -65,12 +72,16 @@ def _commit(repo: str, files: dict[str, Path | bytes], revision: str | None, pri
         info = api.model_info(repo, revision=revision)
     if private and not info.private:
         raise ValueError(f"{repo} exists and is public: --private is for new repositories")
-    there = sorted(files.keys() & {file.rfilename for file in info.siblings or []})
+    there = sorted({*files, *MODEL_FILES} & {file.rfilename for file in info.siblings or []})
     if there and not overwrite:
         where = f"{repo} ({revision or 'main'})"
         raise FileExistsError(f"{where} has {', '.join(there)}: pass --overwrite to replace them")
     with _errors_of_the_hub(repo, api.endpoint):
-        operations = [CommitOperationAdd(name, str(x) if isinstance(x, Path) else x) for name, x in files.items()]
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            CommitOperationAdd(name, str(x) if isinstance(x, Path) else x) for name, x in files.items()
+        ]
+        # A difference that belonged to other weights would be added to these.
+        operations += [CommitOperationDelete(name) for name in there if name not in files]
         # With its parent named, the commit fails if somebody else pushed in between.
         done = api.create_commit(
             repo, operations, commit_message="Push a showface model", revision=revision, parent_commit=info.sha

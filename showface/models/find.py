@@ -5,7 +5,11 @@ from os import PathLike
 from pathlib import Path
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
-BUNDLED = {name: Path(__file__).parent.parent / "assets" / name for name in ("default", "psnr")}
+DIFFERENCE_FILE = "difference.safetensors"  # see `showface.models.interpolation`
+MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, DIFFERENCE_FILE)
+_BUNDLED_FOLDER = Path(__file__).parent.parent / "assets" / "default"
+BUNDLED: dict[str, tuple[Path, float | None]] = {"default": (_BUNDLED_FOLDER, None), "psnr": (_BUNDLED_FOLDER, 0.0)}
+"""The folder of each bundled model and its `detail`; None stands for the folder's own."""
 _HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[^\s@]+))?", re.ASCII)
 _A_MODEL_IS = (
     f"a model is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, or one of {', '.join(BUNDLED)}, or org/name on the Hub"
@@ -32,7 +36,7 @@ def find_model(model: str | PathLike[str], revision: str | None = None) -> Path:
     named = isinstance(model, str)
     hub_name = _HUB_NAME.fullmatch(model) if isinstance(model, str) else None
     if named and model in BUNDLED:
-        folder = BUNDLED[str(model)]
+        folder, _ = BUNDLED[str(model)]
     elif hub_name and not Path(model).exists():
         if revision is not None and hub_name["revision"] is not None:
             raise ValueError(f"give the revision once: {model} names one, and so does revision={revision}")
@@ -47,6 +51,13 @@ def find_model(model: str | PathLike[str], revision: str | None = None) -> Path:
     return folder
 
 
+def find_detail(model: str | PathLike[str], detail: float | None = None) -> float | None:
+    """The `detail` of a model: the given one, or else that of a bundled model's name; None for the folder's own."""
+    if detail is None and isinstance(model, str) and model in BUNDLED:
+        return BUNDLED[model][1]
+    return detail
+
+
 def is_hub_name(name: str) -> bool:
     """Whether a text has the form `org/name`, without a revision."""
     match = _HUB_NAME.fullmatch(name)
@@ -54,14 +65,14 @@ def is_hub_name(name: str) -> bool:
 
 
 def _download(repo: str, revision: str | None) -> Path:
-    """The folder of a repository's model in the Hub's cache. Only the three files of a model are fetched."""
+    """The folder of a repository's model in the Hub's cache. Only the files of a model are fetched."""
     tried = f"no model {repo}: no such folder, no bundled model ({', '.join(BUNDLED)})"
     try:
         from huggingface_hub import constants, errors, snapshot_download
     except ModuleNotFoundError as error:
         raise FileNotFoundError(f"{tried}; to look for it on the Hub, install 'showface[hub]'") from error
     hub, wanted = f"the Hub ({constants.ENDPOINT})", "main" if revision is None else revision
-    files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
+    files = [*MODEL_FILES, CARD_FILE]
     try:
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=files, library_name="showface"))
     except errors.GatedRepoError as error:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from showface.files import write_atomically, write_text
 from showface.losses import LossWeights
 from showface.models.config import NetworkConfig
-from showface.models.find import CONFIG_FILE, WEIGHTS_FILE, find_model
+from showface.models.find import CONFIG_FILE, DIFFERENCE_FILE, WEIGHTS_FILE, find_detail, find_model
+from showface.models.interpolation import read_weights
 from showface.models.output import InpaintingOutput
 from showface.models.stages import Stage
 from showface.models.weights import UnreadableWeightsError, check_sizes, check_weights, weights_header
@@ -86,10 +87,15 @@ class InpaintingNetwork(nn.Module):
         write_atomically(folder / WEIGHTS_FILE, lambda path: save_file(state, path, metadata={"format": "pt"}))
         values = {"system": self.system, **self.config.to_dict()}
         write_text(folder / CONFIG_FILE, json.dumps(values, indent=2) + "\n")
+        (folder / DIFFERENCE_FILE).unlink(missing_ok=True)  # of the weights that were there before
 
     @classmethod
     def from_pretrained(
-        cls: type[Network], folder: str | PathLike[str] = "default", *, revision: str | None = None
+        cls: type[Network],
+        folder: str | PathLike[str] = "default",
+        *,
+        revision: str | None = None,
+        detail: float | None = None,
     ) -> Network:
         """Load a saved model, in eval mode and float32, on the CPU.
 
@@ -98,18 +104,26 @@ class InpaintingNetwork(nn.Module):
                 `org/name` on the Hugging Face Hub, which needs the extra `hub`. Pass `Path(name)` for a folder that has
                 the name of a bundled model.
             revision: branch, tag or commit of a model on the Hub.
+            detail: 0 = smooth to 1 = sharp, for a model with a `difference.safetensors`: see
+                `showface.models.interpolation`. By default what its configuration says. "psnr" is "default" with 0.
 
         Raises:
             FileNotFoundError: there is no such model, or one of its two files is missing.
             OSError: the model can't be fetched from the Hub, as `showface.models.find.find_model`.
-            ValueError: the configuration is invalid or belongs to another system, or the weights don't fit it.
+            ValueError: the configuration is invalid or belongs to another system, the weights don't fit it, or
+                `detail` is out of range or can't be chosen for this model.
         """
+        detail = find_detail(folder, detail)
         folder = find_model(folder, revision)
+        usual = saved_detail(folder)
+        if detail is not None:
+            check_detail(detail, folder, usual)
         try:
             values = _read_config(folder)
             system = values.pop("system", DEFAULT_SYSTEM)
             if system != cls.system:
                 raise ValueError(f"its system is {system!r}, which showface.load_model loads")
+            values.pop("detail", None)
             config = cls.config_type.from_dict(values)
             header = weights_header(folder / WEIGHTS_FILE)
             check_sizes(config, header, WEIGHTS_FILE)
@@ -121,7 +135,9 @@ class InpaintingNetwork(nn.Module):
             with torch.device("meta"):
                 check_weights(cls(config).state_dict(), header)
             model = cls(config)
-            model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+            model.load_state_dict(read_weights(folder, usual or 0.0 if detail is None else detail))
+        except UnreadableWeightsError:
+            raise
         except Exception as error:  # safetensors and torch raise different exceptions
             raise ValueError(f"{folder / WEIGHTS_FILE} does not fit its configuration: {error}") from error
         return model.eval()
@@ -133,6 +149,34 @@ def saved_system(folder: Path) -> str:
         return str(_read_config(folder).get("system", DEFAULT_SYSTEM))
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG_FILE} is not a configuration of a model: {error}") from error
+
+
+def saved_detail(folder: Path) -> float | None:
+    """The usual `detail` of the model in a folder, 1 where its configuration gives none; None if it has no choice.
+
+    Raises:
+        ValueError: a broken configuration, or a value that is not in [0, 1].
+    """
+    if not (folder / DIFFERENCE_FILE).is_file():
+        return None
+    try:
+        usual = _read_config(folder).get("detail", 1.0)
+        _check_range(usual)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG_FILE} is not a configuration of a model: {error}") from error
+    return float(usual)
+
+
+def check_detail(detail: float, model: object, usual: float | None) -> None:
+    """Raise ValueError if `detail` is out of range, or if a model has no choice of it: its `usual` one is None."""
+    _check_range(detail)
+    if usual is None:
+        raise ValueError(f"detail can't be chosen for {model}, which has no {DIFFERENCE_FILE}")
+
+
+def _check_range(detail: object) -> None:
+    if isinstance(detail, bool) or not isinstance(detail, int | float) or not 0 <= detail <= 1:
+        raise ValueError(f"detail must be a number from 0 (smooth) to 1 (sharp), got {detail!r}")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -196,6 +196,8 @@ class _Handler(BaseHTTPRequestHandler):
                     raise _Problem(412)
             elif line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
             else:
                 files[value["path"]] = self.hub.objects[value["oid"]]
         commit = repo.commit(files, revision)

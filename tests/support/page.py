@@ -26,7 +26,7 @@ def serving(token: str | None = None) -> Iterator[str]:
 
     from support.app import running
 
-    with running(load_models(), token=token) as client:
+    with running(load_models(["default", "psnr"]), token=token) as client:
         yield f"http://127.0.0.1:{client.port}/"
 
 

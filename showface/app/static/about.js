@@ -15,11 +15,20 @@ export async function describeEngine(engine) {
   const chosen = byId("model");
   chosen.replaceChildren(...models.map(({ name }) => new Option(name, name)));
   const describe = () => {
-    byId("model-text").textContent = sentence(models.find(({ name }) => name === chosen.value)?.description ?? "");
+    const model = models.find(({ name }) => name === chosen.value);
+    byId("model-text").textContent = sentence(model?.description ?? "");
+    byId("detail-section").hidden = typeof model?.detail !== "number";
+    if (typeof model?.detail === "number") byId("detail").value = String(model.detail);
   };
   chosen.addEventListener("change", describe);
   describe();
+  byId("model-section").hidden = models.length < 2;
   byId("licences").replaceChildren(...models.map(licenceEntry));
+}
+
+/** What the slider says, 0 = smooth to 1 = sharp; null if the model has no choice. @returns {number | null} */
+export function chosenDetail() {
+  return byId("detail-section").hidden ? null : Number(byId("detail").value);
 }
 
 /** @param {import("./engine.js").Model} model */

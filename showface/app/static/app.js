@@ -1,6 +1,6 @@
 /** The page: what its parts do when something is pressed, and what they show. */
 
-import { describeEngine } from "./about.js";
+import { chosenDetail, describeEngine } from "./about.js";
 import { listenToButtons } from "./buttons.js";
 import { Compare } from "./compare.js";
 import { Detail } from "./detail.js";
@@ -143,7 +143,7 @@ async function run() {
   say("");
   try {
     await engineIsReady;
-    const options = { model: byId("model").value, faces: byId("faces-use").checked };
+    const options = { model: byId("model").value, detail: chosenDetail(), faces: byId("faces-use").checked };
     const isFocused = byId("run").matches(":focus-visible");
     const filling = fillPhoto(engine, photo, options, update);
     if (isFocused) byId("cancel").focus();

@@ -42,7 +42,7 @@ async function faces(photo) {
 }
 
 /** @param {import("./engine.js").Request} request @returns {Promise<import("./engine.js").Answer>} */
-async function inpaint({ photo, mask, model, faces: withFaces, format, signal, onProgress }) {
+async function inpaint({ photo, mask, model, detail, faces: withFaces, format, signal, onProgress }) {
   const job = newJob();
   const form = new FormData();
   form.append("photo", photo, nameOf(photo));
@@ -51,6 +51,7 @@ async function inpaint({ photo, mask, model, faces: withFaces, format, signal, o
   form.append("format", format);
   form.append("job", job);
   if (model) form.append("model", model);
+  if (typeof detail === "number") form.append("detail", String(detail));
   const stop = onProgress ? watch(job, onProgress) : () => {};
   try {
     const answer = await call("api/inpaint", { method: "POST", body: form, signal });

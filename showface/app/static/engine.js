@@ -4,11 +4,12 @@
  */
 
 /**
- * @typedef {{name: string, description: string, licence: string}} Model
+ * @typedef {{name: string, description: string, licence: string, detail?: number | null}} Model
+ *   detail is the usual one, 0 = smooth to 1 = sharp; none if it can't be chosen
  * @typedef {{box: number[], points: number[][], score: number}} Face box is left, top, right, bottom
  * @typedef {{width: number, height: number, faces: Face[]}} Faces
  * @typedef {{
- *   photo: Blob, mask: Blob, model?: string, faces: boolean, format: "png" | "same", signal?: AbortSignal,
+ *   photo: Blob, mask: Blob, model?: string, detail?: number | null, faces: boolean, format: "png" | "same", signal?: AbortSignal,
  *   onProgress?: (stage: string, fraction: number) => void
  * }} Request the mask is a PNG of the upright photo's size, white = hole
  * @typedef {{

@@ -10,20 +10,20 @@ import { decode } from "./photos.js";
  *
  * @param {Engine} engine
  * @param {Photo} photo
- * @param {{model: string, faces: boolean}} options
+ * @param {{model: string, detail: number | null, faces: boolean}} options
  * @param {() => void} onUpdate called when `photo.run` changes
  * @returns {Promise<boolean>} false if it was cancelled
  * @throws {Error} with a sentence for the user
  */
-export async function fillPhoto(engine, photo, { model, faces }, onUpdate) {
+export async function fillPhoto(engine, photo, { model, detail, faces }, onUpdate) {
   const isDone = await unlessCancelled(photo, onUpdate, async (signal, onProgress) => {
     const mask = await photo.mask.toPng();
     if (!mask.count) throw new Error("The mask is empty. Paint over the part that is to be filled first.");
     if (signal.aborted) return false;
-    const request = { photo: photo.file, mask: mask.blob, model, faces, format: "png" };
+    const request = { photo: photo.file, mask: mask.blob, model, detail, faces, format: "png" };
     const answer = await engine.inpaint({ ...request, signal, onProgress });
     const picture = await decode(answer.blob);
-    photo.result = { ...answer, picture, mask: mask.blob, model, usedFaces: faces, same: null };
+    photo.result = { ...answer, picture, mask: mask.blob, model, detail, usedFaces: faces, same: null };
     return true;
   });
   return isDone ?? false;
@@ -43,8 +43,8 @@ export async function resultInOwnFormat(engine, photo, onUpdate) {
   if (result.same) return result.same;
   return unlessCancelled(photo, onUpdate, async (signal, onProgress) => {
     result.same = await engine.inpaint({
-      photo: photo.file, mask: result.mask, model: result.model, faces: result.usedFaces, format: "same",
-      signal, onProgress,
+      photo: photo.file, mask: result.mask, model: result.model, detail: result.detail, faces: result.usedFaces,
+      format: "same", signal, onProgress,
     });
     return result.same;
   });

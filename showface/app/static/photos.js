@@ -8,7 +8,7 @@ const KEPT = 3; // so many photos keep their decoded copies; the others are deco
 const TYPES = { "image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WebP", "image/avif": "AVIF", "image/gif": "GIF", "image/bmp": "BMP" };
 
 /** @typedef {{canvas: HTMLCanvasElement, width: number, height: number, scale: number}} Picture a copy for the screen */
-/** @typedef {import("./engine.js").Answer & {picture: Picture | null, mask: Blob, model: string, usedFaces: boolean, same: import("./engine.js").Answer | null}} Result */
+/** @typedef {import("./engine.js").Answer & {picture: Picture | null, mask: Blob, model: string, detail: number | null, usedFaces: boolean, same: import("./engine.js").Answer | null}} Result */
 
 export class Photo {
   /**
