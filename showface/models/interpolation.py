@@ -40,7 +40,7 @@ def save_difference(folder: str | Path, sharp: nn.Module) -> None:
         if not weight.is_floating_point():
             continue
         rows = _rows(state[name].detach().cpu().float() - weight.float())
-        scale = rows.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / _LEVELS
+        scale = (rows.abs().amax(1) / _LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
         stored[name] = (rows / scale[:, None]).round().to(torch.int8).view(weight.shape)
         stored[name + _SCALE] = scale
     write_atomically(folder / DIFFERENCE_FILE, lambda path: save_file(stored, path))

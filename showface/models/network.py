@@ -84,10 +84,10 @@ class InpaintingNetwork(nn.Module):
             name: (x.to(dtype) if dtype and x.is_floating_point() else x).detach().cpu().contiguous()
             for name, x in self.state_dict().items()
         }
+        (folder / DIFFERENCE_FILE).unlink(missing_ok=True)  # it belongs to the weights that are replaced
         write_atomically(folder / WEIGHTS_FILE, lambda path: save_file(state, path, metadata={"format": "pt"}))
         values = {"system": self.system, **self.config.to_dict()}
         write_text(folder / CONFIG_FILE, json.dumps(values, indent=2) + "\n")
-        (folder / DIFFERENCE_FILE).unlink(missing_ok=True)  # of the weights that were there before
 
     @classmethod
     def from_pretrained(
@@ -135,7 +135,7 @@ class InpaintingNetwork(nn.Module):
             with torch.device("meta"):
                 check_weights(cls(config).state_dict(), header)
             model = cls(config)
-            model.load_state_dict(read_weights(folder, usual or 0.0 if detail is None else detail))
+            model.load_state_dict(read_weights(folder, (usual or 0.0) if detail is None else detail))
         except UnreadableWeightsError:
             raise
         except Exception as error:  # safetensors and torch raise different exceptions
