@@ -33,7 +33,9 @@ class LoadModel(io.ComfyNode):
             description="Load a model that fills faces. The bundled ones may be used for research only.",
             inputs=[
                 io.String.Input(
-                    "name", default="default", tooltip="default, psnr, the folder of a saved model, or org/name on the Hub"
+                    "name",
+                    default="default",
+                    tooltip="default, psnr, the folder of a saved model, or org/name on the Hub",
                 ),
                 io.Combo.Input("device", options=["auto", "cpu", "cuda"], default="auto"),
             ],

@@ -111,6 +111,10 @@ _register(
 _register(
     "memory_attend",
     lambda latent, *_: (_like(latent, *latent.shape), _like(latent, latent.shape[0])),
-    lambda grad, latent, memory, *_: (*(torch.empty_like(x) for x in (latent, memory)), _like(memory, 0), _like(latent)),
+    lambda grad, latent, memory, *_: (
+        *(torch.empty_like(x) for x in (latent, memory)),
+        _like(memory, 0),
+        _like(latent),
+    ),
     _memory_gradients,
 )
