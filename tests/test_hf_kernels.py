@@ -36,7 +36,8 @@ PRELUDE = """
 import sys
 from pathlib import Path
 import kernels, torch
-from kernels import LocalLayerRepository, Mode, get_local_kernel, kernelize, use_kernel_forward_from_hub, use_kernel_mapping
+from kernels import LocalLayerRepository, Mode, get_local_kernel, kernelize
+from kernels import use_kernel_forward_from_hub, use_kernel_mapping
 folder = Path(sys.argv[1])
 given = torch.load("given.pt")
 """
@@ -56,7 +57,7 @@ def kernel(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(kernel, tmp_path):
-    """Run a program elsewhere than in the checkout, whose folder kernels/ would hide the package. Returns its results."""
+    """Run a program elsewhere than in the checkout, whose folder kernels/ hides the package; returns its results."""
 
     def run_program(program: str, **given: object) -> dict:
         torch.save(given, tmp_path / "given.pt")

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from comfy_api.latest import ComfyExtension, io
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from torch import Tensor
+
 from showface import Inpainter, load_model
 from showface.data.hole import grow_hole
 from showface.faces import Face, find_faces
 from showface.models import InpaintingNetwork
-from torch import Tensor
 
 Model = io.Custom("SHOWFACE_MODEL")
 CATEGORY = "showface"

@@ -39,7 +39,7 @@ def comfy_type(name: str) -> SimpleNamespace:
         allowed = INPUTS.get(name, COMMON)
 
     class Output(Socket):
-        allowed = {"display_name", "tooltip", "is_output_list"}
+        allowed = frozenset({"display_name", "tooltip", "is_output_list"})
 
     return SimpleNamespace(Input=Input, Output=Output, io_type=name)
 
