@@ -115,8 +115,11 @@ def ninja_path(path: Path) -> str:
     return re.sub(r"([$ :])", r"$\1", str(path))
 
 
-def ninja_file(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> str:
-    """Return the text of a ninja file that compiles the sources in csrc/ in parallel and links `output`."""
+def ninja_file(output: Path, objects: Path, nvcc: tuple[str, str] | None, library: str | None = None) -> str:
+    """Return the text of a ninja file that compiles the sources in csrc/ in parallel and links `output`.
+
+    With `library`, `output` is no Python module but a library for any Python, with its operators in that namespace.
+    """
     import pybind11
 
     cxx = find_compiler()
@@ -130,8 +133,11 @@ def ninja_file(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> str
         f'-DSHOWFACE_TORCH_HEADERS="{torch_version}"',
         *(word for include in includes for word in ("-isystem", include)),
     ]
-    cxx_flags = [*flags, "-fPIC", "-fvisibility=hidden", "-fopenmp-simd", "-fno-math-errno", "-Wall"]
     sources = sorted(ROOT.glob("csrc/*.cpp")) + sorted(ROOT.glob("csrc/cpu/*.cpp"))
+    if library is not None:
+        flags.append(f"-DSHOWFACE_LIBRARY={library}")
+        sources.remove(ROOT / "csrc" / "module.cpp")
+    cxx_flags = [*flags, "-fPIC", "-fvisibility=hidden", "-fopenmp-simd", "-fno-math-errno", "-Wall"]
     libraries = ["-L" + str(torch / "lib"), "-ltorch_cpu", "-lc10"]
     if nvcc is None:
         link = [cxx, "-shared"]
@@ -171,9 +177,9 @@ def ninja_file(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> str
     return "\n".join(lines) + "\n"
 
 
-def compile_extension(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> None:
-    """Compile and link `output`. Raises UnavailableError with the compiler's first error."""
-    text = ninja_file(output, objects, nvcc)
+def compile_extension(output: Path, objects: Path, nvcc: tuple[str, str] | None, library: str | None = None) -> None:
+    """Compile and link `output`, see `ninja_file`. Raises UnavailableError with the compiler's first error."""
+    text = ninja_file(output, objects, nvcc, library)
     objects.mkdir(parents=True, exist_ok=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     (objects / "build.ninja").write_text(text)
@@ -271,9 +277,11 @@ class BuildPython(build_py):
             place(card, Path(self.build_lib) / "showface" / "assets" / card.name)
 
 
-setup(
-    packages=[*find_packages(include=["showface", "showface.*"]), "showface.kernels"],
-    # Marks the wheel as specific to this platform and Python version. BuildExtension finds the sources itself.
-    ext_modules=[Extension("showface._C", sources=[])],
-    cmdclass={"build_ext": BuildExtension, "build_py": BuildPython},
-)
+# tools/hf_kernels.py imports the functions above.
+if __name__ == "__main__":
+    setup(
+        packages=[*find_packages(include=["showface", "showface.*"]), "showface.kernels"],
+        # Marks the wheel as specific to this platform and Python version. BuildExtension finds the sources itself.
+        ext_modules=[Extension("showface._C", sources=[])],
+        cmdclass={"build_ext": BuildExtension, "build_py": BuildPython},
+    )

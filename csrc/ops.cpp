@@ -3,9 +3,9 @@
 //
 // Common arguments: the temperature is scale * temperature, and a missing tensor counts as 1. tf32: float32 products
 // may use tf32 tensor cores (ignored on the CPU). lse is the log-sum-exp (base 2) of a query's scores.
-#include <torch/csrc/stable/library.h>
+#include "common/library.h"
 
-STABLE_TORCH_LIBRARY(showface_C, m) {
+STABLE_TORCH_LIBRARY(SHOWFACE_LIBRARY, m) {
   // latent (T, C), memory (K, S, C), value (K, S, V), region (T,) int64, temperature (). Without value, the slots are
   // the values. A region outside 0..K-1 counts as none.
   // -> out (T, V), lse (T,)

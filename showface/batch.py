@@ -31,6 +31,39 @@ class Filled(Protocol):
     def faces(self) -> int: ...
 
 
+@dataclass(frozen=True)
+class Shard:
+    """One of several equal shares of a folder, for as many processes or machines. The first is 1 of N.
+
+    Every photo is in exactly one shard. Which one depends on the names in the folder alone, so a shard stays the same
+    when it is started again.
+
+    Source: *ours*.
+
+    Raises:
+        ValueError: `index` is not in 1..`count`.
+    """
+
+    index: int = 1
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise ValueError(f"a shard must be I/N with 1 <= I <= N, such as 1/4, got {self.index}/{self.count}")
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read a shard like "2/4". Raises ValueError for other text."""
+        index, slash, count = text.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal()):
+            raise ValueError(f"a shard must be I/N with 1 <= I <= N, such as 1/4, got {text}")
+        return cls(int(index), int(count))
+
+    def __call__(self, photos: Sequence[Path]) -> Sequence[Path]:
+        """The photos of this shard: every N-th of all, since large ones often have neighbouring names."""
+        return photos[self.index - 1 :: self.count]
+
+
 Fill = Callable[[Sequence[tuple[Image.Image, NDArray[np.bool_]]]], Sequence[Filled]]
 
 
@@ -61,6 +94,7 @@ def fill_folder(
     *,
     batch: int = 1,
     overwrite: bool = False,
+    shard: Shard | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
     on_failure: Callable[[Path, str], object] = lambda photo, reason: None,
 ) -> BatchResult:
@@ -79,6 +113,7 @@ def fill_folder(
             photo with an empty hole.
         batch: the number of photos that are filled together.
         overwrite: fill photos again whose results exist.
+        shard: fill only this share of the photos.
         progress: called with the number of photos done and of all photos.
         on_failure: called with a photo's relative path and the reason, as soon as it fails.
 
@@ -86,7 +121,7 @@ def fill_folder(
         FileNotFoundError, NotADirectoryError, ValueError: the photos, as for `find_images`.
         ValueError: `out` is a file, or is in the folder of photos, or the other way round.
     """
-    found = find_images(photos)
+    found = find_images(photos) if shard is None else shard(find_images(photos))
     if out.exists() and not out.is_dir():
         raise ValueError(f"{photos} is a folder, so the output must be one too, but {out} is a file")
     keep_apart(photos, out)

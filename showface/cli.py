@@ -18,6 +18,7 @@ from showface.files import with_home
 from showface.hub.cli import push_model
 
 if TYPE_CHECKING:
+    from showface.batch import Shard
     from showface.data import Marks
     from showface.inference import Inpainter
 
@@ -115,12 +116,17 @@ def inpaint(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Photos of a folder to fill together. Default: 1, on a GPU 8.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Fill only the I-th of N equal shares of a folder, from 1/N to N/N."),
+    ] = None,
     overwrite: OverwriteOption = False,
     model: ModelOption = "default",
     detail: DetailOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Fill the hole of a photo, or of each photo in a folder."""
+    from showface.batch import Shard
     from showface.data import Marks, read_photo, save_photo
     from showface.data.photo import output_format
     from showface.inference import Inpainter
@@ -129,10 +135,13 @@ def inpaint(
     if mask and mask_option:
         raise ValueError("give the mask once: as MASK, or with --mask")
     marks = Marks(mask or mask_option, paint, alpha, mask_polarity, invert, grow)
+    share = Shard.parse(shard) if shard else None
     if photo.is_dir():
         inpainter = Inpainter(load_model(model, device, detail=detail), faces=faces, size=size)
-        _fill_folder(photo, out, marks, inpainter, batch or (1 if device == "cpu" else 8), overwrite)
+        _fill_folder(photo, out, marks, inpainter, batch or (1 if device == "cpu" else 8), overwrite, share)
         return
+    if share:
+        raise ValueError(f"--shard is for a folder of photos, and {photo} is none")
     _check_output(out, [photo, marks.mask], overwrite)
     before = read_photo(photo)
     output_format(out, before.rgb.size)
@@ -350,7 +359,15 @@ def main() -> None:
         sys.exit(1)
 
 
-def _fill_folder(photos: Path, out: Path, marks: "Marks", inpainter: "Inpainter", batch: int, overwrite: bool) -> None:
+def _fill_folder(
+    photos: Path,
+    out: Path,
+    marks: "Marks",
+    inpainter: "Inpainter",
+    batch: int,
+    overwrite: bool,
+    shard: "Shard | None",
+) -> None:
     """Fill a folder of photos with a progress bar.
 
     Raises:
@@ -378,6 +395,7 @@ def _fill_folder(photos: Path, out: Path, marks: "Marks", inpainter: "Inpainter"
             inpainter.restore_many,
             batch=batch,
             overwrite=overwrite,
+            shard=shard,
             progress=lambda done, of: bar.update(task, completed=done, total=of),
             on_failure=lambda name, reason: errors.print(
                 f"[red]failed:[/] {escape(f'{name}: {reason}')}", highlight=False

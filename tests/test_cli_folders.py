@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageDraw
 
-from showface.batch import fill_folder
+from showface.batch import Shard, fill_folder
 from showface.data import Photo, painted_hole, read_image
 
 from support.pictures import save, save_faces
@@ -246,6 +246,31 @@ class TestFolders:
         assert lines[3] == "error: 3 of 4 photos failed: 0.png, 1.png, without.png"
         assert files("out") == ["more/2.png"]
 
+    def test_shards_are_the_whole_folder_once(self, showface, folder, photos, masks):
+        common = ("inpaint", "--no-faces", photos, "--mask", masks, "-o", "out", "--model", folder, "--shard")
+        _, out, _ = showface(*common, "1/2")
+        assert "2 filled, 0 finished before, 0 failed" in out
+        assert files("out") == ["0.png", "more/2.png"]
+        _, out, _ = showface(*common, "1/2")
+        assert "0 filled, 2 finished before" in out
+        _, out, _ = showface(*common, "2/2")
+        assert "1 filled, 0 finished before" in out
+        assert files("out") == files(photos)
+        code, out, _ = showface(*common, "9/9")  # more shards than photos
+        assert code == 0
+        assert "0 filled, 0 finished before" in out
+
+    @pytest.mark.parametrize("shard", ["0/2", "3/2", "1/0", "2", "a/b", "1/", "-1/2"])
+    def test_wrong_shards(self, showface, folder, photos, masks, shard):
+        common = ("inpaint", "--no-faces", photos, "--mask", masks, "-o", "out", "--model", folder)
+        assert_fails(
+            showface(*common, f"--shard={shard}"), f"a shard must be I/N with 1 <= I <= N, such as 1/4, got {shard}"
+        )
+
+    def test_a_single_photo_has_no_shards(self, showface, folder, photos, masks):
+        result = showface("inpaint", photos / "0.png", masks / "0.png", "-o", "r.png", "--model", folder, "--shard=1/2")
+        assert_fails(result, "--shard is for a folder of photos, and")
+
     def test_bad_arguments(self, showface, folder, photos, masks):
         def run(mask, out="out", *more):
             return showface("inpaint", "--no-faces", photos, "--mask", mask, "-o", out, "--model", folder, *more)
@@ -263,6 +288,15 @@ class TestFolders:
             showface("inpaint", "--no-faces", photos.parent / "empty", masks, "-o", "out", "--model", folder),
             "no images (",
         )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
+def test_shards_are_disjoint_and_equal(count):
+    photos = [Path(f"{index}.png") for index in range(20)]
+    shards = [Shard(index, count)(photos) for index in range(1, count + 1)]
+    assert sorted(photo for shard in shards for photo in shard) == sorted(photos)
+    sizes = [len(shard) for shard in shards]
+    assert max(sizes) - min(sizes) <= 1
 
 
 class Filled(NamedTuple):

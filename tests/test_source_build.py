@@ -1,5 +1,7 @@
 """The sources as they are distributed, and building them in folders with odd names."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +37,49 @@ def test_the_source_distribution_holds_every_tracked_file(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     listed = (tmp_path / "showface.egg-info" / "SOURCES.txt").read_text().splitlines()
     assert not set(tracked.split("\0")) - {""} - set(listed)
+
+
+@pytest.mark.long
+def test_a_wheel_from_the_source_distribution_works(tmp_path):
+    """Built and imported outside of the checkout, with its compiled operators if there is a compiler."""
+    for name in ("setuptools", "ninja", "pybind11"):
+        pytest.importorskip(name)
+    hook = "from setuptools import build_meta; print(build_meta.build_{}({!r}))"
+
+    def build(kind: str, source: Path) -> Path:
+        command = [sys.executable, "-c", hook.format(kind, str(tmp_path))]
+        env = os.environ | {"SHOWFACE_BUILD_CUDA": "0"}
+        done = subprocess.run(command, cwd=source, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return tmp_path / done.stdout.splitlines()[-1]
+
+    # A copy, because building writes into the folder of the sources.
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if files.returncode:
+        pytest.skip("it is not a git checkout")
+    for name in filter(None, files.stdout.split("\0")):
+        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tmp_path / "copy" / name)
+    archive = build("sdist", tmp_path / "copy")
+    shutil.unpack_archive(archive, tmp_path / "unpacked", filter="data")
+    wheel = build("wheel", tmp_path / "unpacked" / archive.name.removesuffix(".tar.gz"))
+    shutil.unpack_archive(wheel, tmp_path / "installed", "zip")
+    program = """
+import torch
+import showface, showface.kernels
+from showface import native, ops
+print(showface.__file__)
+print(native.why_missing())
+x = torch.randn(1, 9, 4)
+ops.masked_correlation(x, x, x, torch.rand(1, 9) < 0.5, temperature=8.0)
+showface.load_model()
+"""
+    env = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found, missing = done.stdout.splitlines()
+    assert Path(found).is_relative_to(tmp_path / "installed")
+    assert missing == "None" or "compiler" in missing
 
 
 @pytest.mark.parametrize("name", ["$HOME", "with space", "a:b", "$", "pa'rt", 'quo"te', "#x", "é", "100%", "a&b;c"])

@@ -1,9 +1,8 @@
 // masked_correlation on the CPU: one group per image. Its queries are the corrupted tokens, its keys the known ones or
 // all.
-#include <torch/csrc/stable/library.h>
-
 #include <tuple>
 
+#include "../common/library.h"
 #include "../common/masked_correlation.h"
 #include "attention.h"
 
@@ -119,7 +118,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> masked_correlation_backward(
 }  // namespace
 }  // namespace showface
 
-STABLE_TORCH_LIBRARY_IMPL(showface_C, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(SHOWFACE_LIBRARY, CPU, m) {
   m.impl("masked_correlation", TORCH_BOX(&showface::masked_correlation));
   m.impl("masked_correlation_backward", TORCH_BOX(&showface::masked_correlation_backward));
 }

@@ -1,10 +1,9 @@
 // Memory addressing on the CPU: a region's tokens are the queries of a group, the slots of its block the keys.
-#include <torch/csrc/stable/library.h>
-
 #include <cmath>
 #include <numeric>
 #include <tuple>
 
+#include "../common/library.h"
 #include "../common/memory.h"
 #include "attention.h"
 
@@ -260,7 +259,7 @@ std::tuple<Tensor, Tensor> memory_write(const Tensor& latent, const Tensor& memo
 }  // namespace
 }  // namespace showface
 
-STABLE_TORCH_LIBRARY_IMPL(showface_C, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(SHOWFACE_LIBRARY, CPU, m) {
   m.impl("memory_attend", TORCH_BOX(&showface::memory_attend));
   m.impl("memory_attend_backward", TORCH_BOX(&showface::memory_attend_backward));
   m.impl("memory_accumulate", TORCH_BOX(&showface::memory_accumulate));

@@ -1,8 +1,6 @@
 // Attention within groups on CUDA: sizes and launches of the kernels in attention_{forward,backward,combine}.cuh.
 #include "attention.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include <algorithm>
 #include <climits>
 #include <cmath>
@@ -312,6 +310,6 @@ void blend_keys(const char* op, const Tensor& key, const Tensor& total, const Te
 
 }  // namespace showface
 
-STABLE_TORCH_LIBRARY_IMPL(showface_C, SHOWFACE_CUDA_KEY, m) {
+STABLE_TORCH_LIBRARY_IMPL(SHOWFACE_LIBRARY, SHOWFACE_CUDA_KEY, m) {
   m.impl("shared_bytes", TORCH_BOX(&showface::shared_bytes));
 }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cuda_runtime.h>
-#include <torch/csrc/stable/library.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include <cstdint>
@@ -18,6 +17,8 @@
 #include <atomic>
 #define SHOWFACE_CUDA_KEY CUDA
 #endif
+
+#include "../common/library.h"
 
 namespace showface {
 

@@ -1,9 +1,8 @@
 // masked_correlation on CUDA: within each image, the corrupted tokens attend to the known tokens, or to all of them.
-#include <torch/csrc/stable/library.h>
-
 #include <climits>
 #include <tuple>
 
+#include "../common/library.h"
 #include "../common/masked_correlation.h"
 #include "attention.h"
 
@@ -111,7 +110,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> masked_correlation_backward(const Ten
 }  // namespace
 }  // namespace showface
 
-STABLE_TORCH_LIBRARY_IMPL(showface_C, SHOWFACE_CUDA_KEY, m) {
+STABLE_TORCH_LIBRARY_IMPL(SHOWFACE_LIBRARY, SHOWFACE_CUDA_KEY, m) {
   m.impl("masked_correlation", TORCH_BOX(&showface::masked_correlation));
   m.impl("masked_correlation_backward", TORCH_BOX(&showface::masked_correlation_backward));
 }

@@ -1,10 +1,9 @@
 // Memory addressing on CUDA: the tokens of each region attend to the slots of the region's block.
-#include <torch/csrc/stable/library.h>
-
 #include <algorithm>
 #include <climits>
 #include <tuple>
 
+#include "../common/library.h"
 #include "../common/memory.h"
 #include "attention.h"
 
@@ -201,7 +200,7 @@ Tensor memory_blend(const Tensor& memory, const Tensor& rho, const Tensor& total
 }  // namespace
 }  // namespace showface
 
-STABLE_TORCH_LIBRARY_IMPL(showface_C, SHOWFACE_CUDA_KEY, m) {
+STABLE_TORCH_LIBRARY_IMPL(SHOWFACE_LIBRARY, SHOWFACE_CUDA_KEY, m) {
   m.impl("memory_attend", TORCH_BOX(&showface::memory_attend));
   m.impl("memory_attend_backward", TORCH_BOX(&showface::memory_attend_backward));
   m.impl("memory_accumulate", TORCH_BOX(&showface::memory_accumulate));

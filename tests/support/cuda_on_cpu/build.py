@@ -73,7 +73,7 @@ def _compile(library: Path, sources: Sequence[Path], sanitize: bool) -> None:
     folder = library.parent
     torch_folder = Path(torch.__file__).parent
     flags = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
-    flags += ["-DTORCH_TARGET_VERSION=0x020b000000000000", f"-Dshowface_C={LIBRARY}"]
+    flags += ["-DTORCH_TARGET_VERSION=0x020b000000000000", f"-DSHOWFACE_LIBRARY={LIBRARY}"]
     flags += [f"-I{HERE}", "-isystem", str(torch_folder / "include"), *(SANITIZERS if sanitize else [])]
 
     def compile_one(source: Path) -> Path:
