@@ -20,7 +20,7 @@ from types import ModuleType
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "integrations" / "hf_kernels"
 PACKAGE = SOURCE / "torch-ext" / "showface"
-KERNELS_MINVER = "0.17.0"  # the lowest of the versions that are tested
+KERNELS_MINVER = "0.17.0"  # tested with 0.17.2
 
 OPS = '''"""The namespace of this build's operators. Written by tools/hf_kernels.py."""
 
