@@ -131,6 +131,8 @@ def ninja_file(output: Path, objects: Path, nvcc: tuple[str, str] | None) -> str
         *(word for include in includes for word in ("-isystem", include)),
     ]
     cxx_flags = [*flags, "-fPIC", "-fvisibility=hidden", "-fopenmp-simd", "-fno-math-errno", "-Wall"]
+    # Error messages name the headers: without the folder that they lie in, a build elsewhere has the same bytes.
+    cxx_flags += [f"-ffile-prefix-map={include}=include" for include in includes]
     sources = sorted(ROOT.glob("csrc/*.cpp")) + sorted(ROOT.glob("csrc/cpu/*.cpp"))
     libraries = ["-L" + str(torch / "lib"), "-ltorch_cpu", "-lc10"]
     if nvcc is None:

@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import planted_faults
 import pytest
 
+import planted_faults
 from support.cuda_on_cpu import build
 
 ROOT = build.ROOT

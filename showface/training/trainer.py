@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from showface.data import EpochSampler
+from showface.distributed import lost_processes
 from showface.models import InpaintingNetwork
 from showface.models.discriminator import MultiScaleDiscriminator
 from showface.models.stages import Stage, StageSchedule
@@ -139,6 +140,7 @@ class Trainer:
             stop_on_signal() as request,
             closing(self._batches()) as batches,
             worker_errors(),
+            lost_processes(),
             divergence(self._saved, self.checkpoints),
         ):
             meter = Meter(self.step)
