@@ -86,11 +86,11 @@ def launch(faces: Path, out: Path, count: int, *more: str) -> list[subprocess.Po
 @pytest.mark.long
 @pytest.mark.parametrize(("count", "lost"), [(2, 1), (2, 0), (3, 1)])
 def test_a_killed_process_ends_the_others_which_name_it(faces, tmp_path, count, lost):
-    for process in launch(faces, tmp_path / "whole", count, "steps=30"):
+    for process in launch(faces, tmp_path / "whole", count, "steps=12"):
         said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said
     out = tmp_path / "run"
-    running = launch(faces, out, count, "steps=30")
+    running = launch(faces, out, count, "steps=12")
     while running[0].poll() is None and not list_checkpoints(out / "checkpoints"):
         time.sleep(0.01)
     running[lost].send_signal(signal.SIGKILL)
@@ -100,7 +100,7 @@ def test_a_killed_process_ends_the_others_which_name_it(faces, tmp_path, count, 
             assert process.returncode == 1, said
             words = " ".join(said.split())
             assert f"error: rank {lost} of the {count} processes is gone, or can't be reached; go on with --" in words
-    for process in launch(faces, out, count, "steps=30", "--resume"):
+    for process in launch(faces, out, count, "steps=12", "--resume"):
         said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said
     assert_same_run(tmp_path / "whole", out)

@@ -1,5 +1,6 @@
-// Preloaded beside ThreadSanitizer: the kernels' parallel_for on four threads of the C++ library, and torch's own work on
-// one. OpenMP's threads wait for each other by means that ThreadSanitizer does not know, so it reports races that are none.
+// Preloaded beside ThreadSanitizer: the kernels' parallel_for on four threads of the C++ library, and torch's own work
+// on one. OpenMP's threads wait for each other by means that ThreadSanitizer does not know, so it reports races that
+// are none.
 #include <algorithm>
 #include <cstdint>
 #include <thread>
