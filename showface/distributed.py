@@ -26,7 +26,7 @@ def lost_processes() -> Iterator[None]:
         if world_size() == 1 or not re.search(r"gloo|nccl|peer|connection", str(error), re.IGNORECASE):
             raise
         lost = f"{_who_is_lost()} of the {world_size()} processes is gone, or can't be reached"
-        raise ConnectionError(f"{lost}; go on with --resume (it was {str(error).splitlines()[0]})") from error
+        raise ConnectionError(f"{lost}; go on with --resume") from error
 
 
 def _who_is_lost() -> str:

@@ -99,7 +99,10 @@ def test_a_killed_process_ends_the_others_which_name_it(faces, tmp_path, count, 
         if rank != lost:
             assert process.returncode == 1, said
             words = " ".join(said.split())
-            assert f"error: rank {lost} of the {count} processes is gone, or can't be reached; go on with --" in words
+            assert (
+                f"error: rank {lost} of the {count} processes is gone, or can't be reached; go on with --resume"
+                in words
+            )
     for process in launch(faces, out, count, "steps=12", "--resume"):
         said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said

@@ -139,8 +139,8 @@ class Trainer:
             logger,
             stop_on_signal() as request,
             closing(self._batches()) as batches,
-            worker_errors(),
             lost_processes(),
+            worker_errors(),
             divergence(self._saved, self.checkpoints),
         ):
             meter = Meter(self.step)
