@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 import torch
 from torch import distributed
@@ -16,32 +15,19 @@ def world_size() -> int:
 
 @contextmanager
 def lost_processes() -> Iterator[None]:
-    """Within the context, torch's error about another process that is gone becomes a ConnectionError with its rank.
+    """Within the context, torch's error about another process that is gone becomes a ConnectionError.
 
-    All processes that are left must be within the context, since they find out together who is missing.
+    Of two processes it names the lost one's rank.
     """
     try:
         yield
     except RuntimeError as error:
         if world_size() == 1 or not re.search(r"gloo|nccl|peer|connection", str(error), re.IGNORECASE):
             raise
-        lost = f"{_who_is_lost()} of the {world_size()} processes is gone, or can't be reached"
+        # Of more than two, torch does not say which one.
+        who = f"rank {1 - distributed.get_rank()}" if world_size() == 2 else "one"
+        lost = f"{who} of the {world_size()} processes is gone, or can't be reached"
         raise ConnectionError(f"{lost}; go on with --resume") from error
-
-
-def _who_is_lost() -> str:
-    """The ranks of lost processes, as this process sees them, or "one" where it can't know."""
-    here = distributed.get_rank()
-    if world_size() == 2:
-        return f"rank {1 - here}"
-    if distributed.get_backend() != "gloo":
-        return "one"
-    try:
-        distributed.monitored_barrier(timeout=timedelta(seconds=5), wait_all_ranks=True)
-    except RuntimeError as error:
-        found = re.search(r"Ranks? ([\d, ]*\d)", str(error).replace(f"[Rank {here}]", ""))
-        return f"rank {found[1]}" if found else "one"
-    return "one"
 
 
 @contextmanager
