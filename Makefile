@@ -1,5 +1,5 @@
 # The usual commands. Each expects the environment of CONTRIBUTING.md to be active.
-.PHONY: help install test lint docs bench clean
+.PHONY: help install test lint docs bench supply clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ docs: ## build the documentation into build/site, and check that it loads nothin
 
 bench: ## measure the operators and the model; takes long
 	python -m pytest benchmarks
+
+supply: ## licences, SBOM and known vulnerabilities of the environment's packages, into build/supply
+	.ci/supply
 
 clean: ## remove what builds, tests and linters leave
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -138,6 +138,8 @@ def ninja_file(output: Path, objects: Path, nvcc: tuple[str, str] | None, librar
         flags.append(f"-DSHOWFACE_LIBRARY={library}")
         sources.remove(ROOT / "csrc" / "module.cpp")
     cxx_flags = [*flags, "-fPIC", "-fvisibility=hidden", "-fopenmp-simd", "-fno-math-errno", "-Wall"]
+    # Error messages name the headers: without the folder that they lie in, a build elsewhere has the same bytes.
+    cxx_flags += [f"-ffile-prefix-map={include}=include" for include in includes]
     libraries = ["-L" + str(torch / "lib"), "-ltorch_cpu", "-lc10"]
     if nvcc is None:
         link = [cxx, "-shared"]

@@ -1,5 +1,6 @@
-"""Information about the processes of distributed training, and errors of devices."""
+"""Information about the processes of distributed training, and errors of processes and of devices."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,23 @@ from torch import distributed
 def world_size() -> int:
     """The number of processes in the default group of `torch.distributed`; 1 where there is no group."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+@contextmanager
+def lost_processes() -> Iterator[None]:
+    """Within the context, torch's error about another process that is gone becomes a ConnectionError.
+
+    Of two processes it names the lost one's rank.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() == 1 or not re.search(r"gloo|nccl|peer|connection", str(error), re.IGNORECASE):
+            raise
+        # Of more than two, torch does not say which one.
+        who = f"rank {1 - distributed.get_rank()}" if world_size() == 2 else "one"
+        lost = f"{who} of the {world_size()} processes is gone, or can't be reached"
+        raise ConnectionError(f"{lost}; go on with --resume") from error
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from showface import MDRNets, MDRNetsConfig, cli, native
 from showface.ops import dispatch, why_not
 from showface.ops.backends import cuda
 
+from support.backends import dtypes_of
 from support.cuda_on_cpu import build
 from support.networks import TINY, wake
 from support.page import chromium, serving
@@ -37,12 +38,6 @@ if find_spec("triton") is not None and not torch.cuda.is_available():
         importlib.import_module(f"showface.kernels.{_module.name}")
     del os.environ["TRITON_INTERPRET"]
 
-# The dtypes that Triton kernels are tested in. The interpreter computes bfloat16 in float32, and gradcheck goes through
-# float64. On a GPU, the kernels refuse float64.
-TRITON = {
-    "cpu": frozenset({torch.float32, torch.float16}),
-    "cuda": frozenset({torch.float32, torch.float16, torch.bfloat16}),
-}
 # Kilobytes of shared memory of a block: the emulated GPU is sm_90, or one like sm_86, sm_89 and sm_120.
 SHARED_MEMORY = (227, 99)
 # (device, backend) pairs that can't run by design, so they are not reported as skipped.
@@ -156,7 +151,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             if kernel is None or (device, name) in IMPOSSIBLE:
                 continue
             marks = [pytest.mark.gpu] if device == "cuda" else []
-            dtypes = sorted(kernel.dtypes & TRITON[device] if name == "triton" else kernel.dtypes, key=str)
+            dtypes = dtypes_of(op, name, device)
             for kilobytes in SHARED_MEMORY if (device, name) == ("cpu", "cuda") else (None,):
                 case = f"{device}-{name}" + (f"-{kilobytes}KB" if kilobytes == SHARED_MEMORY[1] else "")
                 where = device, (op, name, kilobytes)

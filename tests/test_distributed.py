@@ -1,4 +1,12 @@
-"""Two processes with half of the batch each, compared with one process with the whole batch."""
+"""Several processes: each with its part of the batch, compared with one process; and one of them is killed."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +14,9 @@ import torch.multiprocessing as processes
 from torch import distributed
 
 from showface.nn import DisentangledMemory
+from showface.training.checkpoint import list_checkpoints
+
+from support.runs import SMALL, assert_same_run
 
 REGIONS, SLOTS, CHANNELS = 5, 4, 6
 pytestmark = pytest.mark.skipif(
@@ -47,3 +58,52 @@ def test_halves_of_a_batch_make_the_memory_of_the_whole(tmp_path):
     for name, whole in memory.state_dict().items():
         torch.testing.assert_close(halves[0][name], whole)
         assert torch.equal(halves[0][name], halves[1][name])
+
+
+TRAIN = "import torch; torch.set_num_threads(1); from showface.cli import main; main()"
+
+
+def launch(faces: Path, out: Path, count: int, *more: str) -> list[subprocess.Popen]:
+    """Start a training of `count` processes, as a launcher on several machines does: none watches over the others."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = [*SMALL, f"batch={count}", "save_every=2", "log_every=1", *more]
+    command = [sys.executable, "-c", TRAIN, "train", "--data", str(faces), "--out", str(out), *settings]
+    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    return [
+        subprocess.Popen(
+            command,
+            env=os.environ | places | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("count", "lost"), [(2, 1), (2, 0)])
+def test_a_killed_process_ends_the_others_which_name_it(faces, tmp_path, count, lost):
+    for process in launch(faces, tmp_path / "whole", count, "steps=12"):
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    out = tmp_path / "run"
+    running = launch(faces, out, count, "steps=12")
+    while running[0].poll() is None and not list_checkpoints(out / "checkpoints"):
+        time.sleep(0.01)
+    running[lost].send_signal(signal.SIGKILL)
+    for rank, process in enumerate(running):
+        said, _ = process.communicate(timeout=60)
+        if rank != lost:
+            assert process.returncode == 1, said
+            words = " ".join(said.split())
+            assert (
+                f"error: rank {lost} of the {count} processes is gone, or can't be reached; go on with --resume"
+                in words
+            )
+    for process in launch(faces, out, count, "steps=12", "--resume"):
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    assert_same_run(tmp_path / "whole", out)

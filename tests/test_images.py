@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -120,6 +121,20 @@ def test_broken_files_are_named(tmp_path: Path, name: str) -> None:
         read_mask(path)
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "missing.png")
+
+
+def test_a_header_that_claims_a_terabyte_reserves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jp2"
+    Image.new("RGB", (24, 20)).save(path)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"jp2h") - 4
+    data[at : at + 4] = (1).to_bytes(4, "big")  # the box's size follows its name, in 64 bits
+    data[at + 8 : at + 16] = (1 << 40).to_bytes(8, "big")
+    path.write_bytes(data)
+    for source in (path, io.BytesIO(data)):
+        with pytest.raises(UnreadableImageError, match="cannot read image") as problem:
+            read_image(source)
+        assert not isinstance(problem.value.__cause__, MemoryError)
 
 
 def test_tensor_round_trip_is_exact() -> None:

@@ -1,4 +1,4 @@
-"""The sources as they are distributed, and building them in folders with odd names."""
+"""The sources as they are distributed, and building them: in folders with odd names, and to the same bytes again."""
 
 import os
 import shutil
@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from zipfile import ZipFile
 
 import pytest
 
 import showface
+
+import planted_faults
 
 ROOT = Path(showface.__file__).parents[1]
 pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="showface is not in a checkout")
@@ -109,3 +112,27 @@ def test_a_build_without_a_result_is_no_success(build, tmp_path, monkeypatch):
     monkeypatch.setattr(build.subprocess, "run", lambda *_, **__: done)
     with pytest.raises(build.UnavailableError, match="ninja reported success, but there is no "):
         build.compile_extension(tmp_path / "out" / "_C.so", tmp_path / "objects", None)
+
+
+@pytest.mark.long
+def test_the_same_wheel_from_two_folders(build, tmp_path):
+    if not build.output_of(["c++", "--version"]):
+        pytest.skip("there is no C++ compiler")
+    settings = {"SOURCE_DATE_EPOCH": "1700000000", "SHOWFACE_BUILD_EXTENSION": "1", "SHOWFACE_BUILD_CUDA": "0"}
+    wheels = []
+    for name in ("first", "a second/folder"):
+        tree, out = tmp_path / name, tmp_path / f"{name} wheel"
+        tree.mkdir(parents=True)
+        planted_faults.copy_tree(tree)
+        shutil.rmtree(tree / "build", ignore_errors=True)
+        command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-cache-dir"]
+        command += ["--wheel-dir", str(out), str(tree)]
+        done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        wheels += list(out.iterdir())
+    assert wheels[0].name == wheels[1].name
+    assert wheels[0].read_bytes() == wheels[1].read_bytes()
+    with ZipFile(wheels[0]) as wheel:
+        library = wheel.read(next(x for x in wheel.namelist() if x.startswith("showface/_C.")))
+    for place in (tmp_path, build.find_torch()[0]):  # torch is elsewhere in pip's own build environment
+        assert os.fsencode(place) not in library

@@ -29,9 +29,8 @@ from showface.data import Photo, read_image, read_mask, read_photo, save_photo
 from showface.data.images import FORMATS
 
 SECONDS = 20  # for one case
-# Bytes of address space that a process may add while it reads. Pillow reserves up to 4 GiB for a box of a JPEG 2000
-# file whose header says so, and touches only what the file has.
-MEMORY = 6 << 30
+# Bytes of address space that a process may add while it reads.
+MEMORY = 2 << 30
 PIXELS = 1_000_000  # the limit of an image's size here, so that a case is quick
 
 

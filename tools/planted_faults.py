@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -216,8 +216,9 @@ def plant(tree: Path, fault: Fault) -> None:
     path.write_text(text.replace(fault.right, fault.wrong))
 
 
-def build_extension(tree: Path) -> None:
-    environment = os.environ | {"SHOWFACE_BUILD_CUDA": "0"}
+def build_extension(tree: Path, settings: Mapping[str, str] = {}) -> None:
+    """Compile the C++ half of the extension in a copy of the tree; `settings` are more environment variables."""
+    environment = os.environ | {"SHOWFACE_BUILD_CUDA": "0"} | settings
     command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
     if done.returncode:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -164,6 +165,17 @@ def source_name(source: str | os.PathLike[str] | BinaryIO) -> str:
     return str(getattr(source, "name", "without a name"))
 
 
+class _ImageFile(io.BufferedReader):
+    """A file for Pillow, which reads as many bytes as a header says: this one reserves no more than the file has."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(io.FileIO(path))
+        self._bytes = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(min(-1 if size is None else size, self._bytes))
+
+
 @contextmanager
 def open_image(source: str | os.PathLike[str] | BinaryIO, limit: int | None = None) -> Iterator[Image.Image]:
     """Open an image file of one of `FORMATS`, and check its size by its header, before it is decoded.
@@ -196,19 +208,18 @@ def open_image(source: str | os.PathLike[str] | BinaryIO, limit: int | None = No
             + ("; showface.data.tensor_to_image converts a tensor" if isinstance(source, torch.Tensor) else "")
         )
     try:
-        with _without_pillows_limit(), Image.open(source, formats=_formats()) as image:
+        file = _ImageFile(source) if isinstance(source, str | os.PathLike) else nullcontext(source)
+        with _without_pillows_limit(), file as opened, Image.open(opened, formats=_formats()) as image:
             if image.width * image.height > limit:
                 size = f"{image.width}x{image.height} = {image.width * image.height:,} pixels"
                 problem = f"it has {size}, and the limit is {limit:,}; set SHOWFACE_MAX_PIXELS to raise it"
                 raise TooManyPixelsError(f"cannot read image {source_name(source)}: {problem}")
-            if image.format == "TIFF":
-                # Pillow 13 maps an uncompressed file into memory, and scrambles it if it is turned. It maps by name.
-                image.filename = ""
             yield image
     except (FileNotFoundError, TooManyPixelsError):
         raise
     except Exception as error:
-        raise UnreadableImageError(f"cannot read image {source_name(source)}: {error}") from error
+        reason = "it needs too much memory" if isinstance(error, MemoryError) else str(error) or type(error).__name__
+        raise UnreadableImageError(f"cannot read image {source_name(source)}: {reason}") from error
 
 
 def max_pixels() -> int:

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from showface.data import EpochSampler
+from showface.distributed import lost_processes
 from showface.models import InpaintingNetwork
 from showface.models.discriminator import MultiScaleDiscriminator
 from showface.models.stages import Stage, StageSchedule
@@ -138,6 +139,7 @@ class Trainer:
             logger,
             stop_on_signal() as request,
             closing(self._batches()) as batches,
+            lost_processes(),
             worker_errors(),
             divergence(self._saved, self.checkpoints),
         ):
