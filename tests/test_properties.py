@@ -122,5 +122,5 @@ def test_any_command_ends_in_one_line(count: int, tmp_path: Any, monkeypatch: py
     run_many(count, st.tuples(commands | st.just([]), st.lists(words, max_size=7)).map(lambda x: x[0] + x[1]), check)
 
 
-def refuse_to_load(folder: object, device: object = "cpu") -> None:
+def refuse_to_load(folder: object, device: object = "cpu", *, detail: object = None) -> None:
     raise ValueError("no model is loaded here")

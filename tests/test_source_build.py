@@ -31,15 +31,26 @@ def build(monkeypatch, tmp_path) -> ModuleType:
     return module
 
 
-def test_the_source_distribution_holds_every_tracked_file(tmp_path):
-    pytest.importorskip("setuptools")
+def copy_tracked(folder):
+    """Copy all tracked files of the checkout, since building writes into it, and other tests change it meanwhile."""
     if not (ROOT / ".git").exists():
         pytest.skip("it is not a git checkout")
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = [name for name in listed.split("\0") if name]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    return names
+
+
+def test_the_source_distribution_holds_every_tracked_file(tmp_path):
+    pytest.importorskip("setuptools")
+    tracked = copy_tracked(tmp_path / "copy")
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    done = subprocess.run(command, cwd=tmp_path / "copy", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     listed = (tmp_path / "showface.egg-info" / "SOURCES.txt").read_text().splitlines()
-    assert not set(tracked.split("\0")) - {""} - set(listed)
+    assert not set(tracked) - set(listed)
 
 
 @pytest.mark.long
@@ -56,13 +67,7 @@ def test_a_wheel_from_the_source_distribution_works(tmp_path):
         assert done.returncode == 0, done.stderr
         return tmp_path / done.stdout.splitlines()[-1]
 
-    # A copy, because building writes into the folder of the sources.
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    if files.returncode:
-        pytest.skip("it is not a git checkout")
-    for name in filter(None, files.stdout.split("\0")):
-        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, tmp_path / "copy" / name)
+    copy_tracked(tmp_path / "copy")
     archive = build("sdist", tmp_path / "copy")
     shutil.unpack_archive(archive, tmp_path / "unpacked", filter="data")
     wheel = build("wheel", tmp_path / "unpacked" / archive.name.removesuffix(".tar.gz"))
