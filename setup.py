@@ -281,6 +281,9 @@ class BuildPython(build_py):
 
 # tools/hf_kernels.py imports the functions above.
 if __name__ == "__main__":
+    # setuptools loads the entry points of all installed packages, also of Hugging Face's package `kernels`, which the
+    # folder of that name would hide.
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() != ROOT]
     setup(
         packages=[*find_packages(include=["showface", "showface.*"]), "showface.kernels"],
         # Marks the wheel as specific to this platform and Python version. BuildExtension finds the sources itself.

@@ -31,6 +31,11 @@ def build(monkeypatch, tmp_path) -> ModuleType:
     return module
 
 
+def builders_environment(**settings):
+    """Without PYTHONPATH: a checkout in it has a folder `kernels`, and setuptools loads what packages register."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | settings
+
+
 def copy_tracked(folder):
     """Copy all tracked files of the checkout, since building writes into it, and other tests change it meanwhile."""
     if not (ROOT / ".git").exists():
@@ -47,7 +52,7 @@ def test_the_source_distribution_holds_every_tracked_file(tmp_path):
     pytest.importorskip("setuptools")
     tracked = copy_tracked(tmp_path / "copy")
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
-    done = subprocess.run(command, cwd=tmp_path / "copy", capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path / "copy", env=builders_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     listed = (tmp_path / "showface.egg-info" / "SOURCES.txt").read_text().splitlines()
     assert not set(tracked) - set(listed)
@@ -62,7 +67,7 @@ def test_a_wheel_from_the_source_distribution_works(tmp_path):
 
     def build(kind: str, source: Path) -> Path:
         command = [sys.executable, "-c", hook.format(kind, str(tmp_path))]
-        env = os.environ | {"SHOWFACE_BUILD_CUDA": "0"}
+        env = builders_environment(SHOWFACE_BUILD_CUDA="0")
         done = subprocess.run(command, cwd=source, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return tmp_path / done.stdout.splitlines()[-1]
@@ -123,7 +128,7 @@ def test_a_build_without_a_result_is_no_success(build, tmp_path, monkeypatch):
 def test_the_same_wheel_from_two_folders(build, tmp_path):
     if not build.output_of(["c++", "--version"]):
         pytest.skip("there is no C++ compiler")
-    settings = {"SOURCE_DATE_EPOCH": "1700000000", "SHOWFACE_BUILD_EXTENSION": "1", "SHOWFACE_BUILD_CUDA": "0"}
+    env = builders_environment(SOURCE_DATE_EPOCH="1700000000", SHOWFACE_BUILD_EXTENSION="1", SHOWFACE_BUILD_CUDA="0")
     wheels = []
     for name in ("first", "a second/folder"):
         tree, out = tmp_path / name, tmp_path / f"{name} wheel"
@@ -132,7 +137,7 @@ def test_the_same_wheel_from_two_folders(build, tmp_path):
         shutil.rmtree(tree / "build", ignore_errors=True)
         command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-cache-dir"]
         command += ["--wheel-dir", str(out), str(tree)]
-        done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
         wheels += list(out.iterdir())
     assert wheels[0].name == wheels[1].name
