@@ -106,7 +106,8 @@ def load_models(names: Iterable[str] = ("default",), device: str = "cpu", size: 
     models: dict[str, Model] = {}
     for folder in names:
         network, about = load_model(folder, device), about_model(folder)
-        detail = saved_detail(find_model(folder)) if find_detail(folder) is None else None
+        saved = find_model(folder)
+        detail = saved_detail(saved) if find_detail(folder) is None else None
         if about.name in models:
             raise ValueError(f"two models have the name {about.name}: rename a folder")
         models[about.name] = Model(
@@ -117,7 +118,7 @@ def load_models(names: Iterable[str] = ("default",), device: str = "cpu", size: 
             Inpainter(network, faces=False, size=size),
             detail,
             detail,
-            find_model(folder),
+            saved,
         )
     if not models:
         raise ValueError("the app needs a model")
