@@ -1,15 +1,13 @@
 // Helpers for tensors, used by the CPU and the CUDA kernels of all operators.
 #pragma once
 
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_aten.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
 
-#include <algorithm>
-#include <array>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
@@ -43,29 +41,23 @@ inline Tensor as_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
-// An uninitialised contiguous tensor on the device of `like`, of up to 4 dimensions. It is made without torch's
-// dispatcher: torch::stable::empty looks the operator up by its name at each call.
+// New contiguous tensors on the device of `like`. torch::stable::new_empty() takes longer, because it looks the
+// operator up by its name at each call.
 inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> size, ScalarType type) {
-  std::array<int64_t, 4> strides;
-  int64_t stride = 1;
-  for (size_t dim = size.size(); dim-- > 0; stride *= std::max<int64_t>(size.begin()[dim], 1)) strides[dim] = stride;
-  int32_t device_type;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   AtenTensorHandle tensor;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(static_cast<int64_t>(size.size()), size.begin(), strides.data(),
-                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)), device_type,
-                               like.get_device_index(), &tensor));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(like.get(), size.begin(), static_cast<int64_t>(size.size()),
+                                                          &dtype, nullptr, nullptr, 0, nullptr, &tensor));
   return Tensor(tensor);
 }
 inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> size) {
   return empty(like, size, like.scalar_type());
 }
-
 inline Tensor zeros(const Tensor& like, std::initializer_list<int64_t> size) {
-  Tensor tensor = empty(like, size);
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(tensor.get()));
-  return tensor;
+  AtenTensorHandle tensor;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_zeros(like.get(), size.begin(), static_cast<int64_t>(size.size()),
+                                                          nullptr, nullptr, nullptr, 0, nullptr, &tensor));
+  return Tensor(tensor);
 }
 
 // The number at `data`, stored in a floating-point type `type`; 1 if `data` is null.
