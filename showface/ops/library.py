@@ -4,8 +4,8 @@ Every operator is declared once with `declare`: a schema for its forward and one
 that picks a backend, a fake one for tracing, and autocasting. torch.compile, torch.export and opcheck then
 handle it like torch's own operators.
 
-A call of a small operator takes as long as its way through torch's dispatcher. Every key whose kernel is written in
-Python costs a round trip, so the autograd kernels here call the implementation themselves where no other key follows.
+On small tensors, a call takes as long as its way through torch's dispatcher. Every step from there into Python costs
+time, so the autograd kernels here call the implementation themselves if no other dispatch key comes between.
 """
 
 from collections.abc import Callable, Sequence
@@ -83,7 +83,7 @@ def differentiate(
 
 
 def _register_autograd(name: str, backward: Callable[..., Any], save: Callable[..., None]) -> None:
-    """Like `torch.library.register_autograd`, but an undisturbed call takes half the time."""
+    """Like `torch.library.register_autograd`, but the kernel calls the implementation itself if it comes next."""
     operator, run = getattr(torch.ops.showface, name).default, _runs[name]
 
     def below_autograd(keys: DispatchKeySet, args: Sequence[Any]) -> Any:
