@@ -53,6 +53,21 @@ def test_info_without_extension(monkeypatch, capsys):
 
 
 @needs_extension
+def test_kernels_ask_torch_for_memory():
+    """Only memory from `aten::empty` is filled with NaN under deterministic algorithms, as the other tests rely on."""
+    latent, memory, region = torch.randn(6, 16), torch.randn(3, 8, 16), torch.randint(-1, 3, (6,))
+    query, hole = torch.randn(1, 6, 16), torch.tensor([[True, False] * 3])
+    for results, op, case in (
+        (2, "memory_attend", (latent, memory, None, region, None, 8.0, False)),
+        (2, "memory_write", (latent, memory, region, None, 8.0, 0.1, False)),
+        (2, "masked_correlation", (query, query, query, hole, None, 8.0, False, False)),
+    ):
+        with torch.profiler.profile() as profiler:
+            getattr(torch.ops.showface_C, op)(*case)
+        assert [event.name for event in profiler.events()].count("aten::empty") >= results, op
+
+
+@needs_extension
 def test_memory_kernels_refuse_what_would_leave_the_memory():
     latent, memory, region = torch.randn(6, 16), torch.randn(3, 8, 16), torch.randint(-1, 3, (6,))
 
