@@ -107,7 +107,7 @@ def read_crop(
     Returns:
         image (3, size, size), float32 in [-1, 1], and hole (1, size, size), 1 = corrupted.
     """
-    cover, grid, edge = _reduced(crop, hole.astype(np.uint8) * 255, size)
+    cover, grid, edge = _reduced(crop, hole, size)
     if not cover.size:
         return torch.zeros(3, size, size), torch.ones(1, size, size)
     known = _grid_sample(torch.from_numpy(cover == 0).float()[None], grid, "bilinear")
@@ -126,8 +126,10 @@ def resample(crop: Crop, photo: NDArray[np.uint8], size: int) -> Tensor:
     return _grid_sample(torch.from_numpy(part.transpose(2, 0, 1).astype(np.float32)), grid, "bicubic").clamp(0, 255)
 
 
-def _reduced(crop: Crop, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], Tensor, Tensor]:
-    """The part of an image that a crop covers, reduced.
+def _reduced(
+    crop: Crop, image: NDArray[np.uint8] | NDArray[np.bool_], size: int
+) -> tuple[NDArray[np.uint8], Tensor, Tensor]:
+    """The part of an image, or of a hole (255 = hole), that a crop covers, reduced.
 
     Returns:
         the part; where the crop's pixels (size, size, 2) lie in it, from -1 to 1 as for `grid_sample`; and the right
@@ -135,7 +137,9 @@ def _reduced(crop: Crop, image: NDArray[np.uint8], size: int) -> tuple[NDArray[n
     """
     height, width = image.shape[:2]
     left, top, right, bottom = crop.bounds(width, height)
-    part = image[top : max(top, bottom), left : max(left, right)]
+    part = image[top : max(top, bottom), left : max(left, right)].astype(np.uint8, copy=False)
+    if image.dtype == np.bool_:
+        part = part * np.uint8(255)
     if not part.size:
         return part, torch.empty(0), torch.empty(0)
     whole = np.array([right - left, bottom - top])
