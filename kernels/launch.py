@@ -16,7 +16,7 @@ from showface.kernels.attention import (
     attention_combine_kernel,
     attention_fwd_kernel,
 )
-from showface.kernels.rows import inverse_norms
+from showface.kernels.rows import inverse_norms_kernel
 from showface.kernels.tokens import group_blocks, tiles_of
 from showface.native import allow_tf32
 
@@ -97,8 +97,13 @@ class Norms(NamedTuple):
 
 def norms_of(query: Tensor, key: Tensor, n: Numbers) -> Norms:
     """Compute the inverse norms once, since many programs need those of the same row."""
-    of_query = inverse_norms(query, n.wide)
-    return Norms(of_query, of_query if key is query else inverse_norms(key, n.wide))
+    norms = Norms(query.new_empty(query.shape[:-1], dtype=n.wide), key.new_empty(key.shape[:-1], dtype=n.wide))
+    queries, keys = norms.query.numel(), norms.key.numel()
+    block = tiles.NORMS["BLOCK_M"]
+    inverse_norms_kernel[(triton.cdiv(max(queries, keys), block), 2)](
+        query, key, *norms, queries, keys, query.shape[-1], ACCUMULATE=n.options["ACCUMULATE"], **tiles.NORMS
+    )
+    return norms
 
 
 def attend(

@@ -1,12 +1,9 @@
 """Norms of rows, and device functions that load, store and multiply listed rows. Wide rows are processed in pieces."""
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 MIN_NORM = tl.constexpr(1e-6)
-NORM = {"BLOCK_M": 32, "BLOCK_C": 128}  # block of inverse_norms_kernel
 
 
 @triton.jit
@@ -95,15 +92,10 @@ def load_temperature(temperature_ptr, scale, ACCUMULATE: tl.constexpr):
 
 
 @triton.jit
-def inverse_norms_kernel(
-    x_ptr,  # (rows, width)
-    inverse_ptr,  # (rows,)
-    rows,
-    width,
-    ACCUMULATE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
+def write_inverse_norms(
+    x_ptr, inverse_ptr, rows, width, ACCUMULATE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
 ):
+    """1 / norm of a tile of rows. Norms are clamped to MIN_NORM."""
     first = tl.program_id(0).to(tl.int64) * BLOCK_M
     row = tl.arange(0, BLOCK_M)
     exists = first + row < rows
@@ -112,16 +104,20 @@ def inverse_norms_kernel(
     tl.store(inverse_ptr + first + row, 1 / tl.maximum(tl.sqrt(square), MIN_NORM), mask=exists)
 
 
-def inverse_norms(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """1 / norm of the rows of a contiguous (..., width), in float32 or float64. Norms are clamped to MIN_NORM."""
-    inverse = torch.empty(x.shape[:-1], dtype=dtype, device=x.device)
-    if inverse.numel():
-        inverse_norms_kernel[(triton.cdiv(inverse.numel(), NORM["BLOCK_M"]),)](
-            x,
-            inverse,
-            inverse.numel(),
-            x.shape[-1],
-            ACCUMULATE=tl.float64 if dtype == torch.float64 else tl.float32,
-            **NORM,
-        )
-    return inverse
+@triton.jit
+def inverse_norms_kernel(
+    query_ptr,  # (queries, width)
+    key_ptr,  # (keys, width)
+    query_inverse_ptr,  # (queries,)
+    key_inverse_ptr,  # (keys,)
+    queries,
+    keys,
+    width,
+    ACCUMULATE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    if tl.program_id(1) == 0:
+        write_inverse_norms(query_ptr, query_inverse_ptr, queries, width, ACCUMULATE, BLOCK_M, BLOCK_C)
+    else:
+        write_inverse_norms(key_ptr, key_inverse_ptr, keys, width, ACCUMULATE, BLOCK_M, BLOCK_C)

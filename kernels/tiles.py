@@ -124,6 +124,7 @@ OF_CHIP: dict[int, dict[tuple[str, str], dict[int, Tile]]] = {
 }
 # In the interpreter (on a CPU), a large tile takes about as long as a small one.
 INTERPRETED = Tile(64, 64, 128, 256, 4, 1)
+NORMS = {"BLOCK_M": 32, "BLOCK_C": 128}  # of inverse_norms_kernel
 KERNELS = ("forward", "backward_query", "backward_key", "accumulate")
 KINDS = ("fp32", "tf32", "half")
 # If groups have fewer queries than this on average, tiles have 16 queries.

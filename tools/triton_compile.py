@@ -130,8 +130,11 @@ def sorting() -> Iterator[Kernel]:
 
 def norming() -> Iterator[Kernel]:
     for dtype in TRITON_DTYPES:
-        types = {"x_ptr": f"*{dtype}", "inverse_ptr": "*fp32", "rows": "i32", "width": "i32"}
-        yield Kernel("inverse_norms", f"{dtype} 32x128", types, {"ACCUMULATE": triton.language.float32, **rows.NORM})
+        types = dict.fromkeys(("query_ptr", "key_ptr"), f"*{dtype}")
+        types |= dict.fromkeys(("query_inverse_ptr", "key_inverse_ptr"), "*fp32")
+        types |= dict.fromkeys(("queries", "keys", "width"), "i32")
+        constants = {"ACCUMULATE": triton.language.float32, **tiles.NORMS}
+        yield Kernel("inverse_norms", f"{dtype} {tiles.NORMS['BLOCK_M']}x{tiles.NORMS['BLOCK_C']}", types, constants)
 
 
 def merging() -> Iterator[Kernel]:
