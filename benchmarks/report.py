@@ -120,6 +120,15 @@ def photo_tables(groups: Groups) -> str:
     return "\n" + table(["megapixels", "faces", "pixels each", *(f"{name}, s" for name in names)], rows)
 
 
+def overhead_tables(groups: Groups) -> str:
+    names = list(dict.fromkeys(name for group in groups for name in group["results"]))
+    rows = []
+    for group in groups:
+        times = (f"{1e3 * group['results'][name]['median_ms']:.1f}" for name in names)
+        rows.append([f"`{group['case']['call']}`", group["case"]["mode"], *times])
+    return "\n" + table(["call", "mode", *(f"{name}, µs" for name in names)], rows)
+
+
 def installation_tables(groups: Groups) -> str:
     text = ""
     for group in groups:
@@ -150,6 +159,7 @@ def profile_tables(labels: dict[str, Any]) -> str:
 TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "masked_correlation": ("`masked_correlation`", correlation_tables),
     "memory": ("Memory addressing", memory_tables),
+    "overhead": ("The time of a call itself", overhead_tables),
     "mdrnets": ("The model", model_tables),
     "photos": ("Photos", photo_tables),
     "installation": ("Installation and start-up", installation_tables),

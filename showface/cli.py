@@ -5,7 +5,7 @@ import sys
 import warnings
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,11 +16,6 @@ from showface.app.cli import serve_app
 from showface.export.cli import export_file
 from showface.files import with_home
 from showface.hub.cli import push_model
-
-if TYPE_CHECKING:
-    from showface.batch import Shard
-    from showface.data import Marks
-    from showface.inference import Inpainter
 
 app = typer.Typer(
     name="showface",
@@ -97,11 +92,17 @@ def demo(
 
 @app.command()
 def inpaint(
-    photo: Annotated[Path, typer.Argument(help="Photo of any size and format, or folder of photos.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output image; for a folder of photos, output folder.")],
+    photo: Annotated[
+        str,
+        typer.Argument(help="Photo of any size and format, folder of photos, or tar files: 'photos-{000..099}.tar'."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output image; for a folder or tar files, output folder.")],
     mask: MaskArgument = None,
     mask_option: Annotated[
-        Path | None, typer.Option("--mask", help="Like MASK. For a folder of photos: a mask for all, or a folder.")
+        Path | None,
+        typer.Option(
+            "--mask", help="Like MASK. For a folder: a mask for all, or a folder; for tar files: a mask for all."
+        ),
     ] = None,
     paint: PaintOption = None,
     alpha: AlphaOption = False,
@@ -113,20 +114,19 @@ def inpaint(
         int | None,
         typer.Option(help="Side of the crops to fill, in pixels. Default: the model's training size."),
     ] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Photos of a folder to fill together. Default: 1, on a GPU 8.")
-    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Photos to fill together. Default: 1, on a GPU 8.")] = None,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Fill only the I-th of N equal shares of a folder, from 1/N to N/N."),
+        typer.Option(metavar="I/N", help="Fill only the I-th of N equal shares of a folder or of tar files."),
     ] = None,
     overwrite: OverwriteOption = False,
     model: ModelOption = "default",
     detail: DetailOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Fill the hole of a photo, or of each photo in a folder."""
-    from showface.batch import Shard
+    """Fill the hole of a photo, or of each photo in a folder or in tar files."""
+    from showface.batch import Shard, are_tars
+    from showface.batch.cli import fill_and_report
     from showface.data import Marks, read_photo, save_photo
     from showface.data.photo import output_format
     from showface.inference import Inpainter
@@ -134,16 +134,19 @@ def inpaint(
 
     if mask and mask_option:
         raise ValueError("give the mask once: as MASK, or with --mask")
-    marks = Marks(mask or mask_option, paint, alpha, mask_polarity, invert, grow)
+    tars, path = are_tars(photo), Path(photo)
+    own = tars and not (mask or mask_option or paint or alpha)
+    marks = Marks(mask or mask_option, paint, alpha, mask_polarity, invert, grow, own)
     share = Shard.parse(shard) if shard else None
-    if photo.is_dir():
+    if tars or path.is_dir():
         inpainter = Inpainter(load_model(model, device, detail=detail), faces=faces, size=size)
-        _fill_folder(photo, out, marks, inpainter, batch or (1 if device == "cpu" else 8), overwrite, share)
+        together = batch or (1 if device == "cpu" else 8)
+        fill_and_report(photo if tars else path, out, marks, inpainter, together, overwrite, share)
         return
     if share:
-        raise ValueError(f"--shard is for a folder of photos, and {photo} is none")
-    _check_output(out, [photo, marks.mask], overwrite)
-    before = read_photo(photo)
+        raise ValueError(f"--shard is for a folder of photos or tar files, and {photo} is neither")
+    _check_output(out, [path, marks.mask], overwrite)
+    before = read_photo(path)
     output_format(out, before.rgb.size)
     inpainter = Inpainter(load_model(model, device, detail=detail), faces=faces, size=size)
     result = inpainter.restore(before.rgb, marks.hole(before))
@@ -357,61 +360,6 @@ def main() -> None:
             raise
         Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
-
-
-def _fill_folder(
-    photos: Path,
-    out: Path,
-    marks: "Marks",
-    inpainter: "Inpainter",
-    batch: int,
-    overwrite: bool,
-    shard: "Shard | None",
-) -> None:
-    """Fill a folder of photos with a progress bar.
-
-    Raises:
-        ValueError: photos failed.
-    """
-    from rich.progress import MofNCompleteColumn, Progress
-
-    from showface.batch import MaskFolder, fill_folder, keep_apart
-
-    own: MaskFolder | None = None
-    if marks.mask is not None:
-        if not marks.mask.exists():
-            raise FileNotFoundError(f"there is no mask {marks.mask}")
-        keep_apart(photos, marks.mask)
-        keep_apart(out, marks.mask)
-        own = MaskFolder(marks.mask, photos) if marks.mask.is_dir() else None
-    errors = Console(stderr=True, soft_wrap=True)
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())  # the default has the time left
-    with Progress(*columns, console=errors, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("filling", total=None)
-        result = fill_folder(
-            photos,
-            out,
-            lambda path, photo: marks.hole(photo, own(path) if own else None),
-            inpainter.restore_many,
-            batch=batch,
-            overwrite=overwrite,
-            shard=shard,
-            progress=lambda done, of: bar.update(task, completed=done, total=of),
-            on_failure=lambda name, reason: errors.print(
-                f"[red]failed:[/] {escape(f'{name}: {reason}')}", highlight=False
-            ),
-        )
-    if inpainter.detector is not None:
-        for name in result.without_face:
-            errors.print(f"[yellow]note:[/] {escape(f'{name}: no face was found at the hole')}", highlight=False)
-        console.print(f"faces filled: {result.faces}")
-    console.print(
-        f"{len(result.filled)} filled, {len(result.skipped)} finished before, {len(result.failed)} failed: "
-        f"{escape(str(out.resolve()))}"
-    )
-    if result.failed:
-        total = len(result.filled) + len(result.skipped) + len(result.failed)
-        raise ValueError(f"{len(result.failed)} of {total} photos failed: {', '.join(map(str, result.failed))}")
 
 
 def _check_output(path: Path, inputs: list[Path | None], overwrite: bool) -> bool:

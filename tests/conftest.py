@@ -196,8 +196,9 @@ def backend(request: pytest.FixtureRequest, device: str, monkeypatch: pytest.Mon
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _fresh() -> None:
     torch.manual_seed(0)
+    dispatch._able.cache_clear()  # the tests change what it depends on
 
 
 @pytest.fixture

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch._dynamo.testing
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from showface import native, ops
 from showface.ops import dispatch
 from showface.ops.backends import cuda
 
 from support.cuda_on_cpu import build
+from support.operator_tests import on
 from support.tolerances import assert_close
 
 TOKENS, BLOCKS, SLOTS, CHANNELS = 20, 3, 4, 6
@@ -236,6 +238,89 @@ def test_opcheck_of_backwards(device, name):
         case = (torch.ones((), device=device), torch.ones((), device=device), *image_case(2, device), True)
         torch.library.opcheck(operator, (*case[:-1], False))
     torch.library.opcheck(operator, case)
+
+
+def arguments(name: str, recording: bool):
+    """The arguments of an operator, which are differentiable if `recording`."""
+    return [x.requires_grad_(recording and x.is_floating_point()) for x in CALLS[name][1]()]
+
+
+class Log(TorchDispatchMode):
+    """The names of all operators that torch is asked to run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("recording", [False, True])
+@pytest.mark.parametrize("op", CALLS)
+def test_dispatch_modes_see_every_operator(op, recording):
+    """An operator calls its kernel at once only if nobody else wants to see the call."""
+    case = arguments(op, recording)
+    with Log() as log:
+        out = flat(CALLS[op][0](*case))
+        if recording:
+            sum(x.sum() for x in out).backward()
+    rows = {"memory_read": "memory_read_rows", "masked_correlation": "masked_correlation_rows"}.get(op, op)
+    assert log.names.count(f"showface.{rows}.default") == 1
+    assert log.names.count(f"showface.{rows}_backward.default") == recording
+
+
+@pytest.mark.parametrize("op", CALLS)
+def test_nothing_is_recorded_without_autograd(op):
+    """In inference mode, in no_grad, and below autograd, where the kernels of other operators run."""
+    function, case = CALLS[op][0], arguments(op, recording=True)
+    expected = flat(function(*case))
+    assert all(x.requires_grad for x in expected)
+    for region in (torch.inference_mode(), torch.no_grad(), torch._C._AutoDispatchBelowAutograd()):
+        with region:
+            for inputs in (case, [x.clone() for x in case]):
+                for got, wanted in zip(flat(function(*inputs)), expected, strict=True):
+                    assert not got.requires_grad
+                    assert torch.equal(got, wanted.detach())
+
+
+@pytest.mark.parametrize("op", CALLS)
+def test_tensors_that_are_more_than_their_memory(op):
+    """Negative views, whose memory holds the opposite numbers, and tensors without memory."""
+    function, case = CALLS[op][0], arguments(op, recording=False)
+    views = [torch._neg_view(-x) if x.is_floating_point() else x for x in case]
+    assert views[0].is_neg()
+    for got, expected, meta in zip(*(flat(function(*x)) for x in (views, case, on("meta", case))), strict=True):
+        assert torch.equal(got, expected)
+        assert (meta.device.type, meta.shape, meta.dtype) == ("meta", expected.shape, expected.dtype)
+
+
+def test_the_choice_of_a_backend_is_kept(monkeypatch):
+    asked = []
+    ask = dispatch.why_not
+    monkeypatch.setattr(dispatch, "why_not", lambda *args: asked.append(args) or ask(*args))
+    for _ in range(2):
+        read(*memory_case())
+        assert len(asked) == len(dispatch.BACKENDS)
+    read(*memory_case(dtype=torch.float64))
+    assert len(asked) == 2 * len(dispatch.BACKENDS)
+
+
+@pytest.mark.parametrize(("recording", "most"), [(False, 36), (True, 50)])
+@pytest.mark.parametrize("op", ["memory_read", "memory_write", "masked_correlation"])
+@pytest.mark.skipif(native.load() is None, reason=f"{native.why_missing()}")
+def test_a_call_runs_little_python(op, recording, most):
+    """The functions in Python that a call runs, of ours and of torch. They take most of the time of a small call."""
+    function, case = CALLS[op][0], arguments(op, recording)
+    function(*case)
+    called = []
+    sys.setprofile(lambda frame, event, _: called.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        function(*case)
+    finally:
+        sys.setprofile(None)
+    assert len(called) <= most, called
 
 
 def test_compile_takes_new_sizes_without_compiling_again():

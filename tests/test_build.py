@@ -34,6 +34,14 @@ def test_build_info():
     assert built["cuda"] == bool(built["cuda_archs"]) == (built["cuda_version"] is not None)
 
 
+@needs_extension
+def test_the_glibc_that_it_needs():
+    """It loads with the oldest glibc for which torch has wheels, whatever the one that it was compiled with."""
+    versions = re.findall(rb"\0GLIBC_2\.(\d+)(?=[.\0])", Path(extension.__file__).read_bytes())
+    assert versions
+    assert max(map(int, versions)) <= 28
+
+
 def test_info_covers_every_operator(capsys):
     described = info.describe()
     assert described["extension"]["built"] == (extension is not None)
@@ -50,6 +58,21 @@ def test_info_without_extension(monkeypatch, capsys):
     info.render(info.describe())
     printed = " ".join(capsys.readouterr().out.split())
     assert "no C++ compiler was found" in printed
+
+
+@needs_extension
+def test_kernels_ask_torch_for_memory():
+    """Only memory from `aten::empty` is filled with NaN under deterministic algorithms, as the other tests rely on."""
+    latent, memory, region = torch.randn(6, 16), torch.randn(3, 8, 16), torch.randint(-1, 3, (6,))
+    query, hole = torch.randn(1, 6, 16), torch.tensor([[True, False] * 3])
+    for results, op, case in (
+        (2, "memory_attend", (latent, memory, None, region, None, 8.0, False)),
+        (2, "memory_write", (latent, memory, region, None, 8.0, 0.1, False)),
+        (2, "masked_correlation", (query, query, query, hole, None, 8.0, False, False)),
+    ):
+        with torch.profiler.profile() as profiler:
+            getattr(torch.ops.showface_C, op)(*case)
+        assert [event.name for event in profiler.events()].count("aten::empty") >= results, op
 
 
 @needs_extension

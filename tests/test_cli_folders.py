@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from PIL import ExifTags, Image, ImageDraw
 from showface.batch import Shard, fill_folder
 from showface.data import Photo, painted_hole, read_image
 
+from support.commands import Filled, assert_fails, files
 from support.pictures import save, save_faces
 
 BOX = (10, 10, 29, 24)
@@ -49,19 +49,6 @@ def box_mask(path: Path) -> Path:
 
 def changed(photo: Path, result: Path | str) -> np.ndarray:
     return (np.asarray(read_image(photo)) != np.asarray(read_image(result))).any(-1)
-
-
-def files(folder: Path | str) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
-
-
-def assert_fails(result: tuple[int, str, str], message: str) -> None:
-    code, out, err = result
-    assert (code, out) == (1, "")
-    assert len(err.splitlines()) == 1
-    assert err.startswith("error: ")
-    assert message in err
-    assert not files(Path.cwd())
 
 
 class TestMarks:
@@ -269,7 +256,7 @@ class TestFolders:
 
     def test_a_single_photo_has_no_shards(self, showface, folder, photos, masks):
         result = showface("inpaint", photos / "0.png", masks / "0.png", "-o", "r.png", "--model", folder, "--shard=1/2")
-        assert_fails(result, "--shard is for a folder of photos, and")
+        assert_fails(result, "--shard is for a folder of photos or tar files, and")
 
     def test_bad_arguments(self, showface, folder, photos, masks):
         def run(mask, out="out", *more):
@@ -297,11 +284,6 @@ def test_shards_are_disjoint_and_equal(count):
     assert sorted(photo for shard in shards for photo in shard) == sorted(photos)
     sizes = [len(shard) for shard in shards]
     assert max(sizes) - min(sizes) <= 1
-
-
-class Filled(NamedTuple):
-    image: Image.Image
-    faces: int = 1
 
 
 def all_hole(path: Path, photo: Photo) -> np.ndarray:

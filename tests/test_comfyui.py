@@ -60,6 +60,26 @@ def test_the_pack(nodes):
         assert node.define_schema().category == "showface"
 
 
+def test_detail(nodes, folder):
+    """The model's own detail counts, also that of the name psnr, until another is chosen."""
+    load = nodes["ShowfaceLoadModel"]
+
+    def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+        return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+    (detail,) = (x for x in load.define_schema().inputs if x.id == "detail")
+    assert [detail.options[key] for key in ("min", "max", "step")] == [0, 1, 0.05]
+    (own,) = load.execute(name="default", device="cpu").result  # as in a graph that was saved without a detail
+    assert same(own, showface.load_model())
+    (psnr,) = comfyui.execute(load, name="psnr", device="cpu", detail=0.3)
+    assert same(psnr, showface.load_model("psnr"))
+    (chosen,) = comfyui.execute(load, device="cpu", detail=0.3, choose_detail=True)
+    assert same(chosen, showface.load_model(detail=0.3))
+    assert not same(chosen, own)
+    with pytest.raises(ValueError, match="detail can't be chosen for"):
+        comfyui.execute(load, name=str(folder), device="cpu", choose_detail=True)
+
+
 def test_inpaint(nodes, model):
     image, mask = portrait(), hole()
     out, used = comfyui.execute(nodes["ShowfaceInpaintFace"], model=model, image=image, mask=mask)
@@ -129,7 +149,7 @@ names = comfy.load_nodes_from_path(pack)
 def read(path):
     return torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy())[None].float() / 255
 run = comfy.execute_node
-(model,) = run("ShowfaceLoadModel", name="default", device="cpu")
+(model,) = run("ShowfaceLoadModel", name="default", device="cpu", choose_detail=True, detail=0.5)
 image = read(portrait)
 filled, _ = run("ShowfaceInpaintFace", model=model, image=image, mask=read(mask)[..., 0], grow=0, faces=True)
 boxes, count, _ = run("ShowfaceFindFaces", image=filled, threshold=0.6)
@@ -148,5 +168,5 @@ print(json.dumps({"info": info, "count": count, "area": face.sum().item()}))
     assert printed["info"]["ShowfaceFindFaces"] == ["BOUNDING_BOX", "INT", "IMAGE"]
     assert printed["count"] == 1
     assert printed["area"] > 0
-    expected = showface.inpaint(DEMO / "portrait.png", DEMO / "mask.png")
+    expected = showface.inpaint(DEMO / "portrait.png", DEMO / "mask.png", detail=0.5)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "filled.png")), np.asarray(expected))

@@ -307,7 +307,7 @@ def test_shards_that_are_none(tmp_path: Path, shards: list[Path]) -> None:
         FaceShards(tmp_path / "nothing-*.tar")
     with pytest.raises(FileNotFoundError, match=r"does not exist: .*nothing\.tar"):
         FaceShards([*shards, tmp_path / "nothing.tar"])
-    with pytest.raises(OSError, match=f"cannot read shard {tmp_path}"):
+    with pytest.raises(OSError, match=f"cannot read tar file {tmp_path}"):
         FaceShards(tmp_path)
 
 

@@ -1,6 +1,7 @@
 // Helpers for tensors, used by the CPU and the CUDA kernels of all operators.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_aten.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/BFloat16.h>
@@ -8,6 +9,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 
 namespace showface {
@@ -37,6 +39,25 @@ inline void check_temperature(const char* op, const std::optional<Tensor>& tempe
 
 inline Tensor as_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+// New contiguous tensors on the device of `like`. torch::stable::new_empty() takes longer, because it looks the
+// operator up by its name at each call.
+inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> size, ScalarType type) {
+  int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  AtenTensorHandle tensor;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(like.get(), size.begin(), static_cast<int64_t>(size.size()),
+                                                          &dtype, nullptr, nullptr, 0, nullptr, &tensor));
+  return Tensor(tensor);
+}
+inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> size) {
+  return empty(like, size, like.scalar_type());
+}
+inline Tensor zeros(const Tensor& like, std::initializer_list<int64_t> size) {
+  AtenTensorHandle tensor;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_zeros(like.get(), size.begin(), static_cast<int64_t>(size.size()),
+                                                          nullptr, nullptr, nullptr, 0, nullptr, &tensor));
+  return Tensor(tensor);
 }
 
 // The number at `data`, stored in a floating-point type `type`; 1 if `data` is null.

@@ -18,6 +18,12 @@ constexpr double kLog2E = 1.44269504088896340736;
 constexpr int64_t kTileRows = 64;  // Queries per tile.
 constexpr int64_t kChunk = 256;    // Keys per chunk.
 
+inline float binary_logarithm(float x) { return std::log2(x); }
+
+// glibc has had its present log2 of a double since version 2.29, and that of a long double always. So the extension
+// loads with an older glibc too. There is one logarithm per query, so its time does not show.
+inline double binary_logarithm(double x) { return static_cast<double>(std::log2(static_cast<long double>(x))); }
+
 // A tile of queries, packed for the backward.
 template <typename T>
 struct Tile {

@@ -151,7 +151,7 @@ void forward_tile(const Group<T>& group, int64_t tile, const T* inverse_norm, T*
     T* out = group.out + group.query_index[first + r] * width;
     const T scale = T(1) / row_sum[r];
     for (int64_t c = 0; c < width; ++c) out[c] = acc[r * value_columns + c] * scale;
-    group.lse[group.query_index[first + r]] = row_max[r] + std::log2(row_sum[r]);
+    group.lse[group.query_index[first + r]] = row_max[r] + binary_logarithm(row_sum[r]);
   }
 }
 

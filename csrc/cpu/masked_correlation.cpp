@@ -58,8 +58,6 @@ struct Images {
   }
 };
 
-Tensor zeros(const Tensor& like, std::vector<int64_t> size) { return torch::stable::new_zeros(like, size); }
-
 std::tuple<Tensor, Tensor> masked_correlation(const Tensor& query, const Tensor& key, const Tensor& value,
                                               const Tensor& hole, const std::optional<Tensor>& temperature,
                                               double scale, bool all_keys, bool) {

@@ -40,11 +40,12 @@ struct Regions {
     const int64_t stride = shape.slots + kKeyFill;
     key_rows.resize(regions * stride);
     value_rows.resize(regions * stride);
+    const T *queries = data<T>(latent), *keys = data<T>(memory), *values = data<T>(value);
     for (int64_t k = 0; k < regions; ++k) {
       for (int64_t s = 0; s < stride; ++s) {
         const int64_t row = k * shape.slots + (s < shape.slots ? s : 0);
-        key_rows[k * stride + s] = data<T>(memory) + row * shape.channels;
-        value_rows[k * stride + s] = data<T>(value) + row * shape.values;
+        key_rows[k * stride + s] = keys + row * shape.channels;
+        value_rows[k * stride + s] = values + row * shape.values;
       }
     }
     // The size of a group depends only on the number of tokens, so that sums have the same bits on any machine.
@@ -57,7 +58,7 @@ struct Regions {
         group.channels = shape.channels;
         group.values = shape.values;
         group.temperature = temperature;
-        group.query = data<T>(latent);
+        group.query = queries;
         group.query_index = tokens.data() + begin;
         group.key_index = slots.data();
         group.key_rows = key_rows.data() + k * stride;
@@ -112,8 +113,6 @@ class Sums {
   Buffer<T> rest_;
   std::vector<T*> places_;
 };
-
-Tensor empty(const Tensor& like, std::vector<int64_t> size) { return torch::stable::new_empty(like, size); }
 
 // Call run.operator()<float or double>(temperature).
 template <typename Run>

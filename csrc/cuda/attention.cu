@@ -101,10 +101,6 @@ Problem<T, A> problem_of(const Attention& call, const Tensor* more = nullptr) {
               (more == nullptr || aligned(*more, call.values))};
 }
 
-Tensor empty_like(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef size) {
-  return torch::stable::empty(size, like.scalar_type(), std::nullopt, like.device());
-}
-
 template <typename T, typename A, bool TensorCores>
 void forward(const Attention& call, Tensor* out, Tensor& lse) {
   constexpr int columns = 8 * kColumnTiles<T>;
@@ -122,7 +118,7 @@ void forward(const Attention& call, Tensor* out, Tensor& lse) {
            problem_of<T, A>(call), high, tile.rows, tile.stages, out_data, partial_lse, partial);
   };
   if (splits == 1) return run(numbers_to_fill<A>(lse), nullptr);
-  Tensor partial = empty_like(lse, {splits, call.queries, call.values + 1});
+  Tensor partial = empty(lse, {splits, call.queries, call.values + 1});
   A* const partial_lse = numbers_to_fill<A>(partial) + splits * call.queries * call.values;
   run(partial_lse, numbers_to_fill<A>(partial));
   launch(call.op, combine_kernel<T, A>, dim3(blocks_of(call.queries, kThreads / 32)), kThreads, 0, call.stream,
@@ -153,8 +149,8 @@ Tensor run_backward(const Attention& call, BackwardArguments<T, A, role> argumen
   const unsigned parts = std::max(1u, blocks_of(width, 8 * kGradTiles<A, role>));
   const int64_t busy = blocks_of(rows_per_group, tile.rows) * call.groups.count * parts;
   const int splits = splits_of(call, busy, keys ? call.queries_per_group : call.keys_per_group, columns);
-  Tensor grad_temperature = empty_like(lse, {keys ? 0 : splits, tiles});
-  Tensor partial = empty_like(lse, {splits > 1 ? splits : 0, arguments.size});
+  Tensor grad_temperature = empty(lse, {keys ? 0 : splits, tiles});
+  Tensor partial = empty(lse, {splits > 1 ? splits : 0, arguments.size});
   if (!keys) arguments.temperature = numbers_to_fill<A>(grad_temperature);
   if (splits > 1) arguments.partial = numbers_to_fill<A>(partial);
   if (tiles == 0) return grad_temperature;
@@ -174,7 +170,7 @@ Tensor run_backward(const Attention& call, BackwardArguments<T, A, role> argumen
 template <typename T, typename A, bool TensorCores>
 Tensor backward(const Attention& call, const Tensor& grad, const Tensor& out, const Tensor& lse, Tensor& grad_query,
                 Tensor& grad_key, Tensor* grad_value) {
-  Tensor delta = empty_like(lse, {call.queries});
+  Tensor delta = empty(lse, {call.queries});
   BackwardArguments<T, A, Role::query> of_query{numbers<T>(grad), numbers<T>(out), numbers<A>(lse),
                                                 numbers_to_fill<A>(delta)};
   of_query.first = numbers_to_fill<T>(grad_query);

@@ -36,8 +36,8 @@ struct Call {
 
   Call(const CorrelationShape& shape, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& hole,
        const std::optional<Tensor>& temperature, double scale, bool all_keys, bool tf32, const LaunchGuard& guard)
-      : order(torch::stable::empty({shape.batch * shape.tokens}, ScalarType::Int, std::nullopt, query.device())),
-        bounds(torch::stable::empty({2 * shape.batch + 1}, ScalarType::Int, std::nullopt, query.device())) {
+      : order(empty(query, {shape.batch * shape.tokens}, ScalarType::Int)),
+        bounds(empty(query, {2 * shape.batch + 1}, ScalarType::Int)) {
     const int64_t rows = shape.batch * shape.tokens;
     STD_TORCH_CHECK(rows < INT_MAX / 2, "masked_correlation on CUDA takes up to 2**30 tokens");
     const int tokens = static_cast<int>(shape.tokens), batch = static_cast<int>(shape.batch);
@@ -71,9 +71,9 @@ std::tuple<Tensor, Tensor> masked_correlation(const Tensor& query, const Tensor&
                                               double scale, bool all_keys, bool tf32) {
   const CorrelationShape shape = check_correlation(query, key, value, hole, temperature);
   const LaunchGuard guard(query.get_device_index());
-  const ScalarType type = query.scalar_type(), sums = type == ScalarType::Double ? type : ScalarType::Float;
-  Tensor out = torch::stable::empty({shape.batch, shape.tokens, shape.values}, type, std::nullopt, query.device());
-  Tensor lse = torch::stable::empty({shape.batch, shape.tokens}, sums, std::nullopt, query.device());
+  const ScalarType sums = query.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  Tensor out = empty(query, {shape.batch, shape.tokens, shape.values});
+  Tensor lse = empty(query, {shape.batch, shape.tokens}, sums);
   if (shape.batch * shape.tokens == 0) return {out, lse};
   const Call call(shape, query, key, value, hole, temperature, scale, all_keys, tf32, guard);
   attention_forward(call.attention, &out, lse);
@@ -93,13 +93,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> masked_correlation_backward(const Ten
         "masked_correlation_backward: grad, out and lse must match query");
   }
   const LaunchGuard guard(query.get_device_index());
-  const auto like = [&](const Tensor& x) {
-    return torch::stable::empty({x.size(0), x.size(1), x.size(2)}, query.scalar_type(), std::nullopt, query.device());
-  };
+  const auto like = [&](const Tensor& x) { return empty(query, {x.size(0), x.size(1), x.size(2)}); };
   Tensor grad_query = like(query), grad_key = like(key), grad_value = like(value);
   if (shape.batch * shape.tokens == 0) {
-    return {grad_query, grad_key, grad_value,
-            torch::stable::empty({0}, lse.scalar_type(), std::nullopt, query.device())};
+    return {grad_query, grad_key, grad_value, empty(query, {0}, lse.scalar_type())};
   }
   const Call call(shape, query, key, value, hole, temperature, scale, all_keys, tf32, guard);
   Tensor grad_temperature = attention_backward(call.attention, as_contiguous(grad), as_contiguous(out),

@@ -47,9 +47,6 @@ __global__ void __launch_bounds__(kSortThreads, 4)
   for (int i = threadIdx.x; i < regions + 2 && blockIdx.x == 0; i += kSortThreads) bounds[i] = shared.bounds[i];
 }
 
-Tensor empty(const Tensor& like, ScalarType type, torch::headeronly::IntHeaderOnlyArrayRef size) {
-  return torch::stable::empty(size, type, std::nullopt, like.device());
-}
 ScalarType type_of_sums(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
@@ -65,7 +62,7 @@ struct Call {
        const LaunchGuard& guard)
       : shape(check_memory(op, latent, memory, value, region_of_token, temperature)),
         region(as_contiguous(region_of_token)),
-        order(empty(latent, ScalarType::Int, {0})),
+        order(empty(latent, {0}, ScalarType::Int)),
         bounds(order) {
     STD_TORCH_CHECK(
         shape.tokens < INT_MAX / 2 && shape.regions * shape.slots < INT_MAX / 2 && shape.regions <= kMaxRegions, op,
@@ -103,9 +100,9 @@ struct Call {
     const int64_t tokens = shape.tokens, bins = shape.regions + 1;
     const int64_t each = std::max<int64_t>(tokens <= 2048 ? 2048 : 1024, (tokens + kSortBlocks - 1) / kSortBlocks);
     const unsigned blocks = std::max(1u, blocks_of(tokens, each));
-    order = empty(region, ScalarType::Int, {tokens});
-    bounds = empty(region, ScalarType::Int, {bins + 1});
-    Tensor of_blocks = empty(region, ScalarType::Int, {blocks > 1 ? blocks : 0, bins});
+    order = empty(region, {tokens}, ScalarType::Int);
+    bounds = empty(region, {bins + 1}, ScalarType::Int);
+    Tensor of_blocks = empty(region, {blocks > 1 ? blocks : 0, bins}, ScalarType::Int);
     if (blocks > 1) {
       launch(op, count_regions_kernel, dim3(blocks), kSortThreads, sort_bytes(shape.regions), stream,
              numbers<int64_t>(region), static_cast<int>(tokens), static_cast<int>(each),
@@ -122,8 +119,8 @@ std::tuple<Tensor, Tensor> memory_attend(const Tensor& latent, const Tensor& mem
                                          bool tf32) {
   const LaunchGuard guard(latent.get_device_index());
   const Call call("memory_attend", latent, memory, value, region, temperature, scale, tf32, guard);
-  Tensor out = empty(latent, latent.scalar_type(), {call.shape.tokens, call.shape.values});
-  Tensor lse = empty(latent, type_of_sums(latent), {call.shape.tokens});
+  Tensor out = empty(latent, {call.shape.tokens, call.shape.values});
+  Tensor lse = empty(latent, {call.shape.tokens}, type_of_sums(latent));
   attention_forward(call.attention, &out, lse);
   return {out, lse};
 }
@@ -145,9 +142,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> memory_attend_backward(
       lse.scalar_type() == type_of_sums(latent) && lse.numel() == shape.tokens && lse.device() == latent.device(),
       "memory_attend_backward: lse must be the (T,) result of memory_attend");
   const ScalarType type = latent.scalar_type();
-  Tensor grad_latent = empty(latent, type, {shape.tokens, shape.channels});
-  Tensor grad_memory = empty(latent, type, {shape.regions, shape.slots, shape.channels});
-  Tensor grad_value = empty(latent, type, {value.has_value() ? shape.regions : 0, shape.slots, shape.values});
+  Tensor grad_latent = empty(latent, {shape.tokens, shape.channels}, type);
+  Tensor grad_memory = empty(latent, {shape.regions, shape.slots, shape.channels}, type);
+  Tensor grad_value = empty(latent, {value.has_value() ? shape.regions : 0, shape.slots, shape.values}, type);
   Tensor grad_temperature =
       attention_backward(call.attention, as_contiguous(grad), as_contiguous(out), as_contiguous(lse), grad_latent,
                          grad_memory, value.has_value() ? &grad_value : nullptr);
@@ -156,7 +153,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> memory_attend_backward(
 
 // The log-sum-exp (base 2) of each token's scores: the forward without values.
 Tensor lse_of(Call& call) {
-  Tensor lse = empty(call.attention.query, type_of_sums(call.attention.query), {call.shape.tokens});
+  Tensor lse = empty(call.attention.query, {call.shape.tokens}, type_of_sums(call.attention.query));
   call.attention.values = 0;
   attention_forward(call.attention, nullptr, lse);
   call.attention.values = call.shape.channels;
@@ -168,8 +165,8 @@ std::tuple<Tensor, Tensor> memory_accumulate(const Tensor& latent, const Tensor&
   const LaunchGuard guard(latent.get_device_index());
   Call call("memory_accumulate", latent, memory, std::nullopt, region, temperature, scale, tf32, guard);
   const MemoryShape& shape = call.shape;
-  Tensor rho = empty(latent, type_of_sums(latent), {shape.regions, shape.slots});
-  Tensor total = empty(latent, type_of_sums(latent), {shape.regions, shape.slots, shape.channels});
+  Tensor rho = empty(latent, {shape.regions, shape.slots}, type_of_sums(latent));
+  Tensor total = empty(latent, {shape.regions, shape.slots, shape.channels}, type_of_sums(latent));
   attention_accumulate(call.attention, lse_of(call), total, rho);
   return {rho, total};
 }
@@ -180,8 +177,8 @@ std::tuple<Tensor, Tensor> memory_write(const Tensor& latent, const Tensor& memo
   const LaunchGuard guard(latent.get_device_index());
   Call call("memory_write", latent, memory, std::nullopt, region, temperature, scale, tf32, guard);
   const MemoryShape& shape = call.shape;
-  Tensor rho = empty(latent, type_of_sums(latent), {shape.regions, shape.slots});
-  Tensor after = empty(latent, latent.scalar_type(), {shape.regions, shape.slots, shape.channels});
+  Tensor rho = empty(latent, {shape.regions, shape.slots}, type_of_sums(latent));
+  Tensor after = empty(latent, {shape.regions, shape.slots, shape.channels});
   attention_write(call.attention, lse_of(call), rate, after, rho);
   return {after, rho};
 }
@@ -191,7 +188,7 @@ Tensor memory_blend(const Tensor& memory, const Tensor& rho, const Tensor& total
   STD_TORCH_CHECK(is_floating(memory.scalar_type()) && rho.scalar_type() == type_of_sums(memory),
                   "memory_blend on CUDA takes rho and total in float64 for a float64 memory, else in float32");
   const LaunchGuard guard(memory.get_device_index());
-  Tensor after = empty(memory, memory.scalar_type(), {memory.size(0), memory.size(1), memory.size(2)});
+  Tensor after = empty(memory, {memory.size(0), memory.size(1), memory.size(2)});
   blend_keys("memory_blend", as_contiguous(memory), as_contiguous(total), as_contiguous(rho), rate, after,
              guard.stream());
   return after;

@@ -19,6 +19,8 @@ from showface.models import InpaintingNetwork
 
 Model = io.Custom("SHOWFACE_MODEL")
 CATEGORY = "showface"
+# Optional, so that graphs which were saved without it still run.
+DETAIL = {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.05, "optional": True}
 THRESHOLD = {"default": 0.6, "min": 0.05, "max": 0.95, "step": 0.05}
 
 
@@ -39,15 +41,22 @@ class LoadModel(io.ComfyNode):
                     tooltip="default, psnr, the folder of a saved model, or org/name on the Hub",
                 ),
                 io.Combo.Input("device", options=["auto", "cpu", "cuda"], default="auto"),
+                io.Boolean.Input(
+                    "choose_detail",
+                    default=False,
+                    optional=True,
+                    tooltip="Off: the model's own detail. On: the one below.",
+                ),
+                io.Float.Input("detail", tooltip="0 = smooth, closest pixel by pixel, to 1 = sharp", **DETAIL),
             ],
             outputs=[Model.Output("model", display_name="model")],
         )
 
     @classmethod
-    def execute(cls, name: str, device: str) -> io.NodeOutput:
+    def execute(cls, name: str, device: str, choose_detail: bool = False, detail: float = 1.0) -> io.NodeOutput:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return io.NodeOutput(load_model(name, device))
+        return io.NodeOutput(load_model(name, device, detail=detail if choose_detail else None))
 
 
 class InpaintFace(io.ComfyNode):

@@ -172,11 +172,13 @@ class Marks:
         polarity: the colour of the hole in the mask, "white" or "black".
         invert: swap hole and known pixels.
         grow: grow the hole by this many pixels, after `invert`.
+        own: each photo comes with a mask of its own, which `hole` gets.
 
     Source: *ours*.
 
     Raises:
-        ValueError: not exactly one of the three, an unknown colour or polarity, or a negative number of pixels.
+        ValueError: not exactly one of mask, paint, alpha and own, an unknown colour or polarity, or a negative number
+            of pixels.
     """
 
     mask: Path | None = None
@@ -185,9 +187,10 @@ class Marks:
     polarity: str = "white"
     invert: bool = False
     grow: int = 0
+    own: bool = False
 
     def __post_init__(self) -> None:
-        if sum((self.mask is not None, self.paint is not None, self.alpha)) != 1:
+        if sum((self.mask is not None, self.paint is not None, self.alpha, self.own)) != 1:
             raise ValueError("mark the hole in one way: by a mask, with --paint COLOUR, or with --alpha")
         if self.paint is not None:
             ImageColor.getrgb(self.paint)
@@ -196,27 +199,30 @@ class Marks:
         if self.grow < 0:
             raise ValueError(f"a hole can't grow by {self.grow} pixels: the number must be at least 0")
 
-    def hole(self, photo: Photo, mask: Path | None = None) -> NDArray[np.bool_]:
-        """The hole of a photo, (H, W) bool; `mask` is the photo's own mask, if the masks are in a folder.
+    def hole(self, photo: Photo, mask: Source | None = None) -> NDArray[np.bool_]:
+        """The hole of a photo, (H, W) bool; `mask` is the photo's own mask, if each has one.
 
         Raises:
-            ValueError: one photo and a folder of masks, or no transparency.
+            ValueError: one photo and a folder of masks, no mask for a photo that has its own, or no transparency.
             FileNotFoundError, UnreadableImageError: the mask can't be read.
         """
-        mask = mask or self.mask
+        if mask is None:
+            mask = self.mask
         if mask is not None:
-            if mask.is_dir():
+            if isinstance(mask, Path) and mask.is_dir():
                 raise ValueError(f"{mask} is a folder of masks, but {photo.name} is one photo: give one mask")
             hole = read_mask(mask, (photo.rgb.height, photo.rgb.width), self.polarity)
         elif self.paint is not None:
             hole = painted_hole(photo.rgb, self.paint)
-        else:
+        elif self.alpha:
             hole = alpha_hole(photo.original)
+        else:
+            raise ValueError(f"{photo.name} must come with a mask of its own")
         return grow_hole(~hole if self.invert else hole, self.grow)
 
     def __str__(self) -> str:
         """What counts as the hole, in words."""
-        if self.mask is not None:
+        if self.mask is not None or self.own:
             what = f"{self.polarity} in the mask"
         else:
             what = "transparent" if self.alpha else f"painted {self.paint}"

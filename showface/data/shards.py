@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 import warnings
 from collections.abc import Sequence
@@ -18,7 +17,8 @@ from showface.data.augmentation import Augmentation
 from showface.data.faces import FaceDataset, LostFacesError, select_faces, shorter_side
 from showface.data.folders import Folders, LabelFolders, find_faces
 from showface.data.images import IMAGE_SUFFIXES
-from showface.data.urls import Urls, expand_urls, open_url, read_range
+from showface.data.tars import IMAGES, BrokenTarError, Key, list_members, open_tar, split_name
+from showface.data.urls import NamedBytes, Urls, expand_urls, read_range
 from showface.files import write_atomically
 
 LABEL_EXTENSION = "parsing.png"
@@ -185,65 +185,38 @@ class _ShardSource:
     def _open(self, index: int, offset: int, size: int, name: str) -> BinaryIO:
         shard = self.shard_of[index]
         try:
-            return _NamedBytes(read_range(self.shards[shard], offset, size), name)
+            return NamedBytes(read_range(self.shards[shard], offset, size), name)
         except OSError as error:
             first, end = np.searchsorted(self.shard_of, [shard, shard + 1]).tolist()
             message = f"shard {self.shards[shard]} can't be read any more ({error})"
             raise LostFacesError(message, first, end - first) from error
 
 
-class _NamedBytes(io.BytesIO):
-    def __init__(self, data: bytes, name: str) -> None:
-        super().__init__(data)
-        self.name = name
-
-    def __repr__(self) -> str:
-        return repr(self.name)  # Pillow puts this into its error messages
-
-
 def _list_shard(url: str, read_sides: bool) -> tuple[list[_Face], bool]:
     """The faces of a shard, in the order of its images, and whether the shard is cut off."""
-    try:
-        with open_url(url) as file:
-            faces, is_cut = _list_faces(file, read_sides)
-    except ImportError:
-        raise
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"shard does not exist: {url}") from error
-    except tarfile.ReadError as error:
-        hint = "single images can't be read from a compressed file: decompress it first"
-        raise ValueError(f"shard {url} is not an uncompressed tar file ({error}); {hint}") from error
-    except Exception as error:  # fsspec's file systems raise errors of many types
-        raise OSError(f"cannot read shard {url}: {error}") from error
+    with open_tar(url) as (tar, file):
+        faces, is_cut = _list_faces(tar, file, read_sides)
     if not faces:
         end = ", which is cut off or broken" if is_cut else ""
-        raise ValueError(f"no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in shard {url}{end}")
+        raise ValueError(f"no images ({IMAGES}) in shard {url}{end}")
     return faces, is_cut
 
 
-def _list_faces(file: BinaryIO, read_sides: bool) -> tuple[list[_Face], bool]:
-    length = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    images: dict[tuple[str, str], tuple[_Member, int | None]] = {}
-    labels: dict[tuple[str, str], _Member] = {}
+def _list_faces(tar: tarfile.TarFile, file: BinaryIO, read_sides: bool) -> tuple[list[_Face], bool]:
+    images: dict[Key, tuple[_Member, int | None]] = {}
+    labels: dict[Key, _Member] = {}
     is_cut = False
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        try:
-            for info in tar:
-                folder, _, file_name = info.name.rpartition("/")
-                stem, _, extension = file_name.partition(".")
-                if not info.isreg() or not stem or info.offset_data + info.size > length:
-                    continue
-                key, extension = (folder, stem), extension.lower()
-                member = _Member(info.name, info.offset_data, info.size)
-                if extension == LABEL_EXTENSION:
-                    labels.setdefault(key, member)
-                elif f".{extension}" in IMAGE_SUFFIXES and key not in images:
-                    side = shorter_side(cast(BinaryIO, tar.extractfile(info))) if read_sides else 0
-                    images[key] = member, side
-        except tarfile.ReadError:
-            is_cut = True
-        # tarfile stops silently at a bad header. A complete file ends with a block of zeros.
-        file.seek(tar.offset)
-        is_cut = is_cut or file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE)
+    try:
+        for info in list_members(tar, file):
+            key, extension = split_name(info.name)
+            if not info.isreg() or key is None:
+                continue
+            member = _Member(info.name, info.offset_data, info.size)
+            if extension == LABEL_EXTENSION:
+                labels.setdefault(key, member)
+            elif f".{extension}" in IMAGE_SUFFIXES and key not in images:
+                side = shorter_side(cast(BinaryIO, tar.extractfile(info))) if read_sides else 0
+                images[key] = member, side
+    except BrokenTarError:
+        is_cut = True
     return [_Face(image, side, labels.get(key)) for key, (image, side) in images.items()], is_cut

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import itertools
 import os
 import re
@@ -36,7 +37,7 @@ def expand_urls(urls: Urls) -> list[str]:
     found: dict[str, None] = {}
     for url in itertools.chain.from_iterable(_expand_pattern(os.fspath(url)) for url in listed):
         matches = [url]
-        if glob.has_magic(url) and not _is_remote(url) and not os.path.exists(url):
+        if glob.has_magic(url) and not is_remote(url) and not os.path.exists(url):
             matches = sorted(glob.glob(url, recursive=True))
             if not matches:
                 raise FileNotFoundError(f"no file matches {url}")
@@ -44,6 +45,20 @@ def expand_urls(urls: Urls) -> list[str]:
     if not found:
         raise ValueError(f"need at least one path, pattern or URL, got {urls!r}")
     return list(found)
+
+
+def is_pattern(url: str) -> bool:
+    """Whether `expand_urls` may make several files of this, or it is a URL. A file of this name is neither."""
+    return is_remote(url) or ((glob.has_magic(url) or bool(_BRACES.search(url))) and not os.path.exists(url))
+
+
+def url_name(url: str) -> str:
+    """The file name of a path or a URL, without the query of a URL or the protocols that are chained to it."""
+    if is_remote(url):
+        # Of a chain such as simplecache::s3://bucket/x.tar, the first part with a path names the file.
+        path = next((part.partition("://")[2] for part in url.split("::") if "://" in part), "")
+        url = re.split("[?#]", path)[0]
+    return os.path.basename(url)
 
 
 def is_special(path: str | os.PathLike[str]) -> bool:
@@ -62,12 +77,23 @@ def open_url(url: str) -> BinaryIO:
         ModuleNotFoundError: a URL is given, and fsspec, or what it needs for such URLs, is not installed.
         OSError: a local file can't be opened, or is no regular file. fsspec's file systems may raise other errors.
     """
-    if not _is_remote(url):
+    if not is_remote(url):
         if is_special(url):
             raise OSError("it is no regular file")
         return open(url, "rb")
     files, path = _filesystem(url)
     return cast(BinaryIO, files.open(path, "rb"))
+
+
+class NamedBytes(io.BytesIO):
+    """Bytes as a file that has a name in messages."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+    def __repr__(self) -> str:
+        return repr(self.name)  # Pillow puts this into its error messages
 
 
 def read_range(url: str, offset: int, size: int) -> bytes:
@@ -94,7 +120,7 @@ def read_range(url: str, offset: int, size: int) -> bytes:
 
 
 def _read_range(url: str, offset: int, size: int) -> bytes:
-    if _is_remote(url):
+    if is_remote(url):
         files, path = _filesystem(url)
         return cast(bytes, files.cat_file(path, start=offset, end=offset + size))
     with open(url, "rb") as file:
@@ -102,7 +128,8 @@ def _read_range(url: str, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def _is_remote(url: str) -> bool:
+def is_remote(url: str) -> bool:
+    """Whether fsspec opens it."""
     return "://" in url or "::" in url
 
 

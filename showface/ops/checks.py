@@ -21,10 +21,8 @@ def check_tensor(
     `dtype` None means floating point. With `like`, `x` must be on that tensor's device. If `dtype` is also None, both
     must have the same dtype, unless autocast converts them to one.
     """
-    wanted = str(dtype) if dtype else "a floating-point tensor"
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be {wanted} of shape {shape}, got {describe(x)}")
-    if (x.dtype != dtype) if dtype else (x.dtype not in FLOATS):
+    if not isinstance(x, Tensor) or ((x.dtype != dtype) if dtype else (x.dtype not in FLOATS)):
+        wanted = str(dtype) if dtype else "a floating-point tensor"
         raise TypeError(f"{name} must be {wanted} of shape {shape}, got {describe(x)}")
     if x.dim() != shape.count(",") + (not shape.endswith(",)")):
         raise ValueError(f"{name} must have shape {shape}, got {describe(x)}")
@@ -98,23 +96,23 @@ def check_backend(backend: str) -> None:
 
 def check_regions(region: Tensor, regions: int) -> None:
     """Check that `region`, on a CPU, holds -1 or 0 to K-1."""
-    if region.device.type == "cpu" and region.numel() and not _hides_values():
+    if region.is_cpu and region.numel() and not _hides_values():
         low, high = region.aminmax()
-        if low < -1 or high >= regions:
+        if low.item() < -1 or high.item() >= regions:
             raise ValueError(f"region must hold -1 or 0 to {regions - 1}, got values from {low} to {high}")
 
 
 def check_tokens(tokens: Tensor, count: int) -> None:
     """Check that `tokens`, on a CPU, holds 0 to N-1."""
-    if tokens.device.type == "cpu" and tokens.numel() and not _hides_values():
+    if tokens.is_cpu and tokens.numel() and not _hides_values():
         low, high = tokens.aminmax()
-        if low < 0 or high >= count:
+        if low.item() < 0 or high.item() >= count:
             raise ValueError(f"tokens must hold 0 to {count - 1}, got values from {low} to {high}")
 
 
 def check_temperature_value(temperature: Tensor | None, like: Tensor) -> None:
     """Check that a tensor temperature, on a CPU, is in the range for tensors like `like`."""
-    if temperature is not None and temperature.device.type == "cpu" and not _hides_values():
+    if temperature is not None and temperature.is_cpu and not _hides_values():
         _check_range(temperature.item(), like)
 
 

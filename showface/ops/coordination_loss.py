@@ -1,5 +1,6 @@
 """`coordination_loss`, the InCo² loss in time linear in the number of tokens: its API, schema and gradient."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -86,8 +87,8 @@ declare(
 )
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    features, target, hole, ctx.backend = inputs
+def _save(ctx: Any, args: Sequence[Any], result: Any) -> None:
+    features, target, hole, *ctx.rest = args
     ctx.save_for_backward(features, target, hole)
 
 
@@ -95,11 +96,11 @@ def _gradient(ctx: Any, grad_inter: Tensor, grad_intra: Tensor) -> tuple[Any, ..
     # In most uses the target needs no gradient.
     target_too = ctx.needs_input_grad[1]
     features, target = torch.ops.showface.coordination_loss_backward(
-        grad_inter, grad_intra, *ctx.saved_tensors, target_too, ctx.backend
+        grad_inter, grad_intra, *ctx.saved_tensors, target_too, *ctx.rest
     )
-    return features, target if target_too else None, None, None
+    return features, target if target_too else None, None, *(None for _ in ctx.rest)
 
 
-differentiate("coordination_loss", _gradient, _setup)
+differentiate("coordination_loss", _gradient, _save)
 # Runs in float32 under autocast, as torch's own losses do: D is a small difference of nearly equal numbers.
 autocast("coordination_loss", cast=(0, 1), dtype=torch.float32)

@@ -118,6 +118,17 @@ def _warn_if_not_compiled() -> None:
         warnings.warn(f"showface runs without its compiled kernels: {reason}", stacklevel=2)
 
 
+@cache
+def _able(op: str, device: torch.device, dtype: torch.dtype) -> list[Kernel]:
+    """The kernels that can run `op` on tensors of this device and dtype, the preferred one first.
+
+    What decides this is read at the first call: what was built and installed, and TRITON_INTERPRET, which Triton too
+    reads once.
+    """
+    _warn_if_not_compiled()
+    return [_kernels[op, name] for name in BACKENDS if why_not(op, name, device.type, dtype) is None]
+
+
 def refusal(op: str, backend: str, *tensors: torch.Tensor) -> str | None:
     """The reason why `backend` can't run `op` on these tensors, as the end of a sentence, or None if it can."""
     return why_not(op, backend, tensors[0].device.type, tensors[0].dtype) or _kernels[op, backend].refuses(*tensors)
@@ -130,8 +141,9 @@ def kernel(op: str, backend: str, *tensors: torch.Tensor, called: str = "") -> K
     the operator.
     """
     if backend == "auto":
-        _warn_if_not_compiled()
-        return _kernels[op, next(name for name in BACKENDS if refusal(op, name, *tensors) is None)]
+        for able in _able(op, tensors[0].device, tensors[0].dtype):
+            if able.refuses(*tensors) is None:
+                return able
     reason = refusal(op, backend, *tensors)
     if reason:
         raise RuntimeError(f"{called or f'showface.ops.{op}'}: backend {backend!r} can't run here: {reason}")

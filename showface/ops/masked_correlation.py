@@ -1,5 +1,6 @@
 """`masked_correlation`, the operator of the Mask-Region Enhanced Module: its API, schema and gradient."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from showface.ops import checks, dispatch, transforms
 from showface.ops.definitions import unit
-from showface.ops.library import LIBRARY, autocast, declare, differentiate
+from showface.ops.library import autocast, declare, declare_first, differentiate
 from showface.ops.precision import accumulation_dtype, temperature_factor, widen
 
 
@@ -154,20 +155,6 @@ def _fake_gradients(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_:
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape), grad_temperature
 
 
-def _answer(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    hole: Tensor,
-    temperature: Tensor | None,
-    scale: float,
-    keys: str,
-    backend: str = "auto",
-) -> Tensor:
-    rows = torch.ops.showface.masked_correlation_rows
-    return rows(query, key, value, hole, temperature, scale, keys, backend)[0]
-
-
 # The forward also returns what its backward needs: the log-sum-exp (base 2) of each corrupted token's softmax.
 declare(f"masked_correlation_rows({_ARGS}, str backend='auto') -> (Tensor, Tensor)", _forward, _fake_forward)
 declare(
@@ -177,13 +164,11 @@ declare(
     _backward,
     _fake_gradients,
 )
-LIBRARY.define(f"masked_correlation({_ARGS}, str backend='auto') -> Tensor")
-LIBRARY.impl("masked_correlation", _answer, "CompositeImplicitAutograd")
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    query, key, value, hole, temperature, *ctx.rest = inputs
-    ctx.save_for_backward(query, key, value, hole, *output, temperature)
+def _save(ctx: Any, args: Sequence[Any], result: Any) -> None:
+    query, key, value, hole, temperature, *ctx.rest = args
+    ctx.save_for_backward(query, key, value, hole, *result, temperature)
 
 
 def _gradient(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
@@ -192,8 +177,10 @@ def _gradient(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
     backward = torch.ops.showface.masked_correlation_rows_backward
     *grads, grad_temperature = backward(grad, *saved, *ctx.rest)
     grad_temperature = None if temperature is None else grad_temperature.to(temperature.dtype)
-    return *grads, None, grad_temperature, None, None, None
+    return *grads, None, grad_temperature, *(None for _ in ctx.rest)
 
 
-differentiate("masked_correlation_rows", _gradient, _setup, public="masked_correlation")
+differentiate("masked_correlation_rows", _gradient, _save, public="masked_correlation")
+declare_first(f"masked_correlation({_ARGS}, str backend='auto') -> Tensor", "masked_correlation_rows")
+autocast("masked_correlation", cast=(0, 1, 2))
 autocast("masked_correlation_rows", cast=(0, 1, 2))

@@ -1,13 +1,13 @@
 """The memory operators of the Disentangled Memory Module: their API, schemas and gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from showface.ops import checks, definitions, dispatch, memory_gradients, transforms
-from showface.ops.library import LIBRARY, autocast, declare, differentiate
+from showface.ops.library import autocast, declare, declare_first, differentiate
 from showface.ops.precision import accumulation_dtype, temperature_factor, widen
 
 
@@ -160,7 +160,7 @@ def _check(latent: Tensor, memory: Tensor, region: Tensor, backend: str) -> None
     checks.check_tensor("region", region, "(T,)", dtype=torch.int64, like=latent)
     checks.check_size("memory", memory, 2, latent.shape[1], "the channels of latent")
     checks.check_size("region", region, 0, latent.shape[0], "the tokens of latent")
-    if 0 in memory.shape[:2]:
+    if memory.shape[0] == 0 or memory.shape[1] == 0:
         raise ValueError(f"memory must have at least one block and one slot, got shape {tuple(memory.shape)}")
     checks.check_backend(backend)
 
@@ -212,12 +212,6 @@ def _read_rows_backward(
         grad, latent, memory, None, region, out, lse, temperature, scale
     )
     return grad_latent, grad_memory, grad_temperature
-
-
-def _read(
-    latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, backend: str = "auto"
-) -> Tensor:
-    return torch.ops.showface.memory_read_rows(latent, memory, region, temperature, scale, backend)[0]
 
 
 def _accumulate(
@@ -313,22 +307,20 @@ declare(
     _blend_backward,
     lambda grad, memory, rho, total, *_: tuple(x.new_empty(x.shape) for x in (memory, rho, total)),
 )
-LIBRARY.define(f"memory_read({_ADDRESS}, {_TEMPERATURE}, {_BACKEND}) -> Tensor")
-LIBRARY.impl("memory_read", _read, "CompositeImplicitAutograd")
 
 
-def _address_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    latent, memory, region, temperature, *ctx.rest = inputs
+def _save_address(ctx: Any, args: Sequence[Any], result: Any) -> None:
+    latent, memory, region, temperature, *ctx.rest = args
     ctx.save_for_backward(latent, memory, region, temperature)
 
 
-def _read_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    latent, memory, region, temperature, *ctx.rest = inputs
-    ctx.save_for_backward(latent, memory, region, *output, temperature)
+def _save_read(ctx: Any, args: Sequence[Any], result: tuple[Tensor, Tensor]) -> None:
+    latent, memory, region, temperature, *ctx.rest = args
+    ctx.save_for_backward(latent, memory, region, *result, temperature)
 
 
-def _blend_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    memory, rho, total, *ctx.rest = inputs
+def _save_blend(ctx: Any, args: Sequence[Any], result: Tensor) -> None:
+    memory, rho, total, *ctx.rest = args
     ctx.save_for_backward(memory, rho, total)
 
 
@@ -352,10 +344,12 @@ def _blend_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return *torch.ops.showface.memory_blend_backward(grad, *ctx.saved_tensors, *ctx.rest), None, None
 
 
-differentiate("memory_read_rows", _gradient("memory_read_rows"), _read_setup, public="memory_read")
-differentiate("memory_accumulate", _gradient("memory_accumulate"), _address_setup)
-differentiate("memory_write", _gradient("memory_write"), _address_setup)
-differentiate("memory_blend", _blend_gradient, _blend_setup)
+differentiate("memory_read_rows", _gradient("memory_read_rows"), _save_read, public="memory_read")
+declare_first(f"memory_read({_ADDRESS}, {_TEMPERATURE}, {_BACKEND}) -> Tensor", "memory_read_rows")
+differentiate("memory_accumulate", _gradient("memory_accumulate"), _save_address)
+differentiate("memory_write", _gradient("memory_write"), _save_address)
+differentiate("memory_blend", _blend_gradient, _save_blend)
+autocast("memory_read", cast=(0, 1))
 autocast("memory_read_rows", cast=(0, 1))
 # The memory accumulates many small updates, so writes stay in float32 under autocast.
 autocast("memory_accumulate", cast=(0, 1), dtype=torch.float32)

@@ -9,10 +9,15 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
+def convert(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x.to(dtype)`, but quick if there is nothing to do."""
+    return x if x.dtype == dtype else x.to(dtype)
+
+
 def widen(first: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """All tensors in the accumulation dtype of the first one."""
     dtype = accumulation_dtype(first.dtype)
-    return tuple(x.to(dtype) for x in (first, *others))
+    return tuple([x if x.dtype == dtype else x.to(dtype) for x in (first, *others)])
 
 
 def temperature_factor(temperature: Tensor | None, scale: float, like: Tensor) -> Tensor | float:

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from showface.ops.dispatch import register
-from showface.ops.precision import widen
+from showface.ops.precision import convert, widen
 
-# The extension's schemas end with a tf32 flag. The CPU kernels ignore it.
+# The extension's schemas end with a tf32 flag, which the CPU kernels ignore. They return the whole gradient of the
+# temperature, not parts to add up.
 _TF32 = False
 
 
@@ -14,9 +15,9 @@ def _memory_attend(
     latent: Tensor, memory: Tensor, value: Tensor | None, region: Tensor, temperature: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     z, m = widen(latent, memory)
-    v = None if value is None else value.to(z.dtype)
+    v = None if value is None else convert(value, z.dtype)
     out, lse = torch.ops.showface_C.memory_attend(z, m, v, region, temperature, scale, _TF32)
-    return out.to(memory.dtype), lse
+    return convert(out, memory.dtype), lse
 
 
 def _memory_attend_backward(
@@ -31,12 +32,12 @@ def _memory_attend_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     g, z, m, o = widen(grad, latent, memory, out)
-    v = None if value is None else value.to(z.dtype)
-    grad_latent, grad_memory, grad_value, partials = torch.ops.showface_C.memory_attend_backward(
+    v = None if value is None else convert(value, z.dtype)
+    grad_latent, grad_memory, grad_value, grad_tau = torch.ops.showface_C.memory_attend_backward(
         g, z, m, v, region, o, lse, temperature, scale, _TF32
     )
     dtype = latent.dtype
-    return grad_latent.to(dtype), grad_memory.to(dtype), grad_value.to(dtype), partials.sum() * scale
+    return convert(grad_latent, dtype), convert(grad_memory, dtype), convert(grad_value, dtype), grad_tau * scale
 
 
 def _memory_accumulate(
@@ -51,11 +52,11 @@ def _memory_write(
 ) -> tuple[Tensor, Tensor]:
     z, m = widen(latent, memory)
     written, rho = torch.ops.showface_C.memory_write(z, m, region, temperature, scale, rate, _TF32)
-    return written.to(memory.dtype), rho
+    return convert(written, memory.dtype), rho
 
 
 def _memory_blend(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Tensor:
-    return torch.ops.showface_C.memory_blend(memory.to(rho.dtype), rho, total, rate).to(memory.dtype)
+    return convert(torch.ops.showface_C.memory_blend(convert(memory, rho.dtype), rho, total, rate), memory.dtype)
 
 
 def _masked_correlation(
@@ -63,7 +64,7 @@ def _masked_correlation(
 ) -> tuple[Tensor, Tensor]:
     q, k, v = widen(query, key, value)
     out, lse = torch.ops.showface_C.masked_correlation(q, k, v, hole, temperature, scale, keys == "all", _TF32)
-    return out.to(value.dtype), lse
+    return convert(out, value.dtype), lse
 
 
 def _masked_correlation_backward(
@@ -79,10 +80,10 @@ def _masked_correlation_backward(
     keys: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     g, q, k, v, o = widen(grad, query, key, value, out)
-    grad_q, grad_k, grad_v, partials = torch.ops.showface_C.masked_correlation_backward(
+    grad_q, grad_k, grad_v, grad_tau = torch.ops.showface_C.masked_correlation_backward(
         g, q, k, v, hole, o, lse, temperature, scale, keys == "all", _TF32
     )
-    return grad_q.to(query.dtype), grad_k.to(key.dtype), grad_v.to(value.dtype), partials.sum() * scale
+    return convert(grad_q, query.dtype), convert(grad_k, key.dtype), convert(grad_v, value.dtype), grad_tau * scale
 
 
 register("memory_read", "cpp", _memory_attend, _memory_attend_backward)

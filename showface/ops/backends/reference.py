@@ -1,7 +1,9 @@
 """The "reference" backend: plain PyTorch, with explicit gradients. It runs on every device and in every dtype."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -254,9 +256,30 @@ def _coordination_loss_backward(
     return gradient(features, 1), gradient(target, -1) if target_too else target.new_empty(0)
 
 
-register("memory_read", "reference", _memory_attend, _memory_attend_backward)
-register("memory_accumulate", "reference", _memory_accumulate)
-register("memory_write", "reference", _memory_write)
-register("memory_blend", "reference", _memory_blend)
-register("masked_correlation", "reference", _masked_correlation, _masked_correlation_backward)
-register("coordination_loss", "reference", coordination_loss, _coordination_loss_backward)
+def _below_autograd(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Skip the search of torch's own operators for gradients to record: 8% of the time of a small loss."""
+
+    @wraps(function)
+    def run(*args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return function(*args)
+
+    return run
+
+
+register("memory_read", "reference", _below_autograd(_memory_attend), _below_autograd(_memory_attend_backward))
+register("memory_accumulate", "reference", _below_autograd(_memory_accumulate))
+register("memory_write", "reference", _below_autograd(_memory_write))
+register("memory_blend", "reference", _below_autograd(_memory_blend))
+register(
+    "masked_correlation",
+    "reference",
+    _below_autograd(_masked_correlation),
+    _below_autograd(_masked_correlation_backward),
+)
+register(
+    "coordination_loss",
+    "reference",
+    _below_autograd(coordination_loss),
+    _below_autograd(_coordination_loss_backward),
+)

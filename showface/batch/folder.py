@@ -2,69 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image
 
+from showface.batch.work import FAILURES, Fill, Shard, fill_together
 from showface.data import Photo, find_images, read_photo, save_photo
 
 FindHole = Callable[[Path, Photo], NDArray[np.bool_]]
-
-# What one bad photo can raise. Other photos may be good, so the work goes on.
-_FAILURES = (OSError, ValueError, FloatingPointError, MemoryError, torch.OutOfMemoryError)
-
-
-class Filled(Protocol):
-    """A filled photo; `showface.inference.Restoration` is one."""
-
-    @property
-    def image(self) -> Image.Image: ...
-
-    @property
-    def faces(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One of several equal shares of a folder, for as many processes or machines. The first is 1 of N.
-
-    Every photo is in exactly one shard. Which one depends on the names in the folder alone, so a shard stays the same
-    when it is started again.
-
-    Source: *ours*.
-
-    Raises:
-        ValueError: `index` is not in 1..`count`.
-    """
-
-    index: int = 1
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.index <= self.count:
-            raise ValueError(f"a shard must be I/N with 1 <= I <= N, such as 1/4, got {self.index}/{self.count}")
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Read a shard like "2/4". Raises ValueError for other text."""
-        index, slash, count = text.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal()):
-            raise ValueError(f"a shard must be I/N with 1 <= I <= N, such as 1/4, got {text}")
-        return cls(int(index), int(count))
-
-    def __call__(self, photos: Sequence[Path]) -> Sequence[Path]:
-        """The photos of this shard: every N-th of all, since large ones often have neighbouring names."""
-        return photos[self.index - 1 :: self.count]
-
-
-Fill = Callable[[Sequence[tuple[Image.Image, NDArray[np.bool_]]]], Sequence[Filled]]
 
 
 @dataclass
@@ -142,9 +90,9 @@ def fill_folder(
             try:
                 photo = read_photo(photos / name)
                 read[name] = photo, find_hole(photos / name, photo)
-            except _FAILURES as error:
+            except FAILURES as error:
                 failed(name, error)
-        filled = _fill_together(fill, read)
+        filled = fill_together(fill, read)
         for name, (photo, hole) in read.items():
             try:
                 done = filled[name]
@@ -153,7 +101,7 @@ def fill_folder(
                 image = photo.rgb if done is None else done.image
                 (out / name).parent.mkdir(parents=True, exist_ok=True)
                 save_photo(image, out / name, photo, hole=hole, overwrite=overwrite)
-            except _FAILURES as error:
+            except FAILURES as error:
                 failed(name, error)
             else:
                 result.filled.append(name)
@@ -162,30 +110,6 @@ def fill_folder(
                     result.without_face += [name] * (not done.faces)
     progress(len(names), len(names))
     return result
-
-
-def _fill_together(
-    fill: Fill, photos: dict[Path, tuple[Photo, NDArray[np.bool_]]]
-) -> dict[Path, Filled | BaseException | None]:
-    """Fill photos in one call. If it fails, fill them one by one, so that one bad photo does not spoil the others.
-
-    Returns what became of each: filled, an error, or None for an empty hole.
-    """
-    results: dict[Path, Filled | BaseException | None] = dict.fromkeys(photos)
-    work = {name: (photo.rgb, hole) for name, (photo, hole) in photos.items() if hole.any()}
-    groups = [list(work)] if work else []
-    while groups:
-        names = groups.pop()
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="no face was found")  # the caller names these photos
-                results.update(zip(names, fill([work[name] for name in names]), strict=True))
-        except _FAILURES as error:
-            if len(names) == 1:
-                results[names[0]] = error
-            else:
-                groups += [[name] for name in names]
-    return results
 
 
 class MaskFolder:
