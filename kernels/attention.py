@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from showface.kernels.rows import (
-    inverse_length,
+    add_unit_rows,
     load_rows,
     load_temperature,
     pair_dots,
@@ -31,6 +31,8 @@ def attention_fwd_kernel(
     query_ptr,  # (B, N, C)
     key_ptr,  # (B * groups, key_rows, C), or with LISTED_KEYS (B, N, C)
     value_ptr,  # the same with V, or None if only lse is wanted
+    query_inverse_ptr,  # (B, N): the inverse norms of the queries
+    key_inverse_ptr,  # the inverse norms of the keys, in the layout of key_ptr without C
     order_ptr,  # (B, N) int32: tokens sorted by group; or without offset_ptr, (N,) int64: the group of each token
     offset_ptr,  # (B, groups + 2) int32: start of each group in the order; or None if the tokens are not sorted
     temperature_ptr,  # () or None
@@ -74,6 +76,7 @@ def attention_fwd_kernel(
     keys = tokens - corrupted if LISTED_KEYS else key_rows
     block = batch * groups + tl.minimum(group, groups - 1)
     key_ptr += block * key_rows * channels
+    key_inverse_ptr += block * key_rows
 
     row_sum = tl.zeros((BLOCK_M,), ACCUMULATE)
     row_max = tl.zeros((BLOCK_M,), ACCUMULATE)
@@ -85,27 +88,31 @@ def attention_fwd_kernel(
         # exponentials of a row could underflow, so then the running maximum of the row is subtracted.
         high = temperature > HIGH_TEMPERATURE * LOG2_E
         row_max = tl.where(high, -float("inf"), row_max + temperature)
-        inverse = inverse_length(row_dots(query_ptr, query_ptr, token, exists, channels, ACCUMULATE, BLOCK_C))
-        inverse *= temperature
+        # Not 0, which times -inf (the score past the last key) would be NaN.
+        inverse = tl.load(query_inverse_ptr + batch * tokens + token, mask=exists, other=0.0) * temperature
+        inverse = tl.maximum(inverse, 1e-37)
         query = load_rows(query_ptr, token, exists, channels, 0, BLOCK_C)
         steps = tl.cdiv(tl.cdiv(keys, BLOCK_N), splits)
         for step in range(split * steps, (split + 1) * steps):
             index, valid = list_keys(order_ptr, corrupted, keys, step * BLOCK_N, LISTED_KEYS, BLOCK_N)
             key = load_rows(key_ptr, index, valid, channels, 0, BLOCK_C)
-            score, square = pair_dots(
+            score = pair_dots(
                 query, key, query_ptr, token, exists, key_ptr, index, valid, channels,
-                True, WHOLE, ACCUMULATE, OPERAND, PRECISION, BLOCK_C,
+                WHOLE, ACCUMULATE, OPERAND, PRECISION, BLOCK_C,
             )  # fmt: skip
-            score *= inverse[:, None] * inverse_length(square)[None, :]
-            score = tl.where(valid[None, :], score, -float("inf"))
+            # With short rows the operations for each pair of query and key limit the speed, so there are only two
+            # multiply-adds and an exponential. Past the last key the score is -inf.
+            key_inverse = tl.load(key_inverse_ptr + index, mask=valid, other=0.0)
+            score = score * key_inverse[None, :] + tl.where(valid, 0.0, -float("inf"))[None, :]
             if high:
-                new_max = tl.maximum(row_max, tl.max(score, axis=1))
+                new_max = tl.maximum(row_max, tl.max(score, axis=1) * inverse)
                 # A step without keys changes nothing (-inf - -inf would be NaN).
                 keep = tl.where(new_max == row_max, 1.0, tl.exp2(row_max - new_max))
                 row_sum *= keep
                 acc *= keep[:, None]
                 row_max = new_max
-            weight = tl.where(valid[None, :], tl.exp2(score - row_max[:, None]), 0.0)
+            bound = tl.where(row_max == -float("inf"), 0.0, row_max)
+            weight = tl.exp2(score * inverse[:, None] - bound[:, None])
             row_sum += tl.sum(weight, axis=1)
             if value_ptr is not None:
                 values_ptr = value_ptr + block * key_rows * values
@@ -165,6 +172,8 @@ def attention_bwd_query_kernel(
     query_ptr,
     key_ptr,
     value_ptr,
+    query_inverse_ptr,
+    key_inverse_ptr,
     order_ptr,
     offset_ptr,
     out_ptr,  # (B, N, V)
@@ -206,13 +215,14 @@ def attention_bwd_query_kernel(
     keys = tokens - corrupted if LISTED_KEYS else key_rows
     block = batch * groups + tl.minimum(group, groups - 1)
     key_ptr += block * key_rows * channels
+    key_inverse_ptr += block * key_rows
     value_ptr += block * key_rows * values
 
     grad_unit = tl.zeros((BLOCK_M, BLOCK_P), ACCUMULATE)
     grad_temperature = tl.zeros((), ACCUMULATE)
     if group < groups:
         temperature = load_temperature(temperature_ptr, scale, ACCUMULATE)
-        inverse = inverse_length(row_dots(query_ptr, query_ptr, token, exists, channels, ACCUMULATE, BLOCK_C))
+        inverse = tl.load(query_inverse_ptr + batch * tokens + token, mask=exists, other=0.0)
         delta = row_dots(grad_ptr, out_ptr, token, exists, values, ACCUMULATE, BLOCK_C)
         if part == 0:
             tl.store(delta_ptr + token, delta, mask=exists)
@@ -223,25 +233,24 @@ def attention_bwd_query_kernel(
         for first in range(0, keys, BLOCK_N):
             index, valid = list_keys(order_ptr, corrupted, keys, first, LISTED_KEYS, BLOCK_N)
             key = load_rows(key_ptr, index, valid, channels, 0, BLOCK_C)
-            cosine, square = pair_dots(
+            cosine = pair_dots(
                 query, key, query_ptr, token, exists, key_ptr, index, valid, channels,
-                True, WHOLE, ACCUMULATE, OPERAND, PRECISION, BLOCK_C,
+                WHOLE, ACCUMULATE, OPERAND, PRECISION, BLOCK_C,
             )  # fmt: skip
-            key_inverse = inverse_length(square)
+            key_inverse = tl.load(key_inverse_ptr + index, mask=valid, other=0.0)
             cosine *= inverse[:, None] * key_inverse[None, :]
             weight = tl.exp2(cosine * (temperature * LOG2_E) - lse[:, None])
             weight = tl.where(valid[None, :], weight, 0.0)
             value = load_rows(value_ptr, index, valid, values, 0, BLOCK_C)
-            grad_weight, _square = pair_dots(
+            grad_weight = pair_dots(
                 grad, value, grad_ptr, token, exists, value_ptr, index, valid, values,
-                False, WHOLE, ACCUMULATE, OPERAND, PRECISION, BLOCK_C,
+                WHOLE, ACCUMULATE, OPERAND, PRECISION, BLOCK_C,
             )  # fmt: skip
             grad_score = weight * (grad_weight - delta[:, None])
             projection += tl.sum(grad_score * cosine, axis=1)
             if not WHOLE:
                 key = load_rows(key_ptr, index, valid, channels, part * BLOCK_P, BLOCK_P)
-            unit = (key.to(ACCUMULATE) * key_inverse[:, None]).to(OPERAND)
-            grad_unit = tl.dot(grad_score.to(OPERAND), unit, grad_unit, input_precision=PRECISION, out_dtype=ACCUMULATE)
+            grad_unit = add_unit_rows(grad_unit, grad_score, key, key_inverse, ACCUMULATE, OPERAND, PRECISION)
         grad_temperature = tl.sum(projection, axis=0)
         rows = load_rows(query_ptr, token, exists, channels, part * BLOCK_P, BLOCK_P).to(ACCUMULATE)
         grad_unit = unit_gradient(rows, inverse, grad_unit, projection) * temperature
@@ -256,6 +265,8 @@ def attention_bwd_key_kernel(
     query_ptr,
     key_ptr,
     value_ptr,
+    query_inverse_ptr,
+    key_inverse_ptr,
     order_ptr,
     offset_ptr,
     lse_ptr,  # (B, N)
@@ -295,6 +306,7 @@ def attention_bwd_key_kernel(
     order_ptr += batch * tokens
     offset_ptr += batch * (groups + 2)
     lse_ptr += batch * tokens
+    query_inverse_ptr += batch * tokens
     begin = tl.load(offset_ptr + group)
     end = tl.load(offset_ptr + group + 1)
 
@@ -310,7 +322,7 @@ def attention_bwd_key_kernel(
         row = j
         key_valid = exists
     temperature = load_temperature(temperature_ptr, scale, ACCUMULATE)
-    inverse = inverse_length(row_dots(key_ptr, key_ptr, row, key_valid, channels, ACCUMULATE, BLOCK_C))
+    inverse = tl.load(key_inverse_ptr + block * key_rows + row, mask=key_valid, other=0.0)
     key = load_rows(key_ptr, row, key_valid, channels, 0, BLOCK_C)
     grad_value = tl.zeros((BLOCK_N, BLOCK_P), ACCUMULATE)
     mass = tl.zeros((BLOCK_N,), ACCUMULATE)
@@ -325,11 +337,11 @@ def attention_bwd_key_kernel(
         query_valid = i < end
         index = tl.load(order_ptr + i, mask=query_valid, other=0)
         query = load_rows(query_ptr, index, query_valid, channels, 0, BLOCK_C)
-        cosine, square = pair_dots(
+        cosine = pair_dots(
             key, query, key_ptr, row, key_valid, query_ptr, index, query_valid, channels,
-            True, WHOLE, ACCUMULATE, OPERAND, PRECISION, BLOCK_C,
+            WHOLE, ACCUMULATE, OPERAND, PRECISION, BLOCK_C,
         )  # fmt: skip
-        query_inverse = inverse_length(square)
+        query_inverse = tl.load(query_inverse_ptr + index, mask=query_valid, other=0.0)
         cosine *= inverse[:, None] * query_inverse[None, :]
         lse = tl.load(lse_ptr + index, mask=query_valid, other=float("inf"))
         weight = tl.exp2(cosine * (temperature * LOG2_E) - lse[None, :])
@@ -346,16 +358,15 @@ def attention_bwd_key_kernel(
             mass += tl.sum(weight, axis=1)
         if grad_key_ptr is not None:
             delta = tl.load(delta_ptr + index, mask=query_valid, other=0.0)
-            grad_weight, _square = pair_dots(
+            grad_weight = pair_dots(
                 value, grad, value_ptr, row, key_valid, grad_ptr, index, query_valid, values,
-                False, WHOLE, ACCUMULATE, OPERAND, PRECISION, BLOCK_C,
+                WHOLE, ACCUMULATE, OPERAND, PRECISION, BLOCK_C,
             )  # fmt: skip
             grad_score = weight * (grad_weight - delta[None, :])
             projection += tl.sum(grad_score * cosine, axis=1)
             if not WHOLE:
                 query = load_rows(query_ptr, index, query_valid, channels, part * BLOCK_P, BLOCK_P)
-            unit = (query.to(ACCUMULATE) * query_inverse[:, None]).to(OPERAND)
-            grad_unit = tl.dot(grad_score.to(OPERAND), unit, grad_unit, input_precision=PRECISION, out_dtype=ACCUMULATE)
+            grad_unit = add_unit_rows(grad_unit, grad_score, query, query_inverse, ACCUMULATE, OPERAND, PRECISION)
     column = part * BLOCK_P
     if mass_ptr is not None:  # noqa: SIM102, the outer condition is known at compile time, the inner one is not
         if part == 0:

@@ -16,6 +16,7 @@ from showface.kernels.attention import (
     attention_combine_kernel,
     attention_fwd_kernel,
 )
+from showface.kernels.rows import inverse_norms_kernel
 from showface.kernels.tokens import group_blocks, tiles_of
 from showface.native import allow_tf32
 
@@ -75,7 +76,8 @@ def _constants(kernel: str, n: Numbers, query: Tensor, values: int, groups: Grou
     tokens, channels = query.shape[1:]
     tile = tiles.INTERPRETED
     if query.is_cuda:
-        tile = tiles.look_up(kernel, n.kind, tiles.width_class(channels, values), tiles.chip_of(query.device))
+        width, chip = tiles.width_class(channels, values), tiles.chip_of(query.device)
+        tile = tiles.look_up(kernel, n.kind, width, chip, tokens / groups.count)
     small = tokens < tiles.SMALL_GROUP * groups.count
     return tiles.constants(tile, kernel, channels, values, small) | n.options
 
@@ -86,8 +88,26 @@ def _splits(programs: int, steps: int, device: torch.device) -> int:
     return max(1, min(processors // programs, steps // 4, 16))
 
 
+class Norms(NamedTuple):
+    """The inverse norms of the queries (B, N), and of the keys, in the dtype of the accumulators."""
+
+    query: Tensor
+    key: Tensor
+
+
+def norms_of(query: Tensor, key: Tensor, n: Numbers) -> Norms:
+    """Compute the inverse norms once, since many programs need those of the same row."""
+    norms = Norms(query.new_empty(query.shape[:-1], dtype=n.wide), key.new_empty(key.shape[:-1], dtype=n.wide))
+    queries, keys = norms.query.numel(), norms.key.numel()
+    block = tiles.NORMS["BLOCK_M"]
+    inverse_norms_kernel[(triton.cdiv(max(queries, keys), block), 2)](
+        query, key, *norms, queries, keys, query.shape[-1], ACCUMULATE=n.options["ACCUMULATE"], **tiles.NORMS
+    )
+    return norms
+
+
 def attend(
-    query: Tensor, key: Tensor, value: Tensor | None, groups: Groups, n: Numbers
+    query: Tensor, key: Tensor, value: Tensor | None, groups: Groups, norms: Norms, n: Numbers
 ) -> tuple[Tensor | None, Tensor]:
     """out (B, N, V) in the dtype of value, and lse (B, N). Without value, out is None. Tensors must be contiguous."""
     batch, tokens, channels = query.shape
@@ -107,6 +127,7 @@ def attend(
         query,
         key,
         value,
+        *norms,
         groups.order,
         groups.offset,
         n.temperature,
@@ -150,7 +171,8 @@ def attend_backward(
     programs = tiles_of(tokens, groups.count, sizes["BLOCK_M"])
     grad_query, delta = torch.empty_like(query), torch.empty_like(lse)
     grad_temperature = lse.new_empty((batch, programs))
-    data = (grad, query, key, key if value is None else value, groups.order, groups.offset)
+    norms = norms_of(query, key, n)
+    data = (grad, query, key, key if value is None else value, *norms, groups.order, groups.offset)
     shape = (n.scale, tokens, groups.count, groups.key_rows, channels, values)
     attention_bwd_query_kernel[(programs, batch, max(1, triton.cdiv(channels, sizes["BLOCK_P"])))](
         *data,
@@ -165,13 +187,15 @@ def attend_backward(
         BLOCK_G=group_blocks(groups.count)["BLOCK_G"],
         **sizes,
     )
-    gradients = _over_queries("backward_key", grad, query, key, data[3], groups, lse, delta, n, value is None)
+    gradients = _over_queries("backward_key", grad, query, key, data[3], groups, norms, lse, delta, n, value is None)
     return grad_query, *gradients[:2], grad_temperature.sum()
 
 
-def accumulate(query: Tensor, key: Tensor, groups: Groups, lse: Tensor, n: Numbers) -> tuple[Tensor, Tensor]:
+def accumulate(
+    query: Tensor, key: Tensor, groups: Groups, norms: Norms, lse: Tensor, n: Numbers
+) -> tuple[Tensor, Tensor]:
     """For each key j, the sums over the queries i of a[i,j] and of a[i,j] * query[i], in the dtype `n.wide`."""
-    _, total, mass = _over_queries("accumulate", query, query, key, None, groups, lse, None, n, False)
+    _, total, mass = _over_queries("accumulate", query, query, key, None, groups, norms, lse, None, n, False)
     return mass, total
 
 
@@ -182,6 +206,7 @@ def _over_queries(
     key: Tensor,
     value: Tensor | None,
     groups: Groups,
+    norms: Norms,
     lse: Tensor,
     delta: Tensor | None,
     n: Numbers,
@@ -195,6 +220,9 @@ def _over_queries(
     tiles_here, blocks = triton.cdiv(groups.key_rows, sizes["BLOCK_N"]), batch * groups.count
     steps = triton.cdiv(triton.cdiv(tokens, groups.count), sizes["BLOCK_M"])
     splits = _splits(tiles_here * blocks * parts, steps, query.device)
+    if groups.count > 1:
+        # One region, such as the background, may have most of the tokens. Few programs would then do most of the work.
+        splits = max(splits, min(8, triton.cdiv(tokens, sizes["BLOCK_M"]) // 32))
 
     def buffer(wanted: bool, *shape: int) -> Tensor | None:
         dtype = n.wide if splits > 1 or delta is None else key.dtype
@@ -208,6 +236,7 @@ def _over_queries(
         query,
         key,
         value,
+        *norms,
         groups.order,
         groups.offset,
         lse,

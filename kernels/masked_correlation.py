@@ -38,8 +38,8 @@ def masked_correlation(
     if hole.numel() == 0:
         return torch.empty_like(value), value.new_empty(hole.shape, dtype=n.wide)
     with launch.on_device_of(query):
-        groups = _groups(hole, all_keys)
-        return launch.attend(query.contiguous(), key.contiguous(), value.contiguous(), groups, n)
+        query, key, groups = query.contiguous(), key.contiguous(), _groups(hole, all_keys)
+        return launch.attend(query, key, value.contiguous(), groups, launch.norms_of(query, key, n), n)
 
 
 def masked_correlation_backward(

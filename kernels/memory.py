@@ -83,7 +83,8 @@ def memory_attend(
         if len(latent) == 0:
             return latent.new_empty((0, value.shape[2])), latent.new_empty((0,), dtype=n.wide)
         groups = _groups(memory, region, sort=len(latent) > FEW_TOKENS)
-        out, lse = launch.attend(latent[None].contiguous(), memory.contiguous(), value.contiguous(), groups, n)
+        query, key = latent[None].contiguous(), memory.contiguous()
+        out, lse = launch.attend(query, key, value.contiguous(), groups, launch.norms_of(query, key, n), n)
     return out[0], lse[0]
 
 
@@ -135,8 +136,9 @@ def memory_accumulate(
             return memory.new_zeros(memory.shape[:2], dtype=n.wide), memory.new_zeros(memory.shape, dtype=n.wide)
         groups = _groups(memory, region)
         query, key = latent[None].contiguous(), memory.contiguous()
-        _, lse = launch.attend(query, key, None, groups, n)
-        return launch.accumulate(query, key, groups, lse, n)
+        norms = launch.norms_of(query, key, n)
+        _, lse = launch.attend(query, key, None, groups, norms, n)
+        return launch.accumulate(query, key, groups, norms, lse, n)
 
 
 def memory_blend(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Device functions that load, store and multiply listed rows of matrices. Wide rows are processed in pieces."""
+"""Norms of rows, and device functions that load, store and multiply listed rows. Wide rows are processed in pieces."""
 
 import triton
 import triton.language as tl
@@ -25,12 +25,6 @@ def store_rows(ptr, index, valid, width, first, rows, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def inverse_length(square):
-    """1 / norm, from the squared norms. Norms are clamped to MIN_NORM."""
-    return 1 / tl.maximum(tl.sqrt(square), MIN_NORM)
-
-
-@triton.jit
 def row_dots(a_ptr, b_ptr, index, valid, width, ACCUMULATE: tl.constexpr, BLOCK: tl.constexpr):
     """<a[i], b[i]> for rows i of two matrices of the same width."""
     total = tl.zeros((index.shape[0],), ACCUMULATE)
@@ -52,30 +46,33 @@ def pair_dots(
     b_index,
     b_valid,
     width,
-    SQUARE: tl.constexpr,
     WHOLE: tl.constexpr,
     ACCUMULATE: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """All dot products <a[i], b[j]> of rows of two matrices, and with SQUARE the squared norms of the rows of b."""
-    square = tl.zeros((b_index.shape[0],), ACCUMULATE)
+    """All dot products <a[i], b[j]> of rows of two matrices."""
     if WHOLE:
         dots = tl.dot(a.to(OPERAND), tl.trans(b.to(OPERAND)), input_precision=PRECISION, out_dtype=ACCUMULATE)
-        if SQUARE:
-            wide = b.to(ACCUMULATE)
-            square += tl.sum(wide * wide, axis=1)
     else:
         dots = tl.zeros((a_index.shape[0], b_index.shape[0]), ACCUMULATE)
         for first in range(0, width, BLOCK):
             x = load_rows(a_ptr, a_index, a_valid, width, first, BLOCK)
             y = load_rows(b_ptr, b_index, b_valid, width, first, BLOCK)
             dots = tl.dot(x.to(OPERAND), tl.trans(y.to(OPERAND)), dots, input_precision=PRECISION, out_dtype=ACCUMULATE)
-            if SQUARE:
-                wide = y.to(ACCUMULATE)
-                square += tl.sum(wide * wide, axis=1)
-    return dots, square
+    return dots
+
+
+@triton.jit
+def add_unit_rows(acc, weight, rows, inverse, ACCUMULATE: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr):
+    """acc + weight * unit(rows), for weight (M, N) and rows (N, C) with the inverse norms `inverse`."""
+    if OPERAND.is_fp16():
+        # A gradient divided by a small norm may exceed the range of float16.
+        rows = rows.to(ACCUMULATE) * inverse[:, None]
+    else:
+        weight *= inverse[None, :]  # with bare rows, the product reads them from shared memory
+    return tl.dot(weight.to(OPERAND), rows.to(OPERAND), acc, input_precision=PRECISION, out_dtype=ACCUMULATE)
 
 
 @triton.jit
@@ -92,3 +89,35 @@ def load_temperature(temperature_ptr, scale, ACCUMULATE: tl.constexpr):
     if temperature_ptr is not None:
         temperature *= tl.load(temperature_ptr).to(ACCUMULATE)
     return temperature
+
+
+@triton.jit
+def write_inverse_norms(
+    x_ptr, inverse_ptr, rows, width, ACCUMULATE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
+):
+    """1 / norm of a tile of rows. Norms are clamped to MIN_NORM."""
+    first = tl.program_id(0).to(tl.int64) * BLOCK_M
+    row = tl.arange(0, BLOCK_M)
+    exists = first + row < rows
+    x_ptr += first * width
+    square = row_dots(x_ptr, x_ptr, row, exists, width, ACCUMULATE, BLOCK_C)
+    tl.store(inverse_ptr + first + row, 1 / tl.maximum(tl.sqrt(square), MIN_NORM), mask=exists)
+
+
+@triton.jit
+def inverse_norms_kernel(
+    query_ptr,  # (queries, width)
+    key_ptr,  # (keys, width)
+    query_inverse_ptr,  # (queries,)
+    key_inverse_ptr,  # (keys,)
+    queries,
+    keys,
+    width,
+    ACCUMULATE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    if tl.program_id(1) == 0:
+        write_inverse_norms(query_ptr, query_inverse_ptr, queries, width, ACCUMULATE, BLOCK_M, BLOCK_C)
+    else:
+        write_inverse_norms(key_ptr, key_inverse_ptr, keys, width, ACCUMULATE, BLOCK_M, BLOCK_C)

@@ -4,6 +4,7 @@ They are looked up in tables, not tuned at run time. A search would run kernels 
 graph capture forbids. It could also choose different tiles in different runs, and so change the last bits of sums.
 """
 
+import math
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -42,54 +43,88 @@ DEFAULT: dict[tuple[str, str], dict[int, Tile]] = {
     ("forward", "half"): {
         ODD: Tile(64, 32, 64, 64, 8, 3),
         64: Tile(64, 64, 64, 64, 4, 3),
-        128: Tile(64, 64, 128, 128, 8, 2),
+        128: Tile(64, 64, 128, 128, 4, 2),
         512: Tile(64, 64, 64, 256, 8, 3),
     },
     ("backward_query", "fp32"): {
         ODD: Tile(32, 16, 32, 64, 8, 2),
-        64: Tile(32, 32, 64, 64, 8, 2),
+        64: Tile(32, 32, 64, 64, 4, 2),
         512: Tile(32, 32, 32, 128, 8, 2),
     },
     ("backward_query", "tf32"): {
         ODD: Tile(32, 16, 32, 64, 8, 2),
-        64: Tile(64, 32, 64, 64, 8, 2),
+        64: Tile(64, 32, 64, 64, 4, 2),
         512: Tile(64, 32, 32, 128, 8, 3),
     },
     ("backward_query", "half"): {
         ODD: Tile(32, 32, 64, 64, 8, 3),
-        64: Tile(64, 64, 64, 64, 8, 2),
-        128: Tile(64, 32, 128, 128, 8, 2),
+        64: Tile(64, 64, 64, 64, 4, 2),
+        128: Tile(64, 32, 128, 128, 4, 2),
         512: Tile(64, 64, 64, 256, 8, 3),
     },
     ("backward_key", "fp32"): {
         ODD: Tile(16, 32, 32, 64, 8, 2),
-        64: Tile(32, 32, 64, 64, 8, 2),
+        64: Tile(32, 32, 64, 64, 4, 2),
         512: Tile(32, 32, 32, 128, 8, 2),
     },
     ("backward_key", "tf32"): {
         ODD: Tile(16, 32, 32, 64, 8, 2),
-        64: Tile(32, 64, 64, 64, 8, 2),
+        64: Tile(32, 64, 64, 64, 4, 2),
         512: Tile(32, 32, 32, 128, 8, 3),
     },
     ("backward_key", "half"): {
         ODD: Tile(32, 32, 64, 64, 8, 3),
-        64: Tile(32, 64, 64, 64, 8, 2),
+        64: Tile(32, 64, 64, 64, 4, 2),
         128: Tile(32, 64, 128, 128, 8, 2),
         512: Tile(64, 64, 64, 128, 8, 3),
     },
     ("accumulate", "fp32"): {
         ODD: Tile(32, 32, 32, 64, 8, 2),
-        64: Tile(32, 64, 64, 64, 8, 2),
+        64: Tile(32, 64, 64, 64, 4, 2),
         512: Tile(32, 64, 32, 128, 8, 2),
     },
     ("accumulate", "half"): {
         ODD: Tile(32, 32, 32, 64, 8, 2),
-        64: Tile(32, 64, 64, 64, 8, 2),
+        64: Tile(32, 64, 64, 64, 4, 2),
         512: Tile(32, 64, 64, 128, 8, 2),
     },
 }
+# Larger tiles for some chips, by compute capability: those with the highest issue bound (docs/triton-kernels.md) among
+# the candidates. sm_90 has more shared memory, and multiplies 64 rows at once in each group of 4 warps. They are used
+# for groups that fill them.
+OF_CHIP: dict[int, dict[tuple[str, str], dict[int, Tile]]] = {
+    90: {
+        ("forward", "fp32"): {64: Tile(128, 32, 64, 64, 8, 2)},
+        ("forward", "tf32"): {64: Tile(128, 64, 64, 64, 8, 2), 128: Tile(128, 64, 128, 128, 8, 2)},
+        ("forward", "half"): {
+            64: Tile(128, 64, 64, 64, 4, 3),
+            128: Tile(128, 128, 128, 128, 8, 2),
+            256: Tile(128, 64, 256, 256, 8, 2),
+        },
+        ("backward_query", "tf32"): {64: Tile(128, 32, 64, 64, 8, 2), 128: Tile(64, 32, 128, 128, 4, 2)},
+        ("backward_query", "half"): {
+            64: Tile(128, 64, 64, 64, 8, 2),
+            128: Tile(128, 64, 128, 128, 8, 2),
+            256: Tile(64, 128, 64, 256, 8, 2),
+        },
+        ("backward_key", "tf32"): {64: Tile(32, 128, 64, 64, 8, 2)},
+        ("backward_key", "half"): {
+            64: Tile(64, 128, 64, 64, 8, 3),
+            128: Tile(32, 128, 128, 128, 8, 2),
+            256: Tile(64, 32, 256, 256, 8, 2),
+        },
+        ("accumulate", "fp32"): {64: Tile(32, 128, 64, 64, 8, 2), 512: Tile(32, 128, 64, 128, 8, 2)},
+        ("accumulate", "tf32"): {64: Tile(64, 128, 64, 64, 8, 2), 512: Tile(32, 128, 64, 128, 8, 2)},
+        ("accumulate", "half"): {
+            64: Tile(64, 128, 64, 64, 8, 2),
+            128: Tile(32, 64, 128, 128, 4, 2),
+            512: Tile(32, 128, 64, 128, 8, 2),
+        },
+    }
+}
 # In the interpreter (on a CPU), a large tile takes about as long as a small one.
 INTERPRETED = Tile(64, 64, 128, 256, 4, 1)
+NORMS = {"BLOCK_M": 32, "BLOCK_C": 128}  # of inverse_norms_kernel
 KERNELS = ("forward", "backward_query", "backward_key", "accumulate")
 KINDS = ("fp32", "tf32", "half")
 # If groups have fewer queries than this on average, tiles have 16 queries.
@@ -110,12 +145,17 @@ def width_class(channels: int, values: int) -> int:
     return min(512, round_up(max(channels, values)))
 
 
-def look_up(kernel: str, kind: str, width: int, chip: int = 0) -> Tile:
-    """The tile for a width class. chip: the compute capability, such as 90 for 9.0; 0: use the defaults."""
+def look_up(kernel: str, kind: str, width: int, chip: int = 0, group: float = math.inf) -> Tile:
+    """The tile for a width class.
+
+    chip: the compute capability, such as 90 for 9.0; 0: use the defaults. group: the queries of a group on average.
+    """
     measured = TUNED.get(chip, {}).get((kernel, kind, width))
     if measured:
         return Tile(*measured)
     by_width = DEFAULT.get((kernel, kind)) or DEFAULT[kernel, "fp32"]
+    own = OF_CHIP.get(chip, {}).get((kernel, kind), {})
+    by_width = by_width | {limit: tile for limit, tile in own.items() if tile.queries <= group}
     return by_width[min(limit for limit in by_width if limit >= width and (limit == ODD) == (width == ODD))]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch._dynamo.testing
+from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from showface import native, ops
@@ -58,6 +59,28 @@ def flat(result):
 
 
 # The choice of a backend.
+
+
+@pytest.mark.parametrize(
+    ("images", "tokens", "missing", "expected"),
+    [(1, 512, "", "cuda"), (1, 8192, "", "triton"), (64, 2048, "", "triton"), (1, 512, "cuda", "triton")],
+)
+def test_little_work_on_a_gpu_prefers_the_extension(monkeypatch, images, tokens, missing, expected):
+    def why_not(op, backend, *_):
+        return "it is missing" if backend in ("cpp", missing) else None
+
+    monkeypatch.setattr(dispatch, "why_not", why_not)
+    monkeypatch.setattr(cuda, "_lacks_shared_memory", lambda *_: None)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        features = torch.empty(images, tokens, 64, device="cuda")
+        found = dispatch.kernel("masked_correlation", "auto", features, features)
+        assert found is dispatch._kernels["masked_correlation", expected]
+        latent, memory = (torch.empty(*shape, 64, device="cuda") for shape in ((images * tokens,), (1, tokens)))
+        found = dispatch.kernel("memory_read", "auto", latent, memory)
+        assert found is dispatch._kernels["memory_read", expected]
+    on_cpu = torch.empty(1, 512, 64)
+    found = dispatch.kernel("masked_correlation", "auto", on_cpu, on_cpu)
+    assert found is dispatch._kernels["masked_correlation", "triton"], "the rule is for GPUs"
 
 
 @pytest.mark.parametrize("op", dispatch.OPS)

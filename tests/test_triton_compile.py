@@ -92,6 +92,18 @@ def test_issue_bounds_count_every_product(report):
     assert not [x for x in counted if x["repeated"] < 1]
 
 
+def test_larger_tiles_are_for_groups_that_fill_them(monkeypatch):
+    from showface.kernels import tiles
+
+    monkeypatch.setattr(tiles, "TUNED", {})
+    for (kernel, kind), by_width in tiles.OF_CHIP[90].items():
+        for width, tile in by_width.items():
+            assert tiles.look_up(kernel, kind, width, 90, tile.queries) == tile
+            assert tiles.look_up(kernel, kind, width, 90, tile.queries - 1) == tiles.look_up(kernel, kind, width)
+            assert tiles.look_up(kernel, kind, width, 80) == tiles.look_up(kernel, kind, width)
+            assert tiles.look_up(kernel, kind, tiles.ODD, 90) == tiles.look_up(kernel, kind, tiles.ODD)
+
+
 def test_a_worse_tile_falls_below_the_recorded_bound():
     (bounds, kernel), (worse_bounds, worse) = run("-c", WORSE)
     assert kernel["case"] == worse["case"]

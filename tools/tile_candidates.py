@@ -36,10 +36,10 @@ def keys(only: str) -> Iterator[Key]:
             yield key
 
 
-def every_tile(key: Key) -> list[tiles.Tile]:
+def every_tile(key: Key, chip: int) -> list[tiles.Tile]:
     """All tiles for an entry, from small to large."""
     kernel, kind, width = key
-    used = tiles.look_up(kernel, kind, width)
+    used = tiles.look_up(kernel, kind, width, chip)
     columns = [(64, 64)] if width == 64 else [(used.piece, used.part), (64, 128), (width, width)]
     pairs = [(16, 32), (32, 32), (32, 64), (32, 128), (64, 32), (64, 64), (64, 128), (128, 32), (128, 64), (128, 128)]
     found = [
@@ -99,7 +99,7 @@ def main() -> None:
     candidates = read()
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for key in keys(options.only):
-            every = every_tile(key)
+            every = every_tile(key, options.chip)
             bounds = dict(zip(every, pool.map(partial(bound_of, key, options.chip), every), strict=True))
             chosen = choose(bounds, options.count)
             print(*key, *(f"{','.join(map(str, tile))}: {bounds[tile]}%" for tile in chosen), flush=True)

@@ -81,6 +81,7 @@ MODULES = (attention, memory, rows, tokens)
 FUNCTIONS = {
     "count_tokens": tokens.count_tokens_kernel,
     "place_tokens": tokens.place_tokens_kernel,
+    "inverse_norms": rows.inverse_norms_kernel,
     "attention_fwd": attention.attention_fwd_kernel,
     "attention_combine": attention.attention_combine_kernel,
     "attention_bwd_query": attention.attention_bwd_query_kernel,
@@ -97,9 +98,9 @@ ATTENTION = {
 TRITON_DTYPES = {"fp32": triton.language.float32, "fp16": triton.language.float16, "bf16": triton.language.bfloat16}
 
 
-def kernels(widths: Sequence[int] = WIDTHS) -> list[Kernel]:
-    """All kernels in all sizes for these widths, without duplicates."""
-    every = [*sorting(), *merging(), *blending(), *attending(widths)]
+def kernels(chip: int, widths: Sequence[int] = WIDTHS) -> list[Kernel]:
+    """All kernels in all sizes for an architecture and these widths, without duplicates."""
+    every = [*sorting(), *norming(), *merging(), *blending(), *attending(widths, chip)]
     every += [of_ones(kernel) for kernel in every if "fp32" in kernel.size and " odd" in kernel.size]
     every += [of_ones(kernel) for kernel in every if kernel.name in ("count_tokens", "place_tokens")]
     return list({(kernel.name, kernel.size): kernel for kernel in every}.values())
@@ -127,6 +128,15 @@ def sorting() -> Iterator[Kernel]:
         yield Kernel("place_tokens", f"{size} at once", alone, sizes | {"count_ptr": None})
 
 
+def norming() -> Iterator[Kernel]:
+    for dtype in TRITON_DTYPES:
+        types = dict.fromkeys(("query_ptr", "key_ptr"), f"*{dtype}")
+        types |= dict.fromkeys(("query_inverse_ptr", "key_inverse_ptr"), "*fp32")
+        types |= dict.fromkeys(("queries", "keys", "width"), "i32")
+        constants = {"ACCUMULATE": triton.language.float32, **tiles.NORMS}
+        yield Kernel("inverse_norms", f"{dtype} {tiles.NORMS['BLOCK_M']}x{tiles.NORMS['BLOCK_C']}", types, constants)
+
+
 def merging() -> Iterator[Kernel]:
     for dtype in TRITON_DTYPES:
         types = {"partial_ptr": "*fp32", "partial_lse_ptr": "*fp32", "out_ptr": f"*{dtype}", "lse_ptr": "*fp32"}
@@ -149,20 +159,22 @@ def blending() -> Iterator[Kernel]:
         yield Kernel("memory_blend", f"{dtype} 16x128", types, constants)
 
 
-def attending(widths: Sequence[int]) -> Iterator[Kernel]:
-    """The attention kernels with the tiles of every width class."""
+def attending(widths: Sequence[int], chip: int) -> Iterator[Kernel]:
+    """The attention kernels with an architecture's tiles of every width class."""
     for kernel in tiles.KERNELS:
         for dtype, kind in (("fp32", "fp32"), ("fp32", "tf32"), ("fp16", "half"), ("bf16", "half")):
             if dtype != "bf16":
-                yield attention_kernel("forward", dtype, kind, tiles.look_up("forward", kind, 64), 64, statistics=True)
+                tile = tiles.look_up("forward", kind, 64, chip)
+                yield attention_kernel("forward", dtype, kind, tile, 64, statistics=True)
             # float16 and bfloat16 compile to the same code except for the names of instructions.
             for width in widths if dtype != "bf16" else (64,):
-                tile = tiles.look_up(kernel, kind, tiles.width_class(width, width))
+                tile = tiles.look_up(kernel, kind, tiles.width_class(width, width), chip)
                 yield attention_kernel(kernel, dtype, kind, tile, width, listed_keys=kernel != "accumulate")
                 if width in (64, 128):
-                    yield attention_kernel(
-                        kernel, dtype, kind, tile, width, listed_keys=False, small_groups=width == 128
-                    )
+                    small = width == 128
+                    if small:  # too few queries for the larger tiles of a chip
+                        tile = tiles.look_up(kernel, kind, width, chip, group=0)
+                    yield attention_kernel(kernel, dtype, kind, tile, width, listed_keys=False, small_groups=small)
 
 
 def attention_kernel(
@@ -197,7 +209,8 @@ def attention_kernel(
     }
     data, sums = f"*{dtype}", "*fp32"
     types = dict.fromkeys(("query_ptr", "key_ptr"), data) | dict.fromkeys(("order_ptr", "offset_ptr"), "*i32")
-    types |= {"lse_ptr": sums, "temperature_ptr": sums, "scale": "fp32"}
+    types |= dict.fromkeys(("query_inverse_ptr", "key_inverse_ptr", "lse_ptr", "temperature_ptr"), sums)
+    types |= {"scale": "fp32"}
     types |= dict.fromkeys(("tokens", "groups", "key_rows", "channels", "values"), "i32")
     if kernel == "forward":
         types |= {"value_ptr": data, "out_ptr": data} | dict.fromkeys(("splits", "parts"), "i32")
@@ -308,8 +321,8 @@ def loads_without_fill() -> list[str]:
 
 def compile_all(names: Sequence[str], chips: Sequence[int], widths: Sequence[int]) -> list[Compiled]:
     """Compile the kernels whose name and size contain every name, for these architectures and widths."""
-    chosen = [x for x in kernels(widths) if all(name in f"{x.name} {x.size}" for name in names)]
-    jobs = [(kernel, chip) for kernel in chosen for chip in chips]
+    jobs = [(kernel, chip) for chip in chips for kernel in kernels(chip, widths)]
+    jobs = [job for job in jobs if all(name in f"{job[0].name} {job[0].size}" for name in names)]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(compile_for, *zip(*jobs, strict=True)))
 
@@ -328,8 +341,8 @@ def table(compiled: list[Compiled]) -> str:
     for one in compiled:
         rows.setdefault((one.name, one.size), {})[one.chip] = one
     for (name, size), by_chip in rows.items():
-        cells = [cell(by_chip[chip]) for chip in chips]
-        cores = "yes" if by_chip[chips[0]].tensor_cores else "no"
+        cells = [cell(by_chip[chip]) if chip in by_chip else "" for chip in chips]
+        cores = "yes" if any(one.tensor_cores for one in by_chip.values()) else "no"
         lines.append(f"| {name} | {size} | {cores} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

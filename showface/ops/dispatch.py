@@ -2,7 +2,8 @@
 
 An operator has up to four backends. "reference" is plain PyTorch and runs everywhere. "cpp" and "cuda" are the
 compiled extension on CPU and CUDA tensors, "triton" the Triton kernels. The modules of `showface.ops.backends`
-register their kernels here. "auto" takes the first of `BACKENDS` that can run; "reference" always can.
+register their kernels here. "auto" takes the first of `BACKENDS` that can run; "reference" always can. Where a GPU has
+little to compute, "cuda" comes before "triton".
 """
 
 import os
@@ -18,6 +19,9 @@ import torch
 from showface import native
 
 BACKENDS = ("triton", "cuda", "cpp", "reference")
+# Pairs of a query and a key, times channels. With less, a call on a GPU should take as long as the host needs to launch
+# its kernels, and the compiled extension launches fewer, and faster. An estimate, which no GPU has measured.
+SMALL = 2**28
 OPS = ("memory_read", "memory_write", "memory_accumulate", "memory_blend", "masked_correlation", "coordination_loss")
 
 
@@ -107,7 +111,7 @@ def why_not(op: str, backend: str, device_type: str, dtype: torch.dtype = torch.
 
 
 def choose(op: str, device_type: str, dtype: torch.dtype = torch.float32) -> str:
-    """The backend that "auto" selects for this device type and dtype, before tensor sizes are checked."""
+    """The backend that "auto" selects for much work on this device type and dtype, before sizes are checked."""
     return next(backend for backend in BACKENDS if why_not(op, backend, device_type, dtype) is None)
 
 
@@ -118,15 +122,21 @@ def _warn_if_not_compiled() -> None:
         warnings.warn(f"showface runs without its compiled kernels: {reason}", stacklevel=2)
 
 
+def _is_small(query: torch.Tensor, key: torch.Tensor | None = None, *_: torch.Tensor) -> bool:
+    """Whether these queries (..., C) and keys, or values, (..., N, V) are little work for a GPU."""
+    return key is not None and query.numel() * key.shape[-2] <= SMALL
+
+
 @cache
-def _able(op: str, device: torch.device, dtype: torch.dtype) -> list[Kernel]:
+def _able(op: str, device: torch.device, dtype: torch.dtype, small: bool) -> list[Kernel]:
     """The kernels that can run `op` on tensors of this device and dtype, the preferred one first.
 
     What decides this is read at the first call: what was built and installed, and TRITON_INTERPRET, which Triton too
     reads once.
     """
     _warn_if_not_compiled()
-    return [_kernels[op, name] for name in BACKENDS if why_not(op, name, device.type, dtype) is None]
+    names = sorted(BACKENDS, key=lambda name: name != "cuda") if small else BACKENDS
+    return [_kernels[op, name] for name in names if why_not(op, name, device.type, dtype) is None]
 
 
 def refusal(op: str, backend: str, *tensors: torch.Tensor) -> str | None:
@@ -141,7 +151,8 @@ def kernel(op: str, backend: str, *tensors: torch.Tensor, called: str = "") -> K
     the operator.
     """
     if backend == "auto":
-        for able in _able(op, tensors[0].device, tensors[0].dtype):
+        first = tensors[0]
+        for able in _able(op, first.device, first.dtype, first.is_cuda and _is_small(*tensors)):
             if able.refuses(*tensors) is None:
                 return able
     reason = refusal(op, backend, *tensors)
