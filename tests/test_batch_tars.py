@@ -219,7 +219,7 @@ class TestManyTars:
     def test_a_stopped_run_is_started_again(self, inpaint, tars, tmp_path, stop):
         """Nothing under the final name is half-written, and what a killed process left is deleted."""
         program = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from PIL import Image
 from showface.batch import fill_tars
@@ -230,6 +230,7 @@ def fill(work):
         print("ready", flush=True)
         time.sleep(60)
     return [Filled(photo, 0) for photo, _ in work]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 fill_tars(sys.argv[1], Path(sys.argv[2]), lambda *_: HOLE, fill)
 """
         save(Image.open(io.BytesIO(read_tar(tars / "p-001.tar")["b.png"])), tmp_path / "last.png")

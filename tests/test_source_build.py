@@ -1,6 +1,7 @@
 """The sources as they are distributed, and building them: in folders with odd names, and to the same bytes again."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -146,3 +147,6 @@ def test_the_same_wheel_from_two_folders(build, tmp_path):
         library = wheel.read(next(x for x in wheel.namelist() if x.startswith("showface/_C.")))
     for place in (tmp_path, build.find_torch()[0]):  # torch is elsewhere in pip's own build environment
         assert os.fsencode(place) not in library
+    # It loads with the oldest glibc for which torch has wheels, whatever the one that it was compiled with.
+    versions = re.findall(rb"\0GLIBC_2\.(\d+)(?=[.\0])", library)
+    assert 0 < max(map(int, versions)) <= 28
