@@ -64,6 +64,7 @@ DEFAULT: dict[tuple[str, str], dict[int, Tile]] = {
     },
     ("backward_key", "fp32"): {
         ODD: Tile(16, 32, 32, 64, 8, 2),
+        32: Tile(16, 32, 64, 64, 4, 2),
         64: Tile(32, 32, 64, 64, 4, 2),
         512: Tile(32, 32, 32, 128, 8, 2),
     },
