@@ -24,8 +24,9 @@ done
 node() {
   local number=$1
   shift
-  GLOO_SOCKET_IFNAME="cable$number" exec ip netns exec "showface$number" torchrun --nnodes 2 --node_rank "$number" \
-    --nproc_per_node 1 --master_addr 10.77.0.1 --master_port 29500 -m showface.cli train --out "$out" "$@"
+  GLOO_SOCKET_IFNAME="cable$number" exec ip netns exec "showface$number" accelerate launch --multi_gpu --num_machines 2 \
+    --num_processes 2 --machine_rank "$number" --main_process_ip 10.77.0.1 --main_process_port 29500 \
+    --mixed_precision no --dynamo_backend no -m showface.cli train --out "$out" "$@"
 }
 
 node 0 --data "$faces" "$@" & first=$!
