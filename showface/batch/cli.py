@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -41,30 +42,16 @@ def fill_and_report(
         def failed(name: object, reason: str) -> None:
             errors.print(f"[red]failed:[/] {escape(f'{name}: {reason}')}", highlight=False)
 
+        options: dict[str, Any] = {"batch": batch, "overwrite": overwrite, "shard": shard}
+        options |= {"fill": inpainter.restore_many, "progress": advance, "on_failure": failed}
         result: BatchResult | TarsResult
         if isinstance(photos, Path):
             result = fill_folder(
-                photos,
-                out,
-                lambda path, photo: marks.hole(photo, masks(path) if masks else None),
-                inpainter.restore_many,
-                batch=batch,
-                overwrite=overwrite,
-                shard=shard,
-                progress=advance,
-                on_failure=failed,
+                photos, out, lambda path, photo: marks.hole(photo, masks(path) if masks else None), **options
             )
         else:
             result = fill_tars(
-                photos,
-                out,
-                lambda sample, photo: marks.hole(photo, sample.mask() if marks.own else None),
-                inpainter.restore_many,
-                batch=batch,
-                overwrite=overwrite,
-                shard=shard,
-                progress=advance,
-                on_failure=failed,
+                photos, out, lambda sample, photo: marks.hole(photo, sample.mask() if marks.own else None), **options
             )
     if inpainter.detector is not None:
         for name in result.without_face:
