@@ -14,6 +14,17 @@ from showface.ops.dispatch import register
 from showface.ops.precision import accumulation_dtype, temperature_factor, widen
 
 
+def _below_autograd(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Skip the search of torch's own operators for gradients to record: 8% of the time of a small loss."""
+
+    @wraps(function)
+    def run(*args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return function(*args)
+
+    return run
+
+
 def unit_backward(grad: Tensor, x: Tensor) -> Tensor:
     """The gradient of `x`, from the gradient of `unit(x)`."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
@@ -89,6 +100,7 @@ def _tokens_of_regions(region: Tensor, regions: int) -> Iterator[tuple[int, Tens
         yield k, (region == k).nonzero().squeeze(1)
 
 
+@_below_autograd
 def _memory_attend(
     latent: Tensor, memory: Tensor, value: Tensor | None, region: Tensor, temperature: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -101,6 +113,7 @@ def _memory_attend(
     return out.to(value.dtype), lse
 
 
+@_below_autograd
 def _memory_attend_backward(
     grad: Tensor,
     latent: Tensor,
@@ -125,6 +138,7 @@ def _memory_attend_backward(
     return grad_z.to(latent.dtype), grad_m.to(memory.dtype), grad_v.to(memory.dtype), grad_tau * scale
 
 
+@_below_autograd
 def _memory_accumulate(
     latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -137,10 +151,12 @@ def _memory_accumulate(
     return rho, total
 
 
+@_below_autograd
 def _memory_blend(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Tensor:
     return definitions.memory_blend(memory.to(rho.dtype), rho, total, rate).to(memory.dtype)
 
 
+@_below_autograd
 def _memory_write(
     latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, rate: float
 ) -> tuple[Tensor, Tensor]:
@@ -155,6 +171,7 @@ def _is_key(hole: Tensor, keys: str) -> Tensor:
     return ~hole if keys == "valid" else torch.ones_like(hole)
 
 
+@_below_autograd
 def _masked_correlation(
     query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
 ) -> tuple[Tensor, Tensor]:
@@ -166,6 +183,7 @@ def _masked_correlation(
     return out.to(value.dtype), lse
 
 
+@_below_autograd
 def _masked_correlation_backward(
     grad: Tensor,
     query: Tensor,
@@ -233,6 +251,7 @@ def coordination_loss(features: Tensor, target: Tensor, hole: Tensor) -> tuple[T
     return inter.sum() / 4, intra.sum() / 4
 
 
+@_below_autograd
 def _coordination_loss_backward(
     grad_inter: Tensor, grad_intra: Tensor, features: Tensor, target: Tensor, hole: Tensor, target_too: bool
 ) -> tuple[Tensor, Tensor]:
@@ -256,30 +275,9 @@ def _coordination_loss_backward(
     return gradient(features, 1), gradient(target, -1) if target_too else target.new_empty(0)
 
 
-def _below_autograd(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Skip the search of torch's own operators for gradients to record: 8% of the time of a small loss."""
-
-    @wraps(function)
-    def run(*args: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return function(*args)
-
-    return run
-
-
-register("memory_read", "reference", _below_autograd(_memory_attend), _below_autograd(_memory_attend_backward))
-register("memory_accumulate", "reference", _below_autograd(_memory_accumulate))
-register("memory_write", "reference", _below_autograd(_memory_write))
-register("memory_blend", "reference", _below_autograd(_memory_blend))
-register(
-    "masked_correlation",
-    "reference",
-    _below_autograd(_masked_correlation),
-    _below_autograd(_masked_correlation_backward),
-)
-register(
-    "coordination_loss",
-    "reference",
-    _below_autograd(coordination_loss),
-    _below_autograd(_coordination_loss_backward),
-)
+register("memory_read", "reference", _memory_attend, _memory_attend_backward)
+register("memory_accumulate", "reference", _memory_accumulate)
+register("memory_write", "reference", _memory_write)
+register("memory_blend", "reference", _memory_blend)
+register("masked_correlation", "reference", _masked_correlation, _masked_correlation_backward)
+register("coordination_loss", "reference", _below_autograd(coordination_loss), _coordination_loss_backward)
