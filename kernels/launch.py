@@ -13,19 +13,19 @@ from showface.kernels import tiles
 from showface.kernels.attention import (
     attention_bwd_key_kernel,
     attention_bwd_query_kernel,
-    attention_combine_kernel,
     attention_fwd_kernel,
 )
+from showface.kernels.combine import attention_combine_kernel, sum_pieces_kernel
 from showface.kernels.rows import inverse_norms_kernel
-from showface.kernels.tokens import group_blocks, tiles_of
+from showface.kernels.work import list_work
 from showface.native import allow_tf32
 
 
 class Groups(NamedTuple):
     """Which queries attend to which keys."""
 
-    order: Tensor  # (B, N), see `tokens.sort_tokens`; without offset, (N,) the group of each token
-    offset: Tensor | None  # (B, count + 2)
+    order: Tensor  # (B, N), see `tokens.sort_tokens`
+    offset: Tensor  # (B, count + 2)
     count: int  # number of groups per image
     listed_keys: bool  # keys are the tokens of no group; else each group has a matrix of keys
     key_rows: int  # rows of a matrix of keys, or with listed_keys the number of tokens
@@ -82,10 +82,10 @@ def _constants(kernel: str, n: Numbers, query: Tensor, values: int, groups: Grou
     return tiles.constants(tile, kernel, channels, values, small) | n.options
 
 
-def _splits(programs: int, steps: int, device: torch.device) -> int:
-    """Number of splits of the keys (or queries), so that a small problem still fills a GPU."""
+def _slots(device: torch.device, warps: int, parts: int) -> int:
+    """The number of items that a GPU does at a time, with 8 warps on each multiprocessor."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-    return max(1, min(processors // programs, steps // 4, 16))
+    return max(1, processors * max(1, 8 // warps) // parts)
 
 
 class Norms(NamedTuple):
@@ -106,6 +106,44 @@ def norms_of(query: Tensor, key: Tensor, n: Numbers) -> Norms:
     return norms
 
 
+class Work(NamedTuple):
+    """The list of the work of a kernel, see `list_work`."""
+
+    items: Tensor
+    most_pieces: int
+    rows: int  # of a tile
+
+    def partial(self, like: Tensor, width: int) -> Tensor | None:
+        """A buffer for the results of pieces; None if no tile may be cut."""
+        return like.new_empty((self.most_pieces, self.rows, width)) if self.most_pieces else None
+
+    def combining_grid(self, width: int) -> tuple[dict[str, int], tuple[int, int, int]]:
+        """Sizes of the tiles, and the grid, of the kernels that combine pieces."""
+        sizes = {"BLOCK_R": 16, "BLOCK_P": min(128, tiles.round_up(width))}
+        grid = self.most_pieces, self.rows // sizes["BLOCK_R"], max(1, triton.cdiv(width, sizes["BLOCK_P"]))
+        return sizes, grid
+
+
+def _list_work(groups: Groups, tokens: int, sizes: dict[str, Any], parts: int, over_queries: bool = False) -> Work:
+    rows, columns = sizes["BLOCK_M"], sizes["BLOCK_N"]
+    if over_queries:
+        rows, columns = columns, rows
+    slots = _slots(groups.order.device, sizes["num_warps"], parts)
+    how = {"over_queries": over_queries, "listed_keys": groups.listed_keys}
+    work = list_work(groups.offset, tokens, groups.key_rows, slots, **how, rows=rows, columns=columns)
+    return Work(*work, rows)
+
+
+def _sum_pieces(work: Work, groups: Groups, tokens: int, partial: Tensor | None, out: Tensor, listed: bool) -> None:
+    """Add up the results of the pieces of tiles. listed: the rows are tokens."""
+    if partial is None:
+        return
+    width = partial.shape[2]
+    sizes, grid = work.combining_grid(width)
+    data = work.items, groups.order, partial, out, tokens, groups.count, groups.key_rows, width
+    sum_pieces_kernel[grid](*data, LISTED=listed, BLOCK_ROWS=work.rows, **sizes)
+
+
 def attend(
     query: Tensor, key: Tensor, value: Tensor | None, groups: Groups, norms: Norms, n: Numbers
 ) -> tuple[Tensor | None, Tensor]:
@@ -116,21 +154,18 @@ def attend(
     lse = query.new_empty((batch, tokens), dtype=n.wide)
     sizes = _constants("forward", n, query, values, groups)
     parts = max(1, triton.cdiv(values, sizes["BLOCK_P"]))
-    programs = tiles_of(tokens, groups.count, sizes["BLOCK_M"])
-    key_tiles = triton.cdiv(groups.key_rows, sizes["BLOCK_N"])
-    splits = _splits(triton.cdiv(tokens, sizes["BLOCK_M"]) * batch * parts, key_tiles, query.device)
-    partial, partial_lse = out, lse
-    if splits > 1:
-        partial = None if out is None else query.new_empty((splits, *out.shape), dtype=n.wide)
-        partial_lse = lse.new_empty((splits, *lse.shape))
-    attention_fwd_kernel[(programs, batch, splits * parts)](
+    work = _list_work(groups, tokens, sizes, parts)
+    partial, partial_lse = None if out is None else work.partial(lse, values), work.partial(lse, 1)
+    attention_fwd_kernel[(len(work.items), parts)](
         query,
         key,
         value,
         *norms,
         groups.order,
-        groups.offset,
+        work.items,
         n.temperature,
+        out,
+        lse,
         partial,
         partial_lse,
         n.scale,
@@ -139,18 +174,15 @@ def attend(
         groups.key_rows,
         channels,
         values,
-        splits,
-        parts,
         HIGH_TEMPERATURE=2.0 if query.dtype == torch.float16 else 40.0,
         LISTED_KEYS=groups.listed_keys,
-        **group_blocks(groups.count),
+        CUT=work.most_pieces > 0,
         **sizes,
     )
-    if splits > 1:
-        rows = batch * tokens
-        grid = triton.cdiv(rows, 16), max(1, triton.cdiv(values, 128))
-        block = min(128, tiles.round_up(values))
-        attention_combine_kernel[grid](partial, partial_lse, out, lse, rows, values, splits, BLOCK_M=16, BLOCK_P=block)
+    if work.most_pieces:
+        combining, grid = work.combining_grid(values)
+        data = work.items, groups.order, partial, partial_lse, out, lse, tokens, values
+        attention_combine_kernel[grid](*data, BLOCK_M=work.rows, **combining)
     return out, lse
 
 
@@ -165,29 +197,43 @@ def attend_backward(
     n: Numbers,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     """The gradients of query, key, value and the temperature. Without value, the keys are the values."""
-    batch, tokens, channels = query.shape
+    tokens, channels = query.shape[1:]
     values = grad.shape[2]
     sizes = _constants("backward_query", n, query, values, groups)
-    programs = tiles_of(tokens, groups.count, sizes["BLOCK_M"])
+    parts = max(1, triton.cdiv(channels, sizes["BLOCK_P"]))
+    work = _list_work(groups, tokens, sizes, parts)
     grad_query, delta = torch.empty_like(query), torch.empty_like(lse)
-    grad_temperature = lse.new_empty((batch, programs))
+    partial, grad_temperature = work.partial(lse, channels), lse.new_empty(len(work.items))
     norms = norms_of(query, key, n)
-    data = (grad, query, key, key if value is None else value, *norms, groups.order, groups.offset)
-    shape = (n.scale, tokens, groups.count, groups.key_rows, channels, values)
-    attention_bwd_query_kernel[(programs, batch, max(1, triton.cdiv(channels, sizes["BLOCK_P"])))](
-        *data,
+    attention_bwd_query_kernel[(len(work.items), parts)](
+        grad,
+        query,
+        key,
+        key if value is None else value,
+        *norms,
+        groups.order,
+        work.items,
         out,
         lse,
         n.temperature,
         grad_query,
+        partial,
         delta,
         grad_temperature,
-        *shape,
+        n.scale,
+        tokens,
+        groups.count,
+        groups.key_rows,
+        channels,
+        values,
         LISTED_KEYS=groups.listed_keys,
-        BLOCK_G=group_blocks(groups.count)["BLOCK_G"],
+        CUT=work.most_pieces > 0,
         **sizes,
     )
-    gradients = _over_queries("backward_key", grad, query, key, data[3], groups, norms, lse, delta, n, value is None)
+    _sum_pieces(work, groups, tokens, partial, grad_query, True)
+    tied = value is None
+    key_value = key if tied else value
+    gradients = _over_queries("backward_key", grad, query, key, key_value, groups, norms, lse, delta, n, tied)
     return grad_query, *gradients[:2], grad_temperature.sum()
 
 
@@ -213,51 +259,42 @@ def _over_queries(
     tied: bool,  # keys and values are one tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Sums over queries: with `delta` the gradients of keys and values; without it the sums of `accumulate`."""
-    batch, tokens, channels = query.shape
+    tokens, channels = query.shape[1:]
     values = grad.shape[2]
     sizes = _constants(kernel, n, query, values, groups)
     parts = max(1, triton.cdiv(values if delta is None else max(channels, values), sizes["BLOCK_P"]))
-    tiles_here, blocks = triton.cdiv(groups.key_rows, sizes["BLOCK_N"]), batch * groups.count
-    steps = triton.cdiv(triton.cdiv(tokens, groups.count), sizes["BLOCK_M"])
-    splits = _splits(tiles_here * blocks * parts, steps, query.device)
-    if groups.count > 1:
-        # One region, such as the background, may have most of the tokens. Few programs would then do most of the work.
-        splits = max(splits, min(8, triton.cdiv(tokens, sizes["BLOCK_M"]) // 32))
-
-    def buffer(wanted: bool, *shape: int) -> Tensor | None:
-        dtype = n.wide if splits > 1 or delta is None else key.dtype
-        return key.new_empty((splits, *shape), dtype=dtype) if wanted else None
-
-    grad_key = buffer(delta is not None, *key.shape)
-    grad_value = buffer(not tied, *key.shape[:2], values)
-    mass = buffer(delta is None, *key.shape[:2])
-    attention_bwd_key_kernel[(tiles_here, blocks, splits * parts)](
+    work = _list_work(groups, tokens, sizes, parts, over_queries=True)
+    dtype = n.wide if delta is None else key.dtype
+    widths = (None if delta is None else channels, None if tied else values, 1 if delta is None else None)
+    results = [None if width is None else key.new_empty((*key.shape[:2], width), dtype=dtype) for width in widths]
+    partials = [None if width is None else work.partial(lse, width) for width in widths]
+    attention_bwd_key_kernel[(len(work.items), parts)](
         grad,
         query,
         key,
         value,
         *norms,
         groups.order,
-        groups.offset,
+        work.items,
         lse,
         delta,
         n.temperature,
-        grad_key,
-        grad_value,
-        mass,
+        *results,
+        *partials,
         n.scale,
         tokens,
         groups.count,
         groups.key_rows,
         channels,
         values,
-        splits,
-        parts,
         LISTED_KEYS=groups.listed_keys,
+        CUT=work.most_pieces > 0,
         # float32 sums use float32 operands.
         VALUE_OPERAND=n.options["ACCUMULATE" if delta is None else "OPERAND"],
         **sizes,
     )
-    dtypes = (key.dtype, key.dtype, n.wide) if delta is not None else (n.wide,) * 3
-    results = zip((grad_key, grad_value, mass), dtypes, strict=True)
-    return tuple(x if x is None else x[0] if splits == 1 else x.sum(0).to(dtype) for x, dtype in results)
+    for partial, result in zip(partials, results, strict=True):
+        if partial is not None and result is not None:
+            _sum_pieces(work, groups, tokens, partial, result, groups.listed_keys)
+    grad_key, grad_value, mass = results
+    return grad_key, grad_value, None if mass is None else mass[..., 0]

@@ -12,9 +12,6 @@ from showface.kernels.rows import load_rows, store_rows
 from showface.kernels.tiles import round_up
 from showface.kernels.tokens import sort_tokens
 
-# Up to this number of tokens, each forward program finds its tokens itself, which saves the launch of the sort.
-FEW_TOKENS = 1024
-
 
 @triton.jit
 def memory_blend_kernel(
@@ -53,11 +50,10 @@ def memory_blend_kernel(
     store_rows(out_ptr + first * channels, row, exists, channels, column, new, BLOCK_C)
 
 
-def _groups(memory: Tensor, region: Tensor, sort: bool = True) -> launch.Groups:
+def _groups(memory: Tensor, region: Tensor) -> launch.Groups:
     """The tokens of each region are a group, the slots of the region's block its keys."""
     blocks, slots, _ = memory.shape
-    order, offset = sort_tokens(region[None], blocks) if sort else (region.contiguous(), None)
-    return launch.Groups(order, offset, blocks, False, slots)
+    return launch.Groups(*sort_tokens(region[None], blocks), blocks, False, slots)
 
 
 def memory_attend(
@@ -82,7 +78,7 @@ def memory_attend(
         n = launch.numbers(latent, temperature, scale)
         if len(latent) == 0:
             return latent.new_empty((0, value.shape[2])), latent.new_empty((0,), dtype=n.wide)
-        groups = _groups(memory, region, sort=len(latent) > FEW_TOKENS)
+        groups = _groups(memory, region)
         query, key = latent[None].contiguous(), memory.contiguous()
         out, lse = launch.attend(query, key, value.contiguous(), groups, launch.norms_of(query, key, n), n)
     return out[0], lse[0]

@@ -1,4 +1,4 @@
-"""Sort the tokens of each image by group on the device, without a synchronisation, and find tiles in the sorted list.
+"""Sort the tokens of each image by group on the device, without a synchronisation.
 
 A group is a region of the face, or the corrupted tokens of an image. Tokens of no group come last.
 """
@@ -123,67 +123,3 @@ def sort_tokens(group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         count_tokens_kernel[(spans, batch)](group, count, tokens, groups, **options)
     place_tokens_kernel[(spans, batch)](group, count, order, offset, tokens, groups, **options)
     return order, offset
-
-
-def tiles_of(tokens: int, groups: int, rows: int) -> int:
-    """Upper bound on the number of tiles, for any sizes of the groups."""
-    return triton.cdiv(tokens, rows) + groups
-
-
-@triton.jit
-def choose_tile(count, tile, g, BLOCK_M: tl.constexpr):
-    """The group of tile number `tile`, and the tile's number within the group. Group g has count[g] tokens.
-
-    Past the last tile, the group is larger than any in g.
-    """
-    tiles = tl.cdiv(count, BLOCK_M)
-    after = tl.cumsum(tiles, axis=0)
-    group = tl.sum((after <= tile).to(tl.int32), axis=0)
-    return group, tile - tl.sum(tl.where(g < group, tiles, 0), axis=0)
-
-
-@triton.jit
-def query_tile(order_ptr, offset_ptr, tokens, groups, tile, BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr):
-    """A tile of tokens of one group: returns the group, the tokens, and a mask of those that exist."""
-    g = tl.arange(0, BLOCK_G)
-    begin = tl.load(offset_ptr + g, mask=g <= groups, other=tokens)
-    end = tl.load(offset_ptr + g + 1, mask=g <= groups, other=tokens)
-    group, tile = choose_tile(end - begin, tile, g, BLOCK_M)
-    i = tl.sum(tl.where(g == group, begin, 0), axis=0) + tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    exists = i < tl.sum(tl.where(g == group, end, 0), axis=0)
-    return group, tl.load(order_ptr + i, mask=exists, other=0), exists
-
-
-@triton.jit
-def find_query_tile(
-    group_ptr, tokens, groups, tile, BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr
-):
-    """As `query_tile`, but from the unsorted groups of the tokens, in two passes over all tokens."""
-    g = tl.arange(0, BLOCK_G)
-    count = tl.zeros((BLOCK_G,), tl.int32)
-    for first in range(0, tokens, BLOCK_T):
-        i = first + tl.arange(0, BLOCK_T)
-        group = load_groups(group_ptr, i, tokens, groups, False)
-        count += tl.sum((group[:, None] == g[None, :]).to(tl.int32), axis=0)
-    mine, tile = choose_tile(count, tile, g, BLOCK_M)
-    wanted = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    token = tl.zeros((BLOCK_M,), tl.int32)
-    before = 0
-    for first in range(0, tokens, BLOCK_T):
-        i = first + tl.arange(0, BLOCK_T)
-        member = (load_groups(group_ptr, i, tokens, groups, False) == mine).to(tl.int32)
-        rank = before + tl.cumsum(member, axis=0) - member
-        found = (rank[None, :] == wanted[:, None]) & (member > 0)[None, :]
-        token += tl.sum(tl.where(found, i[None, :], 0), axis=1)
-        before += tl.sum(member, axis=0)
-    return mine, token, wanted < before
-
-
-@triton.jit
-def list_keys(order_ptr, corrupted, keys, first, LISTED_KEYS: tl.constexpr, BLOCK: tl.constexpr):
-    """Keys first, first + 1, ... of a group: returns their rows, and a mask of those that exist."""
-    j = first + tl.arange(0, BLOCK)
-    valid = j < keys
-    if LISTED_KEYS:
-        return tl.load(order_ptr + corrupted + j, mask=valid, other=0), valid
-    return j, valid

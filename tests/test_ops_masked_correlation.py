@@ -74,20 +74,31 @@ class CorrelationTests(OperatorTests):
         for x, y in zip(grads, torch.autograd.grad(self.define(*wide_inputs, case[3]).sum(), wide_inputs), strict=True):
             assert_close(x, y, torch.float16, gradient=True)
 
-    def split_keys(self, device, backend, monkeypatch):
-        """Split the keys, as for a small problem on a large GPU. Returns a number of tokens for which that is done."""
+    def split(self, device, backend, monkeypatch, queries=64, keys=16):
+        """Split the loops over keys or queries, as on a large GPU. Returns a number of tokens for which that is done.
+
+        queries, keys: sizes of a tile of interpreted Triton kernels. The loop over short ones is split.
+        """
         if backend == "triton":
-            monkeypatch.setattr("showface.kernels.launch._splits", lambda *_: 3)
+            from showface.kernels import tiles
+
+            monkeypatch.setattr("showface.kernels.launch._slots", lambda *_: 7)
+            monkeypatch.setattr(tiles, "INTERPRETED", tiles.INTERPRETED._replace(queries=queries, keys=keys))
         if (backend, device) == ("cuda", "cpu"):
             build.load().cuda_on_cpu_multiprocessors(132)
-        return 300 if backend == "cuda" else 129
+        return 2000 if device == "cuda" else 300 if backend == "cuda" else 220
+
+    @pytest.mark.parametrize(("queries", "keys"), [(64, 16), (16, 64)])
+    def test_gradient_of_splits(self, device, backend, queries, keys, monkeypatch):
+        tokens = self.split(device, backend, monkeypatch, queries, keys)
+        self.check_gradients(self.make(tokens, 20, torch.float32), device, backend)
 
     @pytest.mark.parametrize("bits", [0x7FFFFFFF, 0x7FC00000])
     @pytest.mark.parametrize("argument", range(3))
     @pytest.mark.parametrize("split", [False, True])
     def test_nan_is_not_lost(self, device, backend, argument, bits, split, monkeypatch):
         """Not in tf32 either. 0x7fffffff is the NaN that a GPU computes; integer arithmetic can make it -0."""
-        tokens = self.split_keys(device, backend, monkeypatch) if split else 40
+        tokens = self.split(device, backend, monkeypatch) if split else 40
         case = list(self.make(tokens, 20, torch.float32))
         case[3][:, 0], case[3][:, 1] = True, False
         case[argument].view(torch.int32)[:, 0 if argument == 0 else 1] = bits
@@ -100,7 +111,7 @@ class CorrelationTests(OperatorTests):
 
     @pytest.mark.parametrize("temperature", [8.0, 100.0])
     def test_high_temperature_and_splits(self, device, backend, dtype, temperature, monkeypatch):
-        case = self.make(self.split_keys(device, backend, monkeypatch), 20, dtype)
+        case = self.make(self.split(device, backend, monkeypatch), 20, dtype)
         out = self.call(*on(device, case), temperature=temperature, backend=backend)
         expected = self.define(*wide(case), temperature=temperature)
         if dtype.itemsize == 2 and temperature > 50:

@@ -89,6 +89,20 @@ FAULTS = [
         f"{MEMORY} -k cpu-triton",
     ),
     Fault(
+        "triton: the last piece of a tile is left out",
+        "kernels/combine.py",
+        "for number in range(pieces):\n            partials",
+        "for number in range(pieces - 1):\n            partials",
+        f"{CORRELATION} -k cpu-triton and gradient",
+    ),
+    Fault(
+        "triton: pieces of a tile overlap",
+        "kernels/work.py",
+        "stop = tl.minimum((piece + 1) * units // pieces * BLOCK_COLUMNS, columns)",
+        "stop = tl.minimum((piece + 2) * units // pieces * BLOCK_COLUMNS, columns)",
+        "tests/test_work_list.py -k every_row",
+    ),
+    Fault(
         "cuda: no barrier before the counting of tokens",
         "csrc/cuda/token_lists.cuh",
         "counts[i] = 0;\n  __syncthreads();\n  const int each",

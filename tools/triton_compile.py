@@ -29,7 +29,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from showface.kernels import attention, memory, rows, tiles, tokens
+from showface.kernels import attention, combine, memory, rows, tiles, tokens, work
 
 # Bytes of shared memory per block. sm_86, sm_89 and sm_120 run the code for sm_80 but have less shared memory, so
 # their smaller limit is used for sm_80.
@@ -77,15 +77,17 @@ class Compiled:
     repeated: float | None  # how often the main loop does each product it is for; 1 is best
 
 
-MODULES = (attention, memory, rows, tokens)
+MODULES = (attention, combine, memory, rows, tokens, work)
 FUNCTIONS = {
     "count_tokens": tokens.count_tokens_kernel,
     "place_tokens": tokens.place_tokens_kernel,
+    "list_work": work.list_work_kernel,
     "inverse_norms": rows.inverse_norms_kernel,
     "attention_fwd": attention.attention_fwd_kernel,
-    "attention_combine": attention.attention_combine_kernel,
     "attention_bwd_query": attention.attention_bwd_query_kernel,
     "attention_bwd_key": attention.attention_bwd_key_kernel,
+    "attention_combine": combine.attention_combine_kernel,
+    "sum_pieces": combine.sum_pieces_kernel,
     "memory_blend": memory.memory_blend_kernel,
 }
 # For each entry of the table of tiles, the kernel that uses it.
@@ -100,7 +102,7 @@ TRITON_DTYPES = {"fp32": triton.language.float32, "fp16": triton.language.float1
 
 def kernels(chip: int, widths: Sequence[int] = WIDTHS) -> list[Kernel]:
     """All kernels in all sizes for an architecture and these widths, without duplicates."""
-    every = [*sorting(), *norming(), *merging(), *blending(), *attending(widths, chip)]
+    every = [*sorting(), *listing(), *norming(), *combining(), *blending(), *attending(widths, chip)]
     every += [of_ones(kernel) for kernel in every if "fp32" in kernel.size and " odd" in kernel.size]
     every += [of_ones(kernel) for kernel in every if kernel.name in ("count_tokens", "place_tokens")]
     return list({(kernel.name, kernel.size): kernel for kernel in every}.values())
@@ -137,11 +139,25 @@ def norming() -> Iterator[Kernel]:
         yield Kernel("inverse_norms", f"{dtype} {tiles.NORMS['BLOCK_M']}x{tiles.NORMS['BLOCK_C']}", types, constants)
 
 
-def merging() -> Iterator[Kernel]:
+def listing() -> Iterator[Kernel]:
+    types = {"offset_ptr": "*i32", "item_ptr": "*i32"}
+    types |= dict.fromkeys(("sections", "tokens", "groups", "key_rows", "slots", "most", "items"), "i32")
+    sizes = {"BLOCK_ROWS": 64, "BLOCK_COLUMNS": 64, **work.LIST}
+    for over_queries, listed_keys, cut in ((False, True, True), (False, False, False), (True, False, True)):
+        constants = {"OVER_QUERIES": over_queries, "LISTED_KEYS": listed_keys, "CUT": cut, **sizes}
+        size = f"{'keys' if over_queries else 'queries'}, {'listed keys' if listed_keys else 'blocks of keys'}"
+        yield Kernel("list_work", size, types, constants)
+
+
+def combining() -> Iterator[Kernel]:
+    pointers = {"item_ptr": "*i32", "order_ptr": "*i32", "partial_ptr": "*fp32"}
     for dtype in TRITON_DTYPES:
-        types = {"partial_ptr": "*fp32", "partial_lse_ptr": "*fp32", "out_ptr": f"*{dtype}", "lse_ptr": "*fp32"}
-        types |= dict.fromkeys(("rows", "values", "splits"), "i32")
-        yield Kernel("attention_combine", f"{dtype} 16x128", types, {"BLOCK_M": 16, "BLOCK_P": 128})
+        types = pointers | {"out_ptr": f"*{dtype}", "tokens": "i32"}
+        own = {"partial_lse_ptr": "*fp32", "lse_ptr": "*fp32", "values": "i32"}
+        sizes = {"BLOCK_R": 16, "BLOCK_P": 128}
+        yield Kernel("attention_combine", f"{dtype} 16x128", types | own, sizes | {"BLOCK_M": 64})
+        own = dict.fromkeys(("groups", "key_rows", "width"), "i32")
+        yield Kernel("sum_pieces", f"{dtype} 16x128", types | own, sizes | {"LISTED": True, "BLOCK_ROWS": 64})
 
 
 def blending() -> Iterator[Kernel]:
@@ -195,7 +211,7 @@ def attention_kernel(
         tile: the tile sizes.
         width: width of the rows of keys and values.
         listed_keys: keys are listed tokens, as in masked_correlation; else each group has a matrix of keys.
-        small_groups: the forward finds its tokens itself instead of reading a sorted list.
+        small_groups: the tile has few queries.
         statistics: the forward computes only lse and has no values.
     """
     sizes = tiles.constants(tile, kernel, width, width, small_groups)
@@ -208,35 +224,36 @@ def attention_kernel(
         **sizes,
     }
     data, sums = f"*{dtype}", "*fp32"
-    types = dict.fromkeys(("query_ptr", "key_ptr"), data) | dict.fromkeys(("order_ptr", "offset_ptr"), "*i32")
+    types = dict.fromkeys(("query_ptr", "key_ptr"), data)
+    types |= dict.fromkeys(("order_ptr", "item_ptr"), "*i32")
     types |= dict.fromkeys(("query_inverse_ptr", "key_inverse_ptr", "lse_ptr", "temperature_ptr"), sums)
     types |= {"scale": "fp32"}
     types |= dict.fromkeys(("tokens", "groups", "key_rows", "channels", "values"), "i32")
     if kernel == "forward":
-        types |= {"value_ptr": data, "out_ptr": data} | dict.fromkeys(("splits", "parts"), "i32")
+        types |= {"value_ptr": data, "out_ptr": data} | dict.fromkeys(("partial_ptr", "partial_lse_ptr"), sums)
         constants |= {"HIGH_TEMPERATURE": 2.0 if dtype == "fp16" else 40.0}
     elif kernel == "backward_query":
         types |= dict.fromkeys(("grad_ptr", "value_ptr", "out_ptr", "grad_query_ptr"), data)
-        types |= dict.fromkeys(("delta_ptr", "grad_temperature_ptr"), sums)
+        types |= dict.fromkeys(("partial_ptr", "delta_ptr", "grad_temperature_ptr"), sums)
     else:
-        types |= dict.fromkeys(("splits", "parts"), "i32") | {"grad_ptr": data}
+        types |= {"grad_ptr": data, "partial_value_ptr": sums}
         if kernel == "accumulate":
-            types |= {"grad_value_ptr": sums, "mass_ptr": sums}
-            constants |= dict.fromkeys(("value_ptr", "delta_ptr", "grad_key_ptr"))
+            types |= dict.fromkeys(("grad_value_ptr", "mass_ptr", "partial_mass_ptr"), sums)
+            constants |= dict.fromkeys(("value_ptr", "delta_ptr", "grad_key_ptr", "partial_key_ptr"))
         else:
-            types |= dict.fromkeys(("value_ptr", "grad_key_ptr", "grad_value_ptr"), data) | {"delta_ptr": sums}
-            constants |= {"mass_ptr": None}
+            types |= dict.fromkeys(("value_ptr", "grad_key_ptr", "grad_value_ptr"), data)
+            types |= dict.fromkeys(("delta_ptr", "partial_key_ptr"), sums)
+            constants |= dict.fromkeys(("mass_ptr", "partial_mass_ptr"))
         constants["VALUE_OPERAND"] = constants["ACCUMULATE" if kernel == "accumulate" else "OPERAND"]
-    if kernel in ("forward", "backward_query"):
-        blocks = tokens.group_blocks(1 if listed_keys else 19)
-        constants |= blocks if kernel == "forward" else {"BLOCK_G": blocks["BLOCK_G"]}
-    if kernel == "forward" and small_groups:
-        types |= {"order_ptr": "*i64"}
-        constants |= {"offset_ptr": None}
-        del types["offset_ptr"]
+    constants["CUT"] = listed_keys or kernel in ("backward_key", "accumulate")
+    if kernel == "forward" and not listed_keys:
+        constants |= dict.fromkeys(("partial_ptr", "partial_lse_ptr"))
+        del types["partial_ptr"], types["partial_lse_ptr"]
     # The slots of the memory are both keys and values.
     for name in (
-        ("value_ptr", "out_ptr") if statistics else ("grad_value_ptr",) * (kernel == "backward_key" and not listed_keys)
+        ("value_ptr", "out_ptr")
+        if statistics
+        else ("grad_value_ptr", "partial_value_ptr") * (kernel == "backward_key" and not listed_keys)
     ):
         constants[name] = None
         del types[name]
