@@ -6,6 +6,7 @@ A *system* is anything that is compared, such as "mdrnets" or "telea": its name 
 
 from showface.data import COMPONENTS, component_hole
 from showface.evaluation.components import plan_components
+from showface.evaluation.eyes import eye_likeness, hides_an_eye
 from showface.evaluation.identity import IdentityDistance
 from showface.evaluation.metrics import (
     PSNR_CEILING,
@@ -70,7 +71,9 @@ __all__ = [
     "component_hole",
     "contact_sheet",
     "evaluate",
+    "eye_likeness",
     "generate_masks",
+    "hides_an_eye",
     "hole_gradient_percent",
     "hole_l1_percent",
     "l1_percent",

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 
 from showface.data import read_image, read_labels, read_mask, resize_and_crop
 from showface.data.regions import region_indices
+from showface.evaluation.eyes import eye_likeness, hides_an_eye
 from showface.evaluation.identity import IdentityDistance
 from showface.evaluation.metrics import (
     hole_gradient_percent,
@@ -100,6 +101,7 @@ class Score:
         hole_gradient_percent, target_gradient_percent: `hole_gradient_percent` of the result and of the target.
         altered_known: number of known pixels that the system changed.
         lpips, identity: None if not measured.
+        eye_likeness, target_eye_likeness: `eye_likeness` of the result and of the target; None if no eye is hidden.
         regions: for each region in the hole, the L1 error as a percentage and the number of pixels; empty if the
             regions are unknown.
     """
@@ -120,6 +122,8 @@ class Score:
     altered_known: int
     lpips: float | None = None
     identity: float | None = None
+    eye_likeness: float | None = None
+    target_eye_likeness: float | None = None
     regions: dict[int, tuple[float, int]] = field(default_factory=dict)
 
 
@@ -243,6 +247,7 @@ def evaluate(
     lpips: LPIPS | None = None,
     identity: IdentityDistance | None = None,
     frechet: FrechetDistances | None = None,
+    aligned: bool = False,
     progress: Callable[[int, int], None] | None = None,
     on_failure: Callable[[Pair, str], object] | None = None,
 ) -> list[Score]:
@@ -254,6 +259,7 @@ def evaluate(
         lpips: if given, measures the perceptual distance of each composite.
         identity: if given, measures the distance of the face in each composite. The faces must be aligned.
         frechet: if given, collects composites and targets by system, image set and bin.
+        aligned: the faces are aligned; measures how alike the eyes are where the hole hides one.
         progress: called after each pair with the number of finished pairs and the total.
         on_failure: called with each pair whose photo or labels can't be read, and the reason; the pair is left out.
             By default, such a pair raises.
@@ -276,6 +282,7 @@ def evaluate(
                 raise
             on_failure(pair, str(error) or type(error).__name__)
             continue
+        eyes = aligned and hides_an_eye(hole)
         for name, inpainter in systems.items():
             try:
                 composite, altered = _run(inpainter, pair, target, hole)
@@ -301,6 +308,8 @@ def evaluate(
                     altered_known=altered,
                     lpips=None if lpips is None else lpips(composite, target),
                     identity=None if identity is None else identity(composite, target),
+                    eye_likeness=eye_likeness(composite) if eyes else None,
+                    target_eye_likeness=eye_likeness(target) if eyes else None,
                     regions={} if labels is None else region_l1_percent(composite, target, hole, labels),
                 )
             )

@@ -41,7 +41,8 @@ class Row:
         sharpness_percent: the results' mean gradient in the holes as a percentage of the targets'; None if the targets
             are flat.
         altered_images: number of images in which the system changed known pixels. (They are restored before scoring.)
-        lpips, identity, fid: None if not measured.
+        eyes_percent: the results' mean `eye_likeness` as a percentage of the targets', where an eye is hidden.
+        lpips, identity, eyes_percent, fid: None if not measured.
     """
 
     system: str
@@ -58,6 +59,7 @@ class Row:
     altered_images: int
     lpips: float | None = None
     identity: float | None = None
+    eyes_percent: float | None = None
     fid: float | None = None
 
 
@@ -95,6 +97,8 @@ def summarise(scores: Sequence[Score], frechet: FrechetDistances | None = None) 
     for (image_set, label, system), group in groups.items():
         distances = [score.lpips for score in group if score.lpips is not None]
         identities = [score.identity for score in group if score.identity is not None]
+        eyes = [(s.eye_likeness, s.target_eye_likeness) for s in group if s.eye_likeness is not None]
+        own = sum(target or 0.0 for _, target in eyes)
         gradient = sum(score.target_gradient_percent for score in group)
         members = sets if image_set == ALL_SETS else [image_set]
         rows.append(
@@ -113,6 +117,7 @@ def summarise(scores: Sequence[Score], frechet: FrechetDistances | None = None) 
                 altered_images=sum(s.altered_known > 0 for s in group),
                 lpips=fmean(distances) if distances else None,
                 identity=fmean(identities) if identities else None,
+                eyes_percent=100 * sum(eye for eye, _ in eyes) / own if own > 0 else None,
                 fid=frechet.distance(*((system, member, label) for member in members)) if frechet else None,
             )
         )
@@ -135,7 +140,8 @@ def summarise_regions(scores: Sequence[Score]) -> list[RegionRow]:
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of a table of the rows. Metrics that were not measured have no column."""
     header = ["set", "hole", "system", "images", "L1 %", "hole L1 %", "seam L1 %", "PSNR dB", "SSIM", "sharpness %"]
-    extra = [name for name in ("lpips", "identity", "fid") if any(getattr(row, name) is not None for row in rows)]
+    names = {"lpips": "LPIPS", "identity": "IDENTITY", "eyes_percent": "eyes %", "fid": "FID"}
+    extra = [name for name in names if any(getattr(row, name) is not None for row in rows)]
     cells = []
     for row in rows:
         measured = [getattr(row, name) for name in extra]
@@ -155,7 +161,7 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
                 str(row.altered_images),
             ]
         )
-    return [*header, *(name.upper() for name in extra), "altered"], cells
+    return [*header, *(names[name] for name in extra), "altered"], cells
 
 
 def region_table(rows: Sequence[RegionRow]) -> tuple[list[str], list[list[str]]]:

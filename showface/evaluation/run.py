@@ -99,7 +99,8 @@ def run_evaluation(
         out: the folder, created if needed.
         masks: folder of masks, white = hole; by default one mask per image and bin is generated.
         holes: "free-form", in bins by hole ratio; or "components", which hide the eyes, the nose, the mouth or half of
-            the face (see `component_hole`). The tables then have the component's name in the place of the bin.
+            the face (see `component_hole`). The tables then have the component's name in the place of the bin, and
+            how alike the two eyes are where one is hidden (see `eye_likeness`).
         size: side in pixels of the square images that are scored.
         limit: use only the first `limit` images of each folder.
         seed: seed of the generated masks and of their order.
@@ -149,6 +150,7 @@ def run_evaluation(
         lpips=lpips,
         identity=identity,
         frechet=frechet,
+        aligned=holes == "components",
         progress=progress,
         on_failure=lost.__setitem__,
     )
