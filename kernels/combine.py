@@ -55,23 +55,13 @@ def attention_combine_kernel(
 
 
 @triton.jit
-def sum_pieces_kernel(
-    item_ptr,
-    order_ptr,
-    partial_ptr,  # (most pieces, BLOCK_ROWS, width) in the accumulator's dtype
-    out_ptr,  # (B, N, width), or (B * groups, key_rows, width)
-    tokens,
-    groups,
-    key_rows,
-    width,
-    LISTED: tl.constexpr,  # rows are tokens; else rows of the group's matrix
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_R: tl.constexpr,  # rows that a program does
-    BLOCK_P: tl.constexpr,
-):
+def sum_columns(
+    item_ptr, order_ptr, partial_ptr, out_ptr, tokens, groups, key_rows, width, column,
+    LISTED: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_P: tl.constexpr,
+):  # fmt: skip
+    """Add up the pieces of some columns of a tile."""
     first = tl.program_id(0).to(tl.int64)
     start = tl.program_id(1) * BLOCK_R
-    column = tl.program_id(2) * BLOCK_P
     image, group, row, rows, _, _, piece, pieces = load_item(item_ptr, first)
     if (piece == 0) & (pieces > 1):
         index, exists = list_rows(order_ptr + image * tokens, row, rows, start, LISTED, BLOCK_R)
@@ -82,3 +72,35 @@ def sum_pieces_kernel(
             acc += load_rows(partials, i, i >= 0, width, column, BLOCK_P)
         matrix = image * tokens if LISTED else (image * groups + group) * key_rows
         store_rows(out_ptr + matrix * width, index, exists, width, column, acc, BLOCK_P)
+
+
+@triton.jit
+def sum_pieces_kernel(
+    item_ptr,
+    order_ptr,
+    partial_ptr,  # (most pieces, BLOCK_ROWS, width) in the accumulator's dtype
+    out_ptr,  # (B, N, width), or (B * groups, key_rows, width)
+    more_partial_ptr,  # the same of another result with more_width columns, or None
+    more_out_ptr,
+    tokens,
+    groups,
+    key_rows,
+    width,
+    more_width,
+    LISTED: tl.constexpr,  # rows are tokens; else rows of the group's matrix
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_R: tl.constexpr,  # rows that a program does
+    BLOCK_P: tl.constexpr,
+):
+    blocks = tl.cdiv(width, BLOCK_P)
+    block = tl.program_id(2)
+    if block < blocks:
+        sum_columns(
+            item_ptr, order_ptr, partial_ptr, out_ptr, tokens, groups, key_rows, width, block * BLOCK_P,
+            LISTED, BLOCK_ROWS, BLOCK_R, BLOCK_P,
+        )  # fmt: skip
+    elif more_out_ptr is not None:
+        sum_columns(
+            item_ptr, order_ptr, more_partial_ptr, more_out_ptr, tokens, groups, key_rows, more_width,
+            (block - blocks) * BLOCK_P, LISTED, BLOCK_ROWS, BLOCK_R, BLOCK_P,
+        )  # fmt: skip

@@ -1,6 +1,6 @@
 """Launches of the attention kernels: grid sizes, buffers and the order of launches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -117,11 +117,11 @@ class Work(NamedTuple):
         """A buffer for the results of pieces; None if no tile may be cut."""
         return like.new_empty((self.most_pieces, self.rows, width)) if self.most_pieces else None
 
-    def combining_grid(self, width: int) -> tuple[dict[str, int], tuple[int, int, int]]:
-        """Sizes of the tiles, and the grid, of the kernels that combine pieces."""
-        sizes = {"BLOCK_R": 16, "BLOCK_P": min(128, tiles.round_up(width))}
-        grid = self.most_pieces, self.rows // sizes["BLOCK_R"], max(1, triton.cdiv(width, sizes["BLOCK_P"]))
-        return sizes, grid
+    def combining_grid(self, *widths: int) -> tuple[dict[str, int], tuple[int, int, int]]:
+        """Sizes of the tiles, and the grid, of the kernels that combine pieces of results of these widths."""
+        sizes = {"BLOCK_R": 16, "BLOCK_P": min(128, tiles.round_up(max(widths)))}
+        blocks = sum(triton.cdiv(width, sizes["BLOCK_P"]) for width in widths)
+        return sizes, (self.most_pieces, self.rows // sizes["BLOCK_R"], max(1, blocks))
 
 
 def _list_work(groups: Groups, tokens: int, sizes: dict[str, Any], parts: int, over_queries: bool = False) -> Work:
@@ -134,14 +134,17 @@ def _list_work(groups: Groups, tokens: int, sizes: dict[str, Any], parts: int, o
     return Work(*work, rows)
 
 
-def _sum_pieces(work: Work, groups: Groups, tokens: int, partial: Tensor | None, out: Tensor, listed: bool) -> None:
-    """Add up the results of the pieces of tiles. listed: the rows are tokens."""
-    if partial is None:
+def _sum_pieces(
+    work: Work, groups: Groups, tokens: int, results: Sequence[tuple[Tensor | None, Tensor]], listed: bool
+) -> None:
+    """Add up the pieces of one or two results, each given with the buffer of its pieces. listed: rows are tokens."""
+    if not work.most_pieces:
         return
-    width = partial.shape[2]
-    sizes, grid = work.combining_grid(width)
-    data = work.items, groups.order, partial, out, tokens, groups.count, groups.key_rows, width
-    sum_pieces_kernel[grid](*data, LISTED=listed, BLOCK_ROWS=work.rows, **sizes)
+    (partial, out), (more_partial, more_out) = results[0], results[1] if len(results) > 1 else (None, None)
+    widths = [result.shape[-1] for _, result in results]
+    sizes, grid = work.combining_grid(*widths)
+    data = work.items, groups.order, partial, out, more_partial, more_out, tokens, groups.count, groups.key_rows
+    sum_pieces_kernel[grid](*data, widths[0], widths[-1], LISTED=listed, BLOCK_ROWS=work.rows, **sizes)
 
 
 def attend(
@@ -230,7 +233,7 @@ def attend_backward(
         CUT=work.most_pieces > 0,
         **sizes,
     )
-    _sum_pieces(work, groups, tokens, partial, grad_query, True)
+    _sum_pieces(work, groups, tokens, [(partial, grad_query)], True)
     tied = value is None
     key_value = key if tied else value
     gradients = _over_queries("backward_key", grad, query, key, key_value, groups, norms, lse, delta, n, tied)
@@ -293,8 +296,7 @@ def _over_queries(
         VALUE_OPERAND=n.options["ACCUMULATE" if delta is None else "OPERAND"],
         **sizes,
     )
-    for partial, result in zip(partials, results, strict=True):
-        if partial is not None and result is not None:
-            _sum_pieces(work, groups, tokens, partial, result, groups.listed_keys)
+    cut = [(partial, result) for partial, result in zip(partials, results, strict=True) if result is not None]
+    _sum_pieces(work, groups, tokens, cut, groups.listed_keys)
     grad_key, grad_value, mass = results
     return grad_key, grad_value, None if mass is None else mass[..., 0]

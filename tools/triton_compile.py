@@ -156,7 +156,8 @@ def combining() -> Iterator[Kernel]:
         own = {"partial_lse_ptr": "*fp32", "lse_ptr": "*fp32", "values": "i32"}
         sizes = {"BLOCK_R": 16, "BLOCK_P": 128}
         yield Kernel("attention_combine", f"{dtype} 16x128", types | own, sizes | {"BLOCK_M": 64})
-        own = dict.fromkeys(("groups", "key_rows", "width"), "i32")
+        own = dict.fromkeys(("groups", "key_rows", "width", "more_width"), "i32")
+        own |= {"more_partial_ptr": "*fp32", "more_out_ptr": f"*{dtype}"}
         yield Kernel("sum_pieces", f"{dtype} 16x128", types | own, sizes | {"LISTED": True, "BLOCK_ROWS": 64})
 
 
