@@ -59,7 +59,7 @@ class MemoryTests(OperatorTests):
     def test_many_tokens_and_blocks(self, device, backend, tokens, blocks):
         """Sizes at which tokens are sorted in other ways. Half of the tokens share a region; one region is empty."""
         if backend == "triton" and device == "cpu":
-            # Few for the interpreter, but more tokens than FEW_TOKENS and (with 19 blocks) than one span sorts.
+            # Few for the interpreter, but (with 19 blocks) more tokens than one span sorts.
             tokens, blocks = min(tokens, 1100), min(blocks, 33)
         latent, memory, region = make(tokens, blocks, 3, 8, torch.float32)
         region[region == 1] = -1
