@@ -117,6 +117,8 @@ def test_the_probe_measures_without_pytest(tmp_path):
         "--smoke",
         "--rounds",
         "2",
+        "--minutes",
+        "60",  # a busy machine may take longer than the default
         "--out",
         str(tmp_path),
     ]
