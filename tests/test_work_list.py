@@ -57,18 +57,9 @@ def test_every_row_meets_every_column_once(device, name, listed_keys, over_queri
         for i in range(row, row + min(rows, 16)):
             met += [(image, group, i, j) for j in range(column, column + columns)]
             alone += [(image, group, i)] * (columns == 0)
-    assert sorted(met) == sorted(
-        (*where, i, j)
-        for where, rows, columns in sections(offset.tolist(), keys, listed_keys, over_queries)
-        for i in rows
-        for j in columns
-    )
-    assert sorted(alone) == sorted(
-        (*where, i)
-        for where, rows, columns in sections(offset.tolist(), keys, listed_keys, over_queries)
-        for i in rows
-        if not columns
-    )
+    wanted = list(sections(offset.tolist(), keys, listed_keys, over_queries))
+    assert sorted(met) == sorted((*where, i, j) for where, rows, columns in wanted for i in rows for j in columns)
+    assert sorted(alone) == sorted((*where, i) for where, rows, columns in wanted for i in rows if not columns)
 
 
 def sections(offset, keys, listed_keys, over_queries):
