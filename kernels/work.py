@@ -74,21 +74,14 @@ def pieces_of(units, limit):
 
 @triton.jit
 def choose_limit(
-    offset_ptr, sections, tokens, groups, key_rows, whole, slots, most,
+    offset_ptr, sections, tokens, groups, key_rows, whole, longest, slots, most,
     OVER_QUERIES: tl.constexpr, LISTED_KEYS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_L: tl.constexpr,
 ):  # fmt: skip
     """The limit of the units of a piece with which all tiles after the first `whole` ones are done soonest.
 
-    They may have `most` pieces.
+    They may have `most` pieces. longest: the units of the longest tile.
     """
-    longest = tl.zeros((), tl.int32)
-    for first in range(0, sections, BLOCK_S):
-        tiles, units = tiles_at(
-            offset_ptr, first, sections, tokens, groups, key_rows,
-            OVER_QUERIES, LISTED_KEYS, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_S,
-        )  # fmt: skip
-        longest = tl.maximum(longest, tl.max(tl.where(tiles > 0, units, 0), axis=0))
     # Cut the longest tile into 1, 2, ..., BLOCK_L pieces. Pieces of one unit are not worth it.
     limit = tl.maximum(tl.cdiv(longest, 1 + tl.arange(0, BLOCK_L)), 2)
     items = tl.zeros((BLOCK_L,), tl.int32)
@@ -130,17 +123,19 @@ def list_work_kernel(
     BLOCK_L: tl.constexpr,
 ):
     whole = tl.zeros((), tl.int32)
+    longest = tl.zeros((), tl.int32)
     for first in range(0, sections, BLOCK_S):
         tiles, units = tiles_at(
             offset_ptr, first, sections, tokens, groups, key_rows,
             OVER_QUERIES, LISTED_KEYS, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_S,
         )  # fmt: skip
         whole += tl.sum(tl.where(units > 0, tiles, 0), axis=0)
+        longest = tl.maximum(longest, tl.max(tl.where(tiles > 0, units, 0), axis=0))
     limit = tl.full((), 1, tl.int32)
     if CUT:
         whole -= whole % slots
         limit = choose_limit(
-            offset_ptr, sections, tokens, groups, key_rows, whole, slots, most,
+            offset_ptr, sections, tokens, groups, key_rows, whole, tl.maximum(longest, 1), slots, most,
             OVER_QUERIES, LISTED_KEYS, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_S, BLOCK_L,
         )  # fmt: skip
     item = tl.program_id(0) * BLOCK_I + tl.arange(0, BLOCK_I)

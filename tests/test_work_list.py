@@ -9,7 +9,7 @@ import torch
 if find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
-from simulate_work import costs_of, time_of
+from simulate_work import costs_of, holes, time_of
 
 from showface.kernels import work
 from showface.kernels.tokens import sort_tokens
@@ -80,9 +80,8 @@ def sections(offset, keys, listed_keys, over_queries):
 @pytest.mark.parametrize("over_queries", [False, True])
 def test_multiprocessors_are_busy_to_the_end(device, batch, share, over_queries):
     """Holes of different sizes, 4,096 tokens, on 132 multiprocessors, with what items cost besides their units."""
-    shares = share * torch.linspace(0.5, 1.5, batch) if batch > 1 else torch.tensor([share])
-    hole = torch.rand(batch, 4096, generator=torch.Generator().manual_seed(0)) < shares[:, None]
-    _, offset = sort_tokens(hole.to(device), 1)
+    hole, groups = holes(batch, 4096, share)
+    _, offset = sort_tokens(hole.to(device), groups)
     how = {"over_queries": over_queries, "listed_keys": True}
     items, _ = list_work(offset, 4096, 4096, 132, **how, rows=128, columns=64)
     costs = costs_of(items, 64)

@@ -58,16 +58,14 @@ def compare(group: Tensor, groups: int, *, over_queries: bool, slots: int, rows:
     """The time without cuts and with them, each over the least possible time."""
     _, offset = sort_tokens(group, groups)
     tokens, listed = group.shape[1], groups == 1
-    times = []
-    for most in (0, slots):
-        # With one slot, every number of tiles is a multiple of the slots, so nothing is cut.
-        how = {"over_queries": over_queries, "listed_keys": listed, "rows": rows, "columns": columns}
-        items, _ = work.list_work(offset, tokens, tokens if listed else 64, max(1, most), **how)
-        costs = costs_of(items, columns)
-        if not most:
-            least = sum(costs) / slots
-        times.append(time_of(costs, slots) / least)
-    return times
+    how = {"over_queries": over_queries, "listed_keys": listed, "rows": rows, "columns": columns}
+    # With one slot, every number of tiles is a multiple of the slots, so nothing is cut.
+    whole, cut = (
+        costs_of(work.list_work(offset, tokens, tokens if listed else 64, each, **how)[0], columns)
+        for each in (1, slots)
+    )
+    least = sum(whole) / slots
+    return [time_of(costs, slots) / least for costs in (whole, cut)]
 
 
 def main() -> None:

@@ -282,7 +282,7 @@ def evaluate(
                 raise
             on_failure(pair, str(error) or type(error).__name__)
             continue
-        eyes = aligned and hides_an_eye(hole)
+        eyes = eye_likeness(target) if aligned and hides_an_eye(hole) else None
         for name, inpainter in systems.items():
             try:
                 composite, altered = _run(inpainter, pair, target, hole)
@@ -308,8 +308,8 @@ def evaluate(
                     altered_known=altered,
                     lpips=None if lpips is None else lpips(composite, target),
                     identity=None if identity is None else identity(composite, target),
-                    eye_likeness=eye_likeness(composite) if eyes else None,
-                    target_eye_likeness=eye_likeness(target) if eyes else None,
+                    eye_likeness=None if eyes is None else eye_likeness(composite),
+                    target_eye_likeness=eyes,
                     regions={} if labels is None else region_l1_percent(composite, target, hole, labels),
                 )
             )
