@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases whose name contains this text")
     parser.add_argument("--compiled", action="store_true", help="also time what torch.compile makes of the peers")
     parser.add_argument("--minutes", type=float, default=5, help="after so many minutes, start no other case")
-    parser.add_argument("--rounds", type=int, default=15, help="timed calls of each implementation")
+    parser.add_argument("--rounds", type=int, help="timed calls of each implementation, by default 15, or 2 with --smoke")
     parser.add_argument("--smoke", action="store_true", help="small sizes, to test this program on any device")
     options = parser.parse_args()
     chosen = {group_name(each.case): each for each in trials(options.smoke)}
@@ -114,6 +114,7 @@ def main() -> None:
     if DEVICE == "cpu" and not options.smoke:
         parser.error("the cases are for a GPU, and there is none; --smoke runs small ones on a CPU")
 
+    rounds = options.rounds or (2 if options.smoke else 15)
     path, start = record.path_of("probe", options.out), time.perf_counter()
     failed: dict[str, str] = {}
     waiting = list(chosen)
@@ -125,7 +126,7 @@ def main() -> None:
         name = waiting.pop(0)
         print(f"{seconds:.0f} s: {name}", flush=True)
         try:
-            run_trial(chosen[name], options.rounds, options.compiled)
+            run_trial(chosen[name], rounds, options.compiled)
         except Exception as error:
             failed[name] = first_line(error)
             print(f"  failed: {failed[name]}", flush=True)
