@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases whose name contains this text")
     parser.add_argument("--compiled", action="store_true", help="also time what torch.compile makes of the peers")
     parser.add_argument("--minutes", type=float, default=5, help="after so many minutes, start no other case")
-    parser.add_argument("--rounds", type=int, help="timed calls of each implementation, by default 15, or 2 with --smoke")
+    parser.add_argument("--rounds", type=int, help="timed calls of each implementation (15; 2 with --smoke)")
     parser.add_argument("--smoke", action="store_true", help="small sizes, to test this program on any device")
     options = parser.parse_args()
     chosen = {group_name(each.case): each for each in trials(options.smoke)}

@@ -30,6 +30,7 @@ class LossWeights:
         coordination: InCo², inter + intra.
         perceptual, style: L1 between the features of a frozen network, and between their Gram matrices.
         adversarial: the generator's hinge loss.
+        feature_matching: L1 between the discriminator's features of the result and of the image; needs `adversarial`.
     """
 
     hole: float = 6.0
@@ -40,6 +41,7 @@ class LossWeights:
     perceptual: float = 0.0
     style: float = 0.0
     adversarial: float = 0.0
+    feature_matching: float = 0.0
 
     def by_name(self) -> dict[str, float]:
         """The weight of each loss by the name that losses have in dictionaries and in the log."""
@@ -53,6 +55,7 @@ class LossWeights:
             "perceptual": self.perceptual,
             "style": self.style,
             "adversarial": self.adversarial,
+            "feature_matching": self.feature_matching,
         }
 
 

@@ -1,4 +1,4 @@
-"""The discriminator and the hinge GAN losses."""
+"""The discriminator, the hinge GAN losses and feature matching."""
 
 from copy import deepcopy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from showface.models.discriminator import MultiScaleDiscriminator, PatchDiscriminator
-from showface.training.gan import discriminator_loss, generator_loss
+from showface.training.gan import discriminator_loss, feature_matching, generator_loss
 
 
 def a_case(height=64, width=64):
@@ -159,6 +159,30 @@ def test_losses_are_means_over_scales():
     coarse, fine = torch.full((1, 1, 2, 2), 0.5), torch.full((1, 1, 4, 4), -0.5)
     assert generator_loss([fine, coarse]).item() == 0
     assert discriminator_loss([fine, coarse], [fine, coarse]).item() == (1.5 + 0.5 + 0.5 + 1.5) / 2
+
+
+def test_the_last_features_are_the_logits():
+    discriminator = MultiScaleDiscriminator(channels=4, layers=2, scales=2).eval()
+    image, hole = a_case()
+    features = discriminator.features(image, hole)
+    assert [[tuple(x.shape[1:]) for x in scale] for scale in features] == [
+        [(4, 32, 32), (8, 16, 16), (1, 16, 16)],
+        [(4, 16, 16), (8, 8, 8), (1, 8, 8)],
+    ]
+    for scale, logits in zip(features, discriminator(image, hole), strict=True):
+        assert torch.equal(scale[-1], logits)
+
+
+def test_feature_matching_by_hand():
+    hole = torch.zeros(1, 1, 4, 4)
+    hole[..., 0, 3] = 1  # the upper right place of a 2 x 2 map
+    fine = torch.tensor([[1.0, 3.0], [9.0, 9.0]]).expand(1, 2, 2, 2), torch.full((1, 1, 2, 2), 7.0)
+    coarse = torch.full((1, 3, 1, 1), -0.5, dtype=torch.bfloat16), torch.full((1, 1, 1, 1), 7.0)
+    zeros = [[torch.zeros_like(x) for x in scale] for scale in (fine, coarse)]
+    # A mean of both scales; the logits and places without a hole don't count.
+    assert feature_matching([fine, coarse], zeros, hole).item() == (3 + 0.5) / 2
+    assert feature_matching([fine, coarse], zeros).item() == (5.5 + 0.5) / 2
+    assert feature_matching([fine, coarse], zeros, torch.zeros(1, 1, 4, 4)).item() == 0
 
 
 def test_a_checkpoint_from_before_there_were_scales():

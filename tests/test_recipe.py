@@ -50,6 +50,17 @@ def test_adversarial_loss_moves_the_network(faces, tmp_path):
 
 
 @pytest.mark.usefixtures("in_one_place")
+def test_feature_matching_moves_the_network(faces, tmp_path):
+    """With a small adversarial loss and a discriminator that does not learn, features come nearer."""
+    others = ["loss.hole=0", "loss.known=0", "loss.coarse=0", "loss.parsing=0", "loss.coordination=0"]
+    small_gan = [*ADVERSARIAL, "loss.adversarial=1e-9", "loss.feature_matching=1", "gan.lr_scale=1e-9"]
+    trainer = Trainer(small(faces, "lr=3e-3", *small_gan, *others, "steps=100"), tmp_path / "run")
+    batch = next(trainer._batches())
+    losses = [float(trainer.train_step([batch])["feature_matching"]) for _ in range(20)]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.usefixtures("in_one_place")
 def test_the_discriminator_learns(faces, tmp_path):
     config = small(faces, "gan.lr_scale=100", "lr=3e-5", "warmup=1", "steps=100", *ADVERSARIAL)
     trainer = Trainer(config, tmp_path / "run")
@@ -63,8 +74,13 @@ def test_all_see_the_image_in_the_same_changing_place(faces, tmp_path):
     assert sorted(places) == [(down, right) for down in range(SHIFTS) for right in range(SHIFTS)]
     trainer = Trainer(small(faces, *ADVERSARIAL), tmp_path / "run")
     trainer.step = 2 * SHIFTS + 3
-    seen = []
-    trainer.discriminator.register_forward_pre_hook(lambda _, args: seen.append([x.detach().clone() for x in args]))
+    seen, features = [], trainer.discriminator.features
+
+    def noted(*inputs: torch.Tensor) -> list[list[torch.Tensor]]:
+        seen.append([x.detach().clone() for x in inputs])
+        return features(*inputs)
+
+    trainer.discriminator.features = noted
     batch = next(trainer._batches())
     trainer.train_step([batch])
     (_, generator_hole), (both, holes) = seen

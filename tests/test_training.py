@@ -59,6 +59,7 @@ class TestConfig:
                 "loss={hole: 0, known: 0, parsing: 0, coordination: 0}",
                 "loss must have a weight above 0, got 0 for every",
             ),
+            ("loss.feature_matching=1", r"loss\.feature_matching needs a loss\.adversarial above 0, got 1\.0"),
             ("data.size=nan", r"data\.size: Value 'nan'"),
             ("lr=nan", "lr must be positive and finite, got nan"),
             ("lr=inf", "lr must be positive and finite, got inf"),

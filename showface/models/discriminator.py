@@ -1,6 +1,6 @@
 """The discriminators of adversarial training."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,10 @@ class PatchDiscriminator(nn.Module):
         Raises:
             ValueError: a wrong shape.
         """
+        return self.features(image, hole)[-1]
+
+    def features(self, image: Tensor, hole: Tensor) -> list[Tensor]:
+        """The features after each convolution, the finest first, and last the logits; arguments as `forward`."""
         shape = tuple(image.shape)
         if image.ndim != 4 or shape[1] != 3 or min(shape[2:]) < 32 or hole.shape != (shape[0], 1, *shape[2:]):
             raise ValueError(
@@ -68,9 +72,11 @@ class PatchDiscriminator(nn.Module):
                 f"{tuple(hole.shape)}"
             )
         x = torch.cat([image, hole], dim=1)
+        features = []
         for conv in self.convs:
             x = activate(conv(x))
-        return self.logits(x)
+            features.append(x)
+        return [*features, self.logits(x)]
 
 
 class MultiScaleDiscriminator(nn.Module):
@@ -100,12 +106,16 @@ class MultiScaleDiscriminator(nn.Module):
 
         The image must have at least 32 pixels a side at the coarsest scale.
         """
-        logits = []
+        return [features[-1] for features in self.features(image, hole)]
+
+    def features(self, image: Tensor, hole: Tensor) -> list[list[Tensor]]:
+        """`PatchDiscriminator.features` of each discriminator, the finest scale first."""
+        features = []
         for number, discriminator in enumerate(self.scales):
             if number:
                 image, hole = F.avg_pool2d(image, 2), F.avg_pool2d(hole, 2)
-            logits.append(discriminator(image, hole))
-        return logits
+            features.append(cast(PatchDiscriminator, discriminator).features(image, hole))
+        return features
 
 
 def _from_one_scale(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -168,6 +168,10 @@ class TrainingConfig:
         for field_ in fields(self.loss):
             weight = getattr(self.loss, field_.name)
             _check(f"loss.{field_.name}", weight, "at least 0 and finite", lambda x: 0 <= x < math.inf)
+        if self.loss.feature_matching and not self.loss.adversarial:
+            raise ValueError(
+                f"loss.feature_matching needs a loss.adversarial above 0, got {self.loss.feature_matching} with 0"
+            )
         if not any(self.loss.by_name().values()):
             raise ValueError("loss must have a weight above 0, got 0 for every loss")
         blocks = self.model.refinement_blocks

@@ -1,6 +1,6 @@
-"""Hinge GAN losses (Lim & Ye, 2017; Miyato et al., 2018).
+"""Hinge GAN losses (Lim & Ye, 2017; Miyato et al., 2018) and feature matching.
 
-With a hole, both losses are means over the patches that it touches, a choice of *ours*. The other patches of a filled
+With a hole, all losses are means over the patches that it touches, a choice of *ours*. The other patches of a filled
 image are real: the discriminator can't learn to call them fake, and they would make the loss depend on the size of the
 hole. A patch is the area of one logit, H/h x W/w pixels, without the rest of its receptive field.
 """
@@ -30,6 +30,22 @@ def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor], hole: Ten
 def generator_loss(fake: Sequence[Tensor], hole: Tensor | None = None) -> Tensor:
     """The mean of -fake, 0-d float32; arguments as `discriminator_loss`."""
     return -torch.stack([_mean(logits.float(), hole) for logits in fake]).mean()
+
+
+def feature_matching(
+    fake: Sequence[Sequence[Tensor]], real: Sequence[Sequence[Tensor]], hole: Tensor | None = None
+) -> Tensor:
+    """The mean |fake - real| between a discriminator's features, 0-d float32. A mean over the layers and the scales.
+
+    Source: Wang et al., *High-Resolution Image Synthesis with Conditional GANs*, 2018. The hole is *ours*.
+
+    Args:
+        fake, real: for each scale and each layer the features (B, C, h, w) of filled and of real images, in any
+            floating dtype, with the logits last. The logits are left out.
+        hole: as `discriminator_loss`.
+    """
+    pairs = [pair for scale in zip(fake, real, strict=True) for pair in list(zip(*scale, strict=True))[:-1]]
+    return torch.stack([_mean((a.float() - b.float()).abs().mean(1, keepdim=True), hole) for a, b in pairs]).mean()
 
 
 def _mean(values: Tensor, hole: Tensor | None) -> Tensor:

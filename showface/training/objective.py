@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from showface.losses import LossWeights, weighted_sum
 from showface.models import InpaintingNetwork
+from showface.models.discriminator import MultiScaleDiscriminator
 from showface.models.stages import WHOLE, Stage
 from showface.training.features import FrozenFeatures, perceptual_and_style
-from showface.training.gan import generator_loss
+from showface.training.gan import feature_matching, generator_loss
 
 SHIFTS = 8
 
@@ -39,14 +40,14 @@ class Objective(nn.Module):
         image: Tensor,
         hole: Tensor,
         labels: Tensor,
-        discriminator: nn.Module | None = None,
+        discriminator: MultiScaleDiscriminator | None = None,
         shift: tuple[int, int] = (0, 0),
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the detached result (B, 3, H, W) and the losses by name: unweighted, plus their weighted sum `total`.
 
         Args:
             image, hole, labels: as `InpaintingNetwork.training_losses`.
-            discriminator: (image, hole) -> logits of each scale; None leaves the adversarial loss out.
+            discriminator: None leaves the adversarial loss and feature matching out.
             shift: offset of the images that the frozen network and the discriminator get, see `shift_at`.
         """
         output, losses = self.model.training_losses(image, hole, labels, self.weights, **self.stage)
@@ -54,7 +55,12 @@ class Objective(nn.Module):
         if self.features is not None:
             losses["perceptual"], losses["style"] = perceptual_and_style(self.features, result, image)
         if discriminator is not None:
-            losses["adversarial"] = generator_loss(discriminator(result, hole), hole)
+            fake = discriminator.features(result, hole)
+            losses["adversarial"] = generator_loss([scale[-1] for scale in fake], hole)
+            if self.weights.feature_matching:
+                with torch.no_grad():
+                    real = discriminator.features(image, hole)
+                losses["feature_matching"] = feature_matching(fake, real, hole)
         losses["total"] = weighted_sum(losses, self.loss_weights)
         return output.image.detach(), losses
 
