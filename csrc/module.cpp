@@ -21,18 +21,15 @@ std::string compiler() {
 }
 
 std::vector<std::string> instruction_sets(showface::InstructionSet up_to) {
-  std::vector<std::string> names{"baseline"};
-  if (up_to >= showface::InstructionSet::avx2) names.emplace_back("avx2");
-  if (up_to >= showface::InstructionSet::avx512) names.emplace_back("avx512");
-  return names;
+  const auto& names = showface::kInstructionSetNames;
+  return {names.begin(), names.begin() + static_cast<int>(up_to) + 1};
 }
 
 py::dict build_info() {
-  using showface::InstructionSet;
   py::dict info;
   info["compiler"] = compiler();
   info["torch_headers"] = SHOWFACE_TORCH_HEADERS;
-  info["instruction_sets"] = instruction_sets(SHOWFACE_X86 ? InstructionSet::avx512 : InstructionSet::baseline);
+  info["instruction_sets"] = instruction_sets(showface::kBestCompiled);
   info["instruction_sets_here"] = instruction_sets(showface::best_instruction_set());
 #ifdef SHOWFACE_CUDA
   info["cuda"] = true;
@@ -53,7 +50,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info,
         "How this extension was built.\n\n"
         "Keys: compiler, torch_headers (the torch it was compiled against), instruction_sets (compiled),\n"
-        "instruction_sets_here (those that this processor supports; the last is used), cuda (bool), cuda_version (str "
+        "instruction_sets_here (those that this processor supports; the last one with kernels for a dtype is used), "
+        "cuda (bool), cuda_version (str "
         "or\n"
         "None), cuda_archs (str, such as 'sm_80 sm_90 compute_90'; compute_* is PTX).");
 }

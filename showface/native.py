@@ -75,6 +75,13 @@ def why_missing() -> str | None:
     return _load()[1]
 
 
+@cache
+def has_cpu_bfloat16() -> bool:
+    """Whether the extension has kernels for bfloat16 tensors on this processor."""
+    extension = load()
+    return extension is not None and "avx512_bf16" in extension.build_info()["instruction_sets_here"]
+
+
 def why_no_cuda() -> str | None:
     """Why the extension has no CUDA kernels, as the end of a sentence; None if it has them."""
     extension, reason = _load()

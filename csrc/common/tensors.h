@@ -53,11 +53,15 @@ inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> size, Sca
 inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> size) {
   return empty(like, size, like.scalar_type());
 }
-inline Tensor zeros(const Tensor& like, std::initializer_list<int64_t> size) {
+inline Tensor zeros(const Tensor& like, std::initializer_list<int64_t> size, ScalarType type) {
+  int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   AtenTensorHandle tensor;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_zeros(like.get(), size.begin(), static_cast<int64_t>(size.size()),
-                                                          nullptr, nullptr, nullptr, 0, nullptr, &tensor));
+                                                          &dtype, nullptr, nullptr, 0, nullptr, &tensor));
   return Tensor(tensor);
+}
+inline Tensor zeros(const Tensor& like, std::initializer_list<int64_t> size) {
+  return zeros(like, size, like.scalar_type());
 }
 
 // The number at `data`, stored in a floating-point type `type`; 1 if `data` is null.

@@ -9,12 +9,12 @@
 #include <type_traits>
 #include <utility>
 
+#include "attention_tasks.h"
 #include "dispatch.h"
 
 namespace showface {
 namespace {
 
-constexpr double kLog2E = 1.44269504088896340736;
 constexpr int64_t kTileRows = 64;  // Queries per tile.
 constexpr int64_t kChunk = 256;    // Keys per chunk.
 
@@ -78,33 +78,13 @@ struct Kernels {
    set::backward_chunk<T>, set::query_gradients<T>, set::accumulate_group<T>}
   static Kernels best() {
 #if SHOWFACE_X86
-    switch (best_instruction_set()) {
-      case InstructionSet::avx512: return SHOWFACE_KERNELS(avx512);
-      case InstructionSet::avx2: return SHOWFACE_KERNELS(avx2);
-      default: break;
-    }
+    if (best_instruction_set() >= InstructionSet::avx512) return SHOWFACE_KERNELS(avx512);
+    if (best_instruction_set() >= InstructionSet::avx2) return SHOWFACE_KERNELS(avx2);
 #endif
     return SHOWFACE_KERNELS(baseline);
   }
 #undef SHOWFACE_KERNELS
 };
-
-int64_t tiles_of(int64_t queries) { return (queries + kTileRows - 1) / kTileRows; }
-
-struct TileIndex {
-  int64_t group, tile;
-};
-
-// The tiles of all groups, in order.
-template <typename T>
-std::vector<TileIndex> all_tiles(const std::vector<Group<T>>& groups) {
-  std::vector<TileIndex> tiles;
-  for (size_t g = 0; g < groups.size(); ++g) {
-    const int64_t count = groups[g].keys > 0 ? tiles_of(groups[g].queries) : 0;
-    for (int64_t tile = 0; tile < count; ++tile) tiles.push_back({static_cast<int64_t>(g), tile});
-  }
-  return tiles;
-}
 
 }  // namespace
 
@@ -112,7 +92,7 @@ template <typename T>
 void attend(const std::vector<Group<T>>& groups) {
   if (groups.empty()) return;
   const auto kernels = Kernels<T>::best();
-  const auto tiles = all_tiles(groups);
+  const auto tiles = all_tiles(groups, kTileRows);
   const int64_t wide = groups[0].values + kernels.lanes;
   const int64_t scratch = kTileRows * (2 * groups[0].channels + kChunk + wide + 2) + kChunk * wide + 64;
   // Norms of the keys. A group with several tiles needs them in several tasks, so they are computed in advance. A group
@@ -144,11 +124,8 @@ double attend_backward(const std::vector<Group<T>>& groups) {
   const int64_t key_columns = round_up(channels, kernels.lanes), value_columns = round_up(values, kernels.lanes);
   const int64_t tile_size = kTileRows * (channels + key_columns + values + value_columns + 2);
 
-  const auto index = all_tiles(groups);
-  const auto tile_count = static_cast<int64_t>(index.size());
-  std::vector<int64_t> first_tile(groups.size() + 1, 0);
-  for (const TileIndex& tile : index) ++first_tile[tile.group + 1];
-  for (size_t g = 0; g < groups.size(); ++g) first_tile[g + 1] += first_tile[g];
+  const BackwardTasks work(groups, kTileRows, kChunk);
+  const auto tile_count = static_cast<int64_t>(work.tiles.size());
   const Buffer<T> laid_out(tile_count * tile_size);
   std::vector<Tile<T>> tiles(tile_count);
   run_tasks<T>(tile_count, kTileRows * (channels + values), [&](int64_t i, T* scratch) {
@@ -161,49 +138,26 @@ double attend_backward(const std::vector<Group<T>>& groups) {
     tile.grad_rows = take(value_columns);
     tile.lse = take(1);
     tile.delta = take(1);
-    kernels.prepare_tile(groups[index[i].group], index[i].tile, tile, scratch);
+    kernels.prepare_tile(groups[work.tiles[i].group], work.tiles[i].tile, tile, scratch);
   });
 
-  // One task: a range of chunks of one group's keys, and the partial gradient of the group's queries that it computes.
-  // There are about as many tasks as threads, so that few partial gradients have to be added. The partition depends
-  // only on the shapes and the number of threads, so repeated runs give the same bits.
-  struct Partial {
-    int64_t group, first_chunk, last_chunk;
-    T* grad_query;  // (tiles * kTileRows, key_columns)
-  };
-  std::vector<Partial> partials;
-  int64_t rows = 0;
-  const auto group_count = static_cast<int64_t>(groups.size());
-  const int64_t wanted = (torch::stable::get_num_threads() + group_count - 1) / group_count;
-  for (int64_t g = 0; g < group_count; ++g) {
-    const int64_t chunks = (groups[g].keys + kChunk - 1) / kChunk, count = std::min(chunks, wanted);
-    for (int64_t i = 0; i < count; ++i) {
-      partials.push_back({g, chunks * i / count, chunks * (i + 1) / count, nullptr});
-      rows += (first_tile[g + 1] - first_tile[g]) * kTileRows;
-    }
-  }
-  const Buffer<T> partial_grads(rows * key_columns);
-  std::vector<std::vector<const T*>> of_group(groups.size());
-  T* place = partial_grads.get();
-  for (Partial& partial : partials) {
-    partial.grad_query = place;
-    of_group[partial.group].push_back(place);
-    place += (first_tile[partial.group + 1] - first_tile[partial.group]) * kTileRows * key_columns;
-  }
+  const int64_t partial_size = kTileRows * key_columns;
+  const Buffer<T> partial_grads(work.partial_tiles * partial_size);
   const int64_t scratch = kChunk * (2 * kTileRows + 2 * (channels + kernels.lanes) + values + kernels.lanes + 1) + 64;
-  run_tasks<T>(static_cast<int64_t>(partials.size()), scratch, [&](int64_t i, T* memory) {
-    const Partial& partial = partials[i];
-    const int64_t first = first_tile[partial.group], count = first_tile[partial.group + 1] - first;
-    std::fill(partial.grad_query, partial.grad_query + count * kTileRows * key_columns, T(0));
-    for (int64_t chunk = partial.first_chunk; chunk < partial.last_chunk; ++chunk) {
-      kernels.backward_chunk(groups[partial.group], chunk * kChunk, tiles.data() + first, count, partial.grad_query,
-                             memory);
+  run_tasks<T>(static_cast<int64_t>(work.tasks.size()), scratch, [&](int64_t i, T* memory) {
+    const auto& task = work.tasks[i];
+    T* grad_query = partial_grads.get() + task.first_tile * partial_size;
+    std::fill_n(grad_query, work.tiles_of(task.group) * partial_size, T(0));
+    for (int64_t chunk = task.first_chunk; chunk < task.last_chunk; ++chunk) {
+      kernels.backward_chunk(groups[task.group], chunk * kChunk, tiles.data() + work.first_tile[task.group],
+                             work.tiles_of(task.group), grad_query, memory);
     }
   });
 
+  const auto of_group = work.partials<T>(partial_grads.get(), partial_size);
   std::vector<double> by_tile(tile_count);
   run_tasks<T>(tile_count, key_columns, [&](int64_t i, T* sum) {
-    const auto [g, tile] = index[i];
+    const auto [g, tile] = work.tiles[i];
     kernels.query_gradients(groups[g], tile, of_group[g], key_columns, sum, &by_tile[i]);
   });
   double total = 0;

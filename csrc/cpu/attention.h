@@ -1,5 +1,6 @@
-// Cosine attention on the CPU in float32 and float64. The queries of each group attend to the keys of the same group. A
-// group is an image (corrupted tokens and known tokens), or a region (its tokens and the slots of its memory block).
+// Cosine attention on the CPU in float32, float64 and, where the processor has products of it, bfloat16. The queries of
+// each group attend to the keys of the same group. A group is an image (corrupted tokens and known tokens), or a region
+// (its tokens and the slots of its memory block).
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -15,17 +16,21 @@
 
 namespace showface {
 
+using torch::headeronly::BFloat16;
+
 constexpr int64_t kKeyFill = 8;  // Padding of key_rows and value_rows, in pointers.
 
-// One group: its queries, keys and values, and pointers to the results. Results that are not wanted stay null.
-template <typename T>
+// One group: its queries, keys and values, and pointers to the results. Results that are not wanted stay null. S is the
+// type of sums.
+template <typename T, typename S = T>
 struct Group {
   int64_t queries, keys, channels, values;
-  T temperature;
+  S temperature;
   const T *query, *grad;  // rows of C and of V elements, indexed by query_index
   const int64_t *query_index, *key_index;
   const T *const *key_rows, *const *value_rows;  // (keys + kKeyFill): the padding points to any valid row
-  T *out, *lse, *grad_query;                     // indexed by query_index
+  T *out, *grad_query;                           // indexed by query_index
+  S* lse;                                        // indexed by query_index
   T *grad_key, *grad_value;                      // indexed by key_index; if grad_value is null, it is added to grad_key
   T *rho, *total;                                // (keys), (keys, C)
   T* blended;                                    // (keys, C): the keys after the write, instead of total
@@ -39,6 +44,11 @@ void attend(const std::vector<Group<T>>& groups);
 // Computes grad_query, grad_key and grad_value from grad, out and lse. Returns the gradient of the temperature.
 template <typename T>
 double attend_backward(const std::vector<Group<T>>& groups);
+
+// The same in bfloat16 with sums in float32, for processors with AVX512-BF16.
+bool has_bf16();
+void attend(const std::vector<Group<BFloat16, float>>& groups);
+double attend_backward(const std::vector<Group<BFloat16, float>>& groups);
 
 // Computes rho, the sum of the weights of each key, and either total, the weighted sum of the queries, or blended.
 template <typename T>
@@ -106,6 +116,9 @@ void run_tasks(int64_t count, int64_t scratch_size, const Task& task) {
     }
   });
 }
+
+// log-sum-exps and temperatures are in base 2.
+constexpr double kLog2E = 1.44269504088896340736;
 
 // The dtype of the tensor. Raises unless it is float32 or float64.
 inline ScalarType check_cpu_type(const char* op, const Tensor& tensor) {

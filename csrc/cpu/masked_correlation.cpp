@@ -10,14 +10,14 @@ namespace showface {
 namespace {
 
 // The groups of a batch, one per image, and their lists of tokens.
-template <typename T>
+template <typename T, typename S>
 struct Images {
   std::vector<int64_t> index;
   std::vector<const T*> rows;
-  std::vector<Group<T>> groups;
+  std::vector<Group<T, S>> groups;
 
   Images(const CorrelationShape& shape, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& hole,
-         T temperature, bool all_keys)
+         S temperature, bool all_keys)
       : index(2 * shape.batch * shape.tokens), rows(2 * shape.batch * (shape.tokens + kKeyFill)), groups(shape.batch) {
     const auto* holes = static_cast<const bool*>(hole.const_data_ptr());
     const auto* queries = static_cast<const T*>(query.const_data_ptr());
@@ -26,7 +26,7 @@ struct Images {
     const int64_t n = shape.tokens;
     torch::stable::parallel_for(0, shape.batch, 1, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b) {
-        Group<T>& group = groups[b];
+        Group<T, S>& group = groups[b];
         group = {};
         int64_t *query_index = index.data() + 2 * b * n, *key_index = query_index + n;
         const T** key_rows = rows.data() + 2 * b * (n + kKeyFill);
@@ -58,24 +58,36 @@ struct Images {
   }
 };
 
+// The dtype of log-sum-exps and of the temperature's gradient.
+ScalarType type_of_sums(const Tensor& tensor) {
+  const ScalarType type = tensor.scalar_type();
+  return type == ScalarType::BFloat16 ? ScalarType::Float : type;
+}
+
+// Call run(T(), temperature), T being the dtype of the tensor and the temperature one of its sums.
+template <typename Run>
+void in_type_of(const Tensor& tensor, double temperature, const Run& run) {
+  const ScalarType type = tensor.scalar_type();
+  if (type == ScalarType::BFloat16 && has_bf16()) return run(BFloat16(), static_cast<float>(temperature));
+  if (check_cpu_type("masked_correlation", tensor) == ScalarType::Double) return run(temperature, temperature);
+  run(static_cast<float>(temperature), static_cast<float>(temperature));
+}
+
 std::tuple<Tensor, Tensor> masked_correlation(const Tensor& query, const Tensor& key, const Tensor& value,
                                               const Tensor& hole, const std::optional<Tensor>& temperature,
                                               double scale, bool all_keys, bool) {
   const CorrelationShape shape = check_correlation(query, key, value, hole, temperature);
-  const ScalarType type = check_cpu_type("masked_correlation", query);
   Tensor out = zeros(value, {shape.batch, shape.tokens, shape.values});
-  Tensor lse = zeros(value, {shape.batch, shape.tokens});
+  Tensor lse = zeros(value, {shape.batch, shape.tokens}, type_of_sums(value));
   const Tensor q = as_contiguous(query), k = as_contiguous(key), v = as_contiguous(value), h = as_contiguous(hole);
-  const auto run = [&]<typename T>(T tau) {
-    Images<T> images(shape, q, k, v, h, tau, all_keys);
+  in_type_of(query, temperature_of(temperature, scale), [&]<typename T, typename S>(T, S tau) {
+    Images<T, S> images(shape, q, k, v, h, tau, all_keys);
     for (int64_t b = 0; b < shape.batch; ++b) {
       images.groups[b].out = data<T>(out) + b * shape.tokens * shape.values;
-      images.groups[b].lse = data<T>(lse) + b * shape.tokens;
+      images.groups[b].lse = data<S>(lse) + b * shape.tokens;
     }
     attend(images.groups);
-  };
-  const double tau = temperature_of(temperature, scale);
-  type == ScalarType::Float ? run(static_cast<float>(tau)) : run(tau);
+  });
   return {out, lse};
 }
 
@@ -83,33 +95,31 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> masked_correlation_backward(
     const Tensor& grad, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& hole,
     const Tensor& out, const Tensor& lse, const std::optional<Tensor>& temperature, double scale, bool all_keys, bool) {
   const CorrelationShape shape = check_correlation(query, key, value, hole, temperature);
-  const ScalarType type = check_cpu_type("masked_correlation", query);
   for (const Tensor* tensor : {&grad, &out, &lse}) {
+    const ScalarType type = tensor == &lse ? type_of_sums(query) : query.scalar_type();
     STD_TORCH_CHECK(tensor->scalar_type() == type && tensor->size(0) == shape.batch && tensor->size(1) == shape.tokens,
                     "masked_correlation_backward: grad, out and lse must match query");
   }
   Tensor grad_query = zeros(query, {shape.batch, shape.tokens, shape.channels});
   Tensor grad_key = zeros(key, {shape.batch, shape.tokens, shape.channels});
   Tensor grad_value = zeros(value, {shape.batch, shape.tokens, shape.values});
-  Tensor grad_temperature = zeros(query, {});
+  Tensor grad_temperature = zeros(query, {}, type_of_sums(query));
   const Tensor q = as_contiguous(query), k = as_contiguous(key), v = as_contiguous(value), h = as_contiguous(hole);
   const Tensor g = as_contiguous(grad), o = as_contiguous(out), l = as_contiguous(lse);
-  const auto run = [&]<typename T>(T tau) {
-    Images<T> images(shape, q, k, v, h, tau, all_keys);
+  in_type_of(query, temperature_of(temperature, scale), [&]<typename T, typename S>(T, S tau) {
+    Images<T, S> images(shape, q, k, v, h, tau, all_keys);
     for (int64_t b = 0; b < shape.batch; ++b) {
-      Group<T>& group = images.groups[b];
+      Group<T, S>& group = images.groups[b];
       const int64_t keys = b * shape.tokens * shape.channels, values = b * shape.tokens * shape.values;
       group.grad = data<T>(g) + values;
       group.out = data<T>(o) + values;
-      group.lse = data<T>(l) + b * shape.tokens;
+      group.lse = data<S>(l) + b * shape.tokens;
       group.grad_query = data<T>(grad_query) + keys;
       group.grad_key = data<T>(grad_key) + keys;
       group.grad_value = data<T>(grad_value) + values;
     }
-    *data<T>(grad_temperature) = static_cast<T>(attend_backward(images.groups));
-  };
-  const double tau = temperature_of(temperature, scale);
-  type == ScalarType::Float ? run(static_cast<float>(tau)) : run(tau);
+    *data<S>(grad_temperature) = static_cast<S>(attend_backward(images.groups));
+  });
   return {grad_query, grad_key, grad_value, grad_temperature};
 }
 

@@ -1,8 +1,13 @@
-"""The "cpp" backend: the compiled extension on CPU tensors. It computes in float32 and float64."""
+"""The "cpp" backend: the compiled extension on CPU tensors.
+
+It computes in float32 and float64. On processors with products of bfloat16, `masked_correlation` computes in bfloat16
+with sums in float32. All other half precision is converted to float32.
+"""
 
 import torch
 from torch import Tensor
 
+from showface import native
 from showface.ops.dispatch import register
 from showface.ops.precision import convert, widen
 
@@ -59,10 +64,17 @@ def _memory_blend(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Te
     return convert(torch.ops.showface_C.memory_blend(convert(memory, rho.dtype), rho, total, rate), memory.dtype)
 
 
+def _operands(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in a dtype that masked_correlation computes in."""
+    if native.has_cpu_bfloat16() and all(x.dtype == torch.bfloat16 for x in tensors):
+        return tensors
+    return widen(*tensors)
+
+
 def _masked_correlation(
     query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
 ) -> tuple[Tensor, Tensor]:
-    q, k, v = widen(query, key, value)
+    q, k, v = _operands(query, key, value)
     out, lse = torch.ops.showface_C.masked_correlation(q, k, v, hole, temperature, scale, keys == "all", _TF32)
     return convert(out, value.dtype), lse
 
@@ -79,7 +91,7 @@ def _masked_correlation_backward(
     scale: float,
     keys: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    g, q, k, v, o = widen(grad, query, key, value, out)
+    g, q, k, v, o = _operands(grad, query, key, value, out)
     grad_q, grad_k, grad_v, grad_tau = torch.ops.showface_C.masked_correlation_backward(
         g, q, k, v, hole, o, lse, temperature, scale, keys == "all", _TF32
     )
