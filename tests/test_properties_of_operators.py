@@ -20,6 +20,7 @@ from support.properties import EXAMPLES, run_many
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 CLEAR = (TypeError, ValueError, RuntimeError)
 MANY = 500  # of each of the two tests, so each backend runs 1,000
+MOST_IN_INTERPRETER = 100  # Triton's interpreter takes about a second for an example
 many = pytest.mark.parametrize("count", [EXAMPLES, pytest.param(MANY, marks=pytest.mark.long)])
 
 WIDTHS = [1, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 64, 65]
@@ -89,8 +90,7 @@ def memory_cases(draw: Any, backend: str, device: str) -> tuple[Tensor, Tensor, 
 class Properties:
     @classmethod
     def is_long(cls, test: str, case: dict[str, Any]) -> bool:
-        """Triton's interpreter takes about a second for an example."""
-        return case["device"] == "cpu" and case["backend"][1] == "triton"
+        return is_interpreted(case["backend"][1], case["device"])
 
 
 @many
