@@ -20,7 +20,7 @@ from support.properties import EXAMPLES, run_many
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 CLEAR = (TypeError, ValueError, RuntimeError)
 MANY = 500  # of each of the two tests, so each backend runs 1,000
-MOST_IN_INTERPRETER = 100  # Triton's interpreter takes about a second for an example
+MOST_INTERPRETED = 100  # Triton's interpreter takes about a second for an example
 many = pytest.mark.parametrize("count", [EXAMPLES, pytest.param(MANY, marks=pytest.mark.long)])
 
 WIDTHS = [1, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 64, 65]
@@ -87,6 +87,14 @@ def memory_cases(draw: Any, backend: str, device: str) -> tuple[Tensor, Tensor, 
     )
 
 
+def is_interpreted(backend: str, device: str) -> bool:
+    return backend == "triton" and device == "cpu"
+
+
+def examples(count: int, backend: str, device: str) -> int:
+    return min(count, MOST_INTERPRETED) if is_interpreted(backend, device) else count
+
+
 class Properties:
     @classmethod
     def is_long(cls, test: str, case: dict[str, Any]) -> bool:
@@ -113,7 +121,7 @@ class TestMemory(Properties):
             got = ops.memory_write(*here, rate=0.1, **options)
             assert_like(got, definitions.memory_write(z, m, region, temperature, 0.1), size)
 
-        run_many(count, memory_cases(backend, device), check)
+        run_many(examples(count, backend, device), memory_cases(backend, device), check)
 
 
 @st.composite
@@ -140,7 +148,7 @@ class TestMaskedCorrelation(Properties):
             q, k, v = widen(*tensors[:3])
             assert_like(got, definitions.masked_correlation(q, k, v, tensors[3], temperature, keys), largest(v))
 
-        run_many(count, image_cases(backend, device), check)
+        run_many(examples(count, backend, device), image_cases(backend, device), check)
 
 
 def test_arguments_that_do_not_fit_are_refused_in_one_line() -> None:
