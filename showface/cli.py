@@ -49,6 +49,7 @@ DetailOption = Annotated[
     float | None, typer.Option(help="0 = smooth, closest pixel by pixel, to 1 = sharp. Default: the model's own.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="Device: cpu, cuda, ...")]
+PrecisionOption = Annotated[str, typer.Option(help="fp32, or bf16: faster on a GPU and on a CPU with AMX.")]
 
 
 DEMO, MEMORY, PREVIEW = Path("showface-demo.png"), Path("showface-memory.png"), Path("showface-mask.png")
@@ -123,6 +124,7 @@ def inpaint(
     model: ModelOption = "default",
     detail: DetailOption = None,
     device: DeviceOption = "cpu",
+    precision: PrecisionOption = "fp32",
 ) -> None:
     """Fill the hole of a photo, or of each photo in a folder or in tar files."""
     from showface.batch import Shard, are_tars
@@ -139,7 +141,7 @@ def inpaint(
     marks = Marks(mask or mask_option, paint, alpha, mask_polarity, invert, grow, own)
     share = Shard.parse(shard) if shard else None
     if tars or path.is_dir():
-        inpainter = Inpainter(load_model(model, device, detail=detail), faces=faces, size=size)
+        inpainter = Inpainter(load_model(model, device, detail=detail), faces=faces, size=size, precision=precision)
         together = batch or (1 if device == "cpu" else 8)
         fill_and_report(photo if tars else path, out, marks, inpainter, together, overwrite, share)
         return
@@ -148,7 +150,7 @@ def inpaint(
     _check_output(out, [path, marks.mask], overwrite)
     before = read_photo(path)
     output_format(out, before.rgb.size)
-    inpainter = Inpainter(load_model(model, device, detail=detail), faces=faces, size=size)
+    inpainter = Inpainter(load_model(model, device, detail=detail), faces=faces, size=size, precision=precision)
     result = inpainter.restore(before.rgb, marks.hole(before))
     save_photo(result.image, out, before, hole=result.hole, overwrite=overwrite)
     found = f"; faces filled: {result.faces}" if faces else ""

@@ -49,6 +49,7 @@ def fill_holes(
     find_faces: Sequence[FindFaces],
     size: int,
     progress: Progress = lambda stage, fraction: None,
+    precision: str = "fp32",
 ) -> list[Fill]:
     """Fill the holes of several photos. In each step, the model fills the crops of all photos in common batches.
 
@@ -59,6 +60,7 @@ def fill_holes(
             next one is tried if the ones before found no face that the hole touches.
         size: side in pixels of the crops that the model fills.
         progress: called with a stage and the fraction of the work that is done. What it raises ends the work.
+        precision: of the model's products, "fp32" or "bf16".
     """
     steps = [fill_in_steps(photo, hole, find_faces, size) for photo, hole in photos]
     fills: list[Fill | None] = [None] * len(steps)
@@ -67,7 +69,7 @@ def fill_holes(
         if not waiting:
             break
         progress(stage, fraction)
-        outputs = run_model(model, [crop for crops in waiting.values() for crop in crops])
+        outputs = run_model(model, [crop for crops in waiting.values() for crop in crops], precision)
         after = {}
         for index, crops in waiting.items():
             own, outputs = outputs[: len(crops)], outputs[len(crops) :]
@@ -203,13 +205,14 @@ def sharpened(
 
 
 @torch.inference_mode()
-def run_model(model: InpaintingNetwork, inputs: Sequence[tuple[Tensor, Tensor]]) -> Fills:
+def run_model(model: InpaintingNetwork, inputs: Sequence[tuple[Tensor, Tensor]], precision: str) -> Fills:
     """Fill crops in batches."""
     device = next(model.parameters()).device
     fills: Fills = []
     for start in range(0, len(inputs), BATCH):
         images, holes = (torch.stack(part).to(device) for part in zip(*inputs[start : start + BATCH], strict=True))
-        output = model(images.contiguous(memory_format=torch.channels_last), holes)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            output = model(images.contiguous(memory_format=torch.channels_last), holes)
         image, coarse = ((x.float().cpu() + 1) * 127.5 for x in (output.image, output.coarse))
         fills += zip(image, coarse, strict=True)
     return fills

@@ -76,11 +76,12 @@ class Inpainter:
         size: side in pixels of the crops that the model fills; by default the size at which it was trained.
         detail: 0 = smooth to 1 = sharp, for the bundled model and others that have the choice: see
             `showface.load_model`. Smooth fills are closer to the photo pixel by pixel, sharp ones look more real.
+        precision: "fp32", or "bf16" for bfloat16 by autocast: faster on a GPU, and on a CPU with AMX.
 
     Raises:
         TypeError: another kind of model, or a size that is no integer.
-        ValueError: a size below 16 or above 4096, a model that is not in float32, a device that can't be used, or a
-            `detail` that is out of range or can't be chosen.
+        ValueError: a size below 16 or above 4096, a model that is not in float32, a device that can't be used, another
+            precision, or a `detail` that is out of range or can't be chosen.
         FileNotFoundError, ValueError: a model's folder, as for `showface.load_model`.
     """
 
@@ -92,7 +93,10 @@ class Inpainter:
         faces: bool = True,
         size: int | None = None,
         detail: float | None = None,
+        precision: str = "fp32",
     ) -> None:
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
         if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
             raise TypeError(f"size must be an integer, got {size!r}")
         if size is not None and size < 16:
@@ -103,6 +107,7 @@ class Inpainter:
         if device is not None:
             self.model = move_model(self.model, device)
         self.size = size or self.model.config.image_size
+        self.precision = precision
         self.detector = FaceDetector(next(self.model.parameters()).device) if faces else None
 
     def __call__(self, image: Photo, mask: Mask, *, mask_polarity: str = "white") -> Image.Image:
@@ -145,7 +150,8 @@ class Inpainter:
         work = [(np.asarray(photo), hole) for photo, hole in read if hole.any()]
         training = self.model.training
         try:
-            fills = iter(fill_holes(self.model.eval(), work, self._ways_to_find(), self.size, progress))
+            ways = self._ways_to_find()
+            fills = iter(fill_holes(self.model.eval(), work, ways, self.size, progress, self.precision))
         finally:
             self.model.train(training)
         results = []
@@ -183,6 +189,7 @@ def inpaint(
     size: int | None = None,
     faces: bool = True,
     detail: float | None = None,
+    precision: str = "fp32",
 ) -> Image.Image:
     """Fill the hole of a photo.
 
@@ -194,7 +201,7 @@ def inpaint(
             and transparent parts become white.
         mask: a path, a PIL image, or a bool array (H, W), True = hole. Grey values are cut at one half. A mask with
             another size than the image is resized, with a warning.
-        model, size, faces, detail: see `Inpainter`.
+        model, size, faces, detail, precision: see `Inpainter`.
         mask_polarity: the colour of the hole, "white" or "black"; ignored for a bool array.
 
     Returns:
@@ -205,7 +212,7 @@ def inpaint(
         FileNotFoundError, OSError: a file is missing or is not an image.
         TypeError, ValueError: an unknown polarity, an image or a mask of another type, or as for `Inpainter`.
     """
-    inpainter = Inpainter(model, faces=faces, size=size, detail=detail)
+    inpainter = Inpainter(model, faces=faces, size=size, detail=detail, precision=precision)
     return inpainter.restore(image, mask, mask_polarity=mask_polarity).image
 
 
@@ -218,9 +225,11 @@ def restore(
     size: int | None = None,
     faces: bool = True,
     detail: float | None = None,
+    precision: str = "fp32",
 ) -> Restoration:
     """Like `inpaint`, but also return the coarse image, the hole and the number of faces."""
-    return Inpainter(model, faces=faces, size=size, detail=detail).restore(image, mask, mask_polarity=mask_polarity)
+    inpainter = Inpainter(model, faces=faces, size=size, detail=detail, precision=precision)
+    return inpainter.restore(image, mask, mask_polarity=mask_polarity)
 
 
 @cache
@@ -248,7 +257,7 @@ def _find_model(model: Model | None, detail: float | None) -> InpaintingNetwork:
         name = str(others.pop()).removeprefix("torch.")
         raise ValueError(
             f"the model is in {name}, and photos are filled in float32: call model.float(), and for half precision "
-            "use torch.autocast"
+            "give precision='bf16'"
         )
     return model
 

@@ -40,6 +40,21 @@ def check(
     return result
 
 
+def test_in_bfloat16(inpainter, portrait):
+    """Its products are rounded to bfloat16, its fill is nearly the same, and the detector finds what it found."""
+    photo = on_grey(portrait, (200, 120))
+    hole = hole_at(photo, (280, 245), radius=14)
+    here = check(inpainter, photo, hole, 1)
+    half = check(showface.Inpainter(inpainter.model, precision="bf16"), photo, hole, 1)
+    fills = [np.asarray(result.image)[hole].astype(float) for result in (here, half)]
+    difference = np.abs(fills[0] - fills[1])
+    assert 0 < difference.max() < 8
+    assert difference.mean() < 1
+    assert half.image.tobytes() == showface.inpaint(photo, hole, model=inpainter.model, precision="bf16").tobytes()
+    with pytest.raises(ValueError, match="precision must be 'fp32' or 'bf16', got 'int8'"):
+        showface.Inpainter(inpainter.model, precision="int8")
+
+
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
 def test_faces_in_every_direction(inpainter, portrait, turn):
     photo = on_grey(portrait.rotate(turn), (200, 120))

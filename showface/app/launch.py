@@ -34,6 +34,7 @@ def serve(
     *,
     models: Sequence[str] = ("default",),
     device: str = "cpu",
+    precision: str = "fp32",
     token: str | None = None,
     allow: Sequence[str] = (),
     limits: Limits | None = None,
@@ -47,6 +48,7 @@ def serve(
         port: by default 7860, or the next free one; 0 takes any free one.
         models: bundled models or folders of saved models; the first is the default.
         device: where they run.
+        precision: "fp32" or "bf16", as for `showface.Inpainter`.
         token: what requests below /api must carry.
         allow: more names by which the server may be called, such as a proxy's.
         limits: sizes and times; by default `Limits`, with the pixels of SHOWFACE_MAX_PIXELS if it is set.
@@ -66,7 +68,8 @@ def serve(
     listener = bind(host, port, say)
     with listener:
         port = int(listener.getsockname()[1])
-        app = create_app(load_models(models, device), Hosts.of(host, port, allow), token=token, limits=limits)
+        loaded = load_models(models, device, precision=precision)
+        app = create_app(loaded, Hosts.of(host, port, allow), token=token, limits=limits)
         reachable = "127.0.0.1" if is_wildcard(host) else bracketed(host)
         address = f"http://{reachable}:{port}/" + (f"#token={token}" if token else "")
         say(f"showface runs at {address} (Ctrl-C stops it)")

@@ -92,13 +92,15 @@ class Model:
             self.detail = wanted
 
 
-def load_models(names: Iterable[str] = ("default",), device: str = "cpu", size: int | None = None) -> dict[str, Model]:
+def load_models(
+    names: Iterable[str] = ("default",), device: str = "cpu", size: int | None = None, precision: str = "fp32"
+) -> dict[str, Model]:
     """Load models by name; the first is the default.
 
     Args:
         names: bundled models, or folders of saved models, which are offered by the name of the folder.
         device: where they run.
-        size: side in pixels of the crops that they fill, as for `showface.Inpainter`.
+        size, precision: as for `showface.Inpainter`.
 
     Raises:
         FileNotFoundError, ValueError: as for `showface.load_model`; or two models with one name.
@@ -114,8 +116,8 @@ def load_models(names: Iterable[str] = ("default",), device: str = "cpu", size: 
             about.name,
             about.description,
             about.licence,
-            Inpainter(network, size=size),
-            Inpainter(network, faces=False, size=size),
+            Inpainter(network, size=size, precision=precision),
+            Inpainter(network, faces=False, size=size, precision=precision),
             detail,
             detail,
             saved,
