@@ -31,7 +31,7 @@ using Bf16Group = Group<BFloat16, float>;
 
 // Sizes of tiles and chunks. In the backward every product sums over 128 rows or keys, so that reading and writing the
 // sums takes no longer than the products.
-constexpr int64_t kForwardRows = 64, kForwardKeys = 256;
+constexpr int64_t kForwardRows = 128, kForwardKeys = 256;
 constexpr int64_t kBackwardRows = 128, kBackwardKeys = 128;
 
 inline const Bits* bits(const BFloat16* at) { return reinterpret_cast<const Bits*>(at); }
