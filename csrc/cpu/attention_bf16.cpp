@@ -29,10 +29,9 @@ namespace bf16 {
 
 using Bf16Group = Group<BFloat16, float>;
 
-// Sizes of tiles and chunks. In the backward every product sums over 128 rows or keys, so that reading and writing the
-// sums takes no longer than the products.
-constexpr int64_t kForwardRows = 128, kForwardKeys = 256;
-constexpr int64_t kBackwardRows = 128, kBackwardKeys = 128;
+// Queries per tile, and keys per chunk. In the backward every product sums over 128 rows or keys, so that reading and
+// writing the sums takes no longer than the products.
+constexpr int64_t kRows = 128, kForwardKeys = 256, kBackwardKeys = 128;
 
 inline const Bits* bits(const BFloat16* at) { return reinterpret_cast<const Bits*>(at); }
 inline Bits* bits(BFloat16* at) { return reinterpret_cast<Bits*>(at); }
@@ -113,14 +112,14 @@ void pack_chunk(const Bf16Group& group, int64_t first, const Packed& to) {
 
 // Scratch memory of forward_tile, in floats.
 int64_t forward_scratch(const Bf16Group& group) {
-  return kForwardRows * (padded(group.channels) / 2 + 3 + kForwardKeys * 3 / 2 + padded(group.values));
+  return kRows * (padded(group.channels) / 2 + 3 + kForwardKeys * 3 / 2 + padded(group.values));
 }
 
 // out and lse (log-sum-exp, base 2) of the queries of one tile.
 template <typename Isa>
 void forward_tile(const Bf16Group& group, int64_t tile, const Packed& packed, float* scratch) {
-  const int64_t depth = padded(group.channels), columns = padded(group.values), first = tile * kForwardRows;
-  const auto queries = rows_of(group, group.query, group.channels, first, kForwardRows);
+  const int64_t depth = padded(group.channels), columns = padded(group.values), first = tile * kRows;
+  const auto queries = rows_of(group, group.query, group.channels, first, kRows);
   const int64_t rows = padded(queries.count);
   Arena arena(scratch);
   Bits* query = arena.take<Bits>(rows * depth);
@@ -195,18 +194,18 @@ struct Tile {
   float *scale, *lse, *delta;        // temperature * inverse norm; lse; <grad, out>
 
   static int64_t bytes(const Bf16Group& group) {
-    return kBackwardRows * (4 * (padded(group.channels) + padded(group.values)) + 12);
+    return kRows * (4 * (padded(group.channels) + padded(group.values)) + 12);
   }
 };
 
 void prepare_tile(const Bf16Group& group, int64_t tile, Tile* to, char* memory) {
-  const int64_t first = tile * kBackwardRows, channels = group.channels, values = group.values;
-  const auto queries = rows_of(group, group.query, channels, first, kBackwardRows);
-  const auto grads = rows_of(group, group.grad, values, first, kBackwardRows);
+  const int64_t first = tile * kRows, channels = group.channels, values = group.values;
+  const auto queries = rows_of(group, group.query, channels, first, kRows);
+  const auto grads = rows_of(group, group.grad, values, first, kRows);
   Arena arena(memory);
-  for (Bits** each : {&to->query_columns, &to->query_rows}) *each = arena.take<Bits>(kBackwardRows * padded(channels));
-  for (Bits** each : {&to->grad_columns, &to->grad_rows}) *each = arena.take<Bits>(kBackwardRows * padded(values));
-  for (float** each : {&to->scale, &to->lse, &to->delta}) *each = arena.take<float>(kBackwardRows);
+  for (Bits** each : {&to->query_columns, &to->query_rows}) *each = arena.take<Bits>(kRows * padded(channels));
+  for (Bits** each : {&to->grad_columns, &to->grad_rows}) *each = arena.take<Bits>(kRows * padded(values));
+  for (float** each : {&to->scale, &to->lse, &to->delta}) *each = arena.take<float>(kRows);
   queries.pack_b_transposed(to->query_columns);
   queries.pack_b(to->query_rows);
   grads.pack_b_transposed(to->grad_columns);
@@ -231,11 +230,11 @@ void prepare_tile(const Bf16Group& group, int64_t tile, Tile* to, char* memory) 
 
 // Scratch memory of backward_chunk, in floats.
 int64_t backward_scratch(const Bf16Group& group) {
-  return kBackwardKeys * (2 * padded(group.channels) + padded(group.values) * 3 / 2 + 1 + kBackwardRows * 7 / 2);
+  return kBackwardKeys * (2 * padded(group.channels) + padded(group.values) * 3 / 2 + 1 + kRows * 7 / 2);
 }
 
 // The gradients of one chunk of keys and values. Adds the chunk's part of the gradients of the unit queries,
-// transposed: (channels, kBackwardRows) for each tile.
+// transposed: (channels, kRows) for each tile.
 template <typename Isa>
 void backward_chunk(const Bf16Group& group, int64_t chunk, const Tile* tiles, int64_t tile_count, float* grad_query,
                     float* scratch) {
@@ -245,12 +244,12 @@ void backward_chunk(const Bf16Group& group, int64_t chunk, const Tile* tiles, in
   Bits* key = arena.take<Bits>(keys * channels);
   Bits* key_transposed = arena.take<Bits>(channels * keys);
   Bits* value = arena.take<Bits>(keys * values);
-  float* norm = arena.take<float>(keys);                    // inverse norms
-  float* scores = arena.take<float>(keys * kBackwardRows);  // (keys, rows)
-  float* grad_weight = arena.take<float>(keys * kBackwardRows);
-  Bits* weight = arena.take<Bits>(keys * kBackwardRows);       // as A
-  Bits* grad_score = arena.take<Bits>(keys * kBackwardRows);   // as A, times the scale of the query
-  Bits* grad_cosine = arena.take<Bits>(keys * kBackwardRows);  // as B, times the inverse norm of the key
+  float* norm = arena.take<float>(keys);            // inverse norms
+  float* scores = arena.take<float>(keys * kRows);  // (keys, rows)
+  float* grad_weight = arena.take<float>(keys * kRows);
+  Bits* weight = arena.take<Bits>(keys * kRows);       // as A
+  Bits* grad_score = arena.take<Bits>(keys * kRows);   // as A, times the scale of the query
+  Bits* grad_cosine = arena.take<Bits>(keys * kRows);  // as B, times the inverse norm of the key
   float* grad_key = arena.take<float>(keys * channels);
   float* grad_value = arena.take<float>(keys * values);
 
@@ -264,7 +263,7 @@ void backward_chunk(const Bf16Group& group, int64_t chunk, const Tile* tiles, in
 
   for (int64_t t = 0; t < tile_count; ++t) {
     const Tile& tile = tiles[t];
-    const int64_t rows = padded(std::min(kBackwardRows, group.queries - t * kBackwardRows));
+    const int64_t rows = padded(std::min(kRows, group.queries - t * kRows));
     Isa::template product<false>(key, channels, keys, tile.query_columns, channels, rows, scores, rows);
     Isa::template product<false>(value, values, keys, tile.grad_columns, values, rows, grad_weight, rows);
     for (int64_t j = 0; j < keys; j += 2) {
@@ -288,7 +287,7 @@ void backward_chunk(const Bf16Group& group, int64_t chunk, const Tile* tiles, in
     Isa::template product<true>(weight, rows, keys, tile.grad_rows, rows, values, grad_value, values);
     Isa::template product<true>(grad_score, rows, keys, tile.query_rows, rows, channels, grad_key, channels);
     Isa::template product<true>(key_transposed, keys, channels, grad_cosine, keys, rows,
-                                grad_query + t * kBackwardRows * channels, kBackwardRows);
+                                grad_query + t * kRows * channels, kRows);
   }
   for (int64_t j = 0; j < count; ++j) {
     const int64_t at = group.key_index[chunk + j];
@@ -305,8 +304,8 @@ void backward_chunk(const Bf16Group& group, int64_t chunk, const Tile* tiles, in
 // the normalisation. Returns the tile's part of the gradient of the temperature.
 double query_gradients(const Bf16Group& group, int64_t tile, const std::vector<const float*>& partials,
                        float* scratch) {
-  const int64_t first = tile * kBackwardRows, channels = padded(group.channels);
-  const int64_t last = std::min(group.queries, first + kBackwardRows);
+  const int64_t first = tile * kRows, channels = padded(group.channels);
+  const int64_t last = std::min(group.queries, first + kRows);
   double total = 0;
   for (int64_t begin = first; begin < last; begin += kLanes) {
     for (int64_t c = 0; c < channels; c += kLanes) {
@@ -314,7 +313,7 @@ double query_gradients(const Bf16Group& group, int64_t tile, const std::vector<c
       for (int i = 0; i < 16; ++i) {
         __m512 sum = {};
         for (const float* partial : partials) {
-          sum += _mm512_loadu_ps(partial + (first * channels + (c + i) * kBackwardRows) + begin - first);
+          sum += _mm512_loadu_ps(partial + (first * channels + (c + i) * kRows) + begin - first);
         }
         x[i] = _mm512_castps_si512(sum);
       }
@@ -365,7 +364,7 @@ void attend(const std::vector<Group<BFloat16, float>>& groups) {
   if (groups.empty()) return;
   const auto& kernels = best();
   const int64_t channels = padded(groups[0].channels), values = padded(groups[0].values);
-  const auto tiles = all_tiles(groups, kForwardRows);
+  const auto tiles = all_tiles(groups, kRows);
   std::vector<TileIndex> chunks;
   std::vector<int64_t> first_key(groups.size() + 1, 0);
   for (size_t g = 0; g < groups.size(); ++g) {
@@ -394,7 +393,7 @@ double attend_backward(const std::vector<Group<BFloat16, float>>& groups) {
   using namespace bf16;
   if (groups.empty()) return 0;
   const auto& kernels = best();
-  const BackwardTasks work(groups, kBackwardRows, kBackwardKeys);
+  const BackwardTasks work(groups, kRows, kBackwardKeys);
   const auto tile_count = static_cast<int64_t>(work.tiles.size());
   const int64_t tile_bytes = Tile::bytes(groups[0]);
   const Buffer<char> laid_out(tile_count * tile_bytes);
@@ -403,7 +402,7 @@ double attend_backward(const std::vector<Group<BFloat16, float>>& groups) {
     const auto [g, tile] = work.tiles[i];
     prepare_tile(groups[g], tile, &tiles[i], laid_out.get() + i * tile_bytes);
   });
-  const int64_t partial_size = kBackwardRows * padded(groups[0].channels);
+  const int64_t partial_size = kRows * padded(groups[0].channels);
   const Buffer<float> partial_grads(work.partial_tiles * partial_size);
   run_tasks<float>(static_cast<int64_t>(work.tasks.size()), backward_scratch(groups[0]), [&](int64_t i, float* memory) {
     const auto& task = work.tasks[i];
