@@ -47,11 +47,10 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The native operators of showface (torch.ops.showface_C) and how they were built.";
-  m.def("build_info", &build_info,
-        "How this extension was built.\n\n"
-        "Keys: compiler, torch_headers (the torch it was compiled against), instruction_sets (compiled),\n"
-        "instruction_sets_here (those that this processor supports; the last one with kernels for a dtype is used), "
-        "cuda (bool), cuda_version (str "
-        "or\n"
-        "None), cuda_archs (str, such as 'sm_80 sm_90 compute_90'; compute_* is PTX).");
+  m.def(
+      "build_info", &build_info,
+      "How this extension was built.\n\n"
+      "Keys: compiler, torch_headers (the torch it was compiled against), instruction_sets (compiled),\n"
+      "instruction_sets_here (those that this processor supports; the last one with kernels for a dtype is used),\n"
+      "cuda (bool), cuda_version (str or None), cuda_archs (str, such as 'sm_80 sm_90 compute_90'; compute_* is PTX).");
 }

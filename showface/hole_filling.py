@@ -1,6 +1,7 @@
 """Fill the holes of any photos: faces where they are, in aligned crops, and what lies beside them."""
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -211,7 +212,7 @@ def run_model(model: InpaintingNetwork, inputs: Sequence[tuple[Tensor, Tensor]],
     fills: Fills = []
     for start in range(0, len(inputs), BATCH):
         images, holes = (torch.stack(part).to(device) for part in zip(*inputs[start : start + BATCH], strict=True))
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
             output = model(images.contiguous(memory_format=torch.channels_last), holes)
         image, coarse = ((x.float().cpu() + 1) * 127.5 for x in (output.image, output.coarse))
         fills += zip(image, coarse, strict=True)

@@ -97,7 +97,7 @@ def _extension_rows(extension: dict[str, Any]) -> dict[str, str]:
     here = extension["instruction_sets_here"]
     return {
         "compiled": f"{extension['compiler']}, headers of torch {extension['torch_headers']}",
-        "C++ kernels": f"{', '.join(extension['instruction_sets'])} (this processor uses {here[-1]})",
+        "C++ kernels": f"{', '.join(extension['instruction_sets'])} (this processor has {here[-1]})",
         "CUDA kernels": cuda if extension["cuda"] else f"no: {extension['why_no_cuda']}",
     }
 

@@ -95,9 +95,10 @@ import torch
 from showface import native, ops
 assert native.load().build_info()["instruction_sets_here"][-1] == "{}"
 for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 3.2e-2)):
-    tensors = [torch.randn(2, 77, width, dtype=dtype, requires_grad=True) for width in (21, 21, 13)]
-    hole = torch.rand(2, 77) < 0.4
-    memory, region = torch.randn(3, 9, 21, dtype=dtype), torch.randint(-1, 3, (77,))
+    # Several tiles of queries and chunks of keys an image.
+    tensors = [torch.randn(2, 700, width, dtype=dtype, requires_grad=True) for width in (21, 21, 13)]
+    hole = torch.rand(2, 700) < 0.4
+    memory, region = torch.randn(3, 9, 21, dtype=dtype), torch.randint(-1, 3, (700,))
     results = []
     for backend in ("cpp", "reference"):
         out = ops.masked_correlation(*tensors, hole, temperature=8.0, backend=backend)

@@ -20,11 +20,12 @@ FLAGS = {"address": build.SANITIZERS, "thread": ["-fsanitize=thread", "-g"]}
 RUNTIMES = {"address": "libasan.so", "thread": "libtsan.so"}
 THREADS = Path(__file__).parent / "support" / "four_threads.cpp"
 FILES = [f"tests/test_ops_{name}.py" for name in ("memory", "masked_correlation", "coordination_loss")]
+FILES.append("tests/test_cpu_bfloat16.py")
 # Each kernel runs forward and backward. torch.compile, opcheck and gradcheck only repeat that, and with ThreadSanitizer
 # every test is many times slower.
 TESTS = {
-    "address": "cpu-cpp and not compile and not opcheck and not gradcheck",
-    "thread": "cpu-cpp and (test_definition or test_gradient) and not 1023",
+    "address": "(cpu-cpp or bfloat16) and not compile and not opcheck and not gradcheck",
+    "thread": "bfloat16 or cpu-cpp and (test_definition or test_gradient) and not 1023",
 }
 FAULTS = {
     "address": ("a halved scratch buffer", "make_unique<Buffer<T>>(size)", "make_unique<Buffer<T>>(size / 2)"),
@@ -65,6 +66,8 @@ class Checkout:
             "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1",
             "UBSAN_OPTIONS": "print_stacktrace=1",
             "TSAN_OPTIONS": "halt_on_error=1",
+            # What AMX reads and writes is not seen. The kernels with AVX512-BF16 have the same layouts and buffers.
+            "SHOWFACE_INSTRUCTION_SET": "avx512_bf16",
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
         }

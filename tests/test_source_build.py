@@ -150,3 +150,11 @@ def test_the_same_wheel_from_two_folders(build, tmp_path):
     # It loads with the oldest glibc for which torch has wheels, whatever the one that it was compiled with.
     versions = re.findall(rb"\0GLIBC_2\.(\d+)(?=[.\0])", library)
     assert 0 < max(map(int, versions)) <= 28
+
+
+def test_the_file_for_kernel_builder_names_every_source():
+    """All but that of the Python module. `tools/hf_kernels.py` finds them itself."""
+    text = (ROOT / "integrations" / "hf_kernels" / "build.toml").read_text()
+    sources = [*(ROOT / "csrc").glob("*.cpp"), *(ROOT / "csrc" / "cpu").glob("*.cpp")]
+    for source in sources:
+        assert (f'"{source.relative_to(ROOT).as_posix()}"' in text) == (source.name != "module.cpp")

@@ -60,7 +60,7 @@ inline __m512 exp2(__m512 x) {
   return _mm512_scalef_ps(power, whole);
 }
 
-inline float inverse_norm(const BFloat16* x, int64_t n) {
+inline float inverse_norm_of(const BFloat16* x, int64_t n) {
   __m512 squares = {};
   for (int64_t c = 0; c < n; c += kLanes) {
     const __m512 here = load(bits(x) + c, n - c);
@@ -96,17 +96,18 @@ inline auto rows_of(const BFloat16* const* rows, int64_t count, int64_t width) {
 }
 
 // The keys and values of a group, packed once for all tiles of the forward.
-struct Packed {
+struct KeysAndValues {
   Bits *keys, *values;   // of each chunk: the transposed keys, the values; both as B
   float* inverse_norms;  // of the keys; 0 for the padding
 };
 
-void pack_chunk(const Bf16Group& group, int64_t first, const Packed& to) {
-  const int64_t count = std::min(kForwardKeys, group.keys - first);
-  rows_of(group.key_rows + first, count, group.channels).pack_b_transposed(to.keys + first * padded(group.channels));
-  rows_of(group.value_rows + first, count, group.values).pack_b(to.values + first * padded(group.values));
+void pack_chunk(const Bf16Group& group, int64_t first_key, const KeysAndValues& to) {
+  const int64_t count = std::min(kForwardKeys, group.keys - first_key);
+  rows_of(group.key_rows + first_key, count, group.channels)
+      .pack_b_transposed(to.keys + first_key * padded(group.channels));
+  rows_of(group.value_rows + first_key, count, group.values).pack_b(to.values + first_key * padded(group.values));
   for (int64_t j = 0; j < padded(count); ++j) {
-    to.inverse_norms[first + j] = j < count ? inverse_norm(group.key_rows[first + j], group.channels) : 0;
+    to.inverse_norms[first_key + j] = j < count ? inverse_norm_of(group.key_rows[first_key + j], group.channels) : 0;
   }
 }
 
@@ -117,9 +118,9 @@ int64_t forward_scratch(const Bf16Group& group) {
 
 // out and lse (log-sum-exp, base 2) of the queries of one tile.
 template <typename Isa>
-void forward_tile(const Bf16Group& group, int64_t tile, const Packed& packed, float* scratch) {
-  const int64_t depth = padded(group.channels), columns = padded(group.values), first = tile * kRows;
-  const auto queries = rows_of(group, group.query, group.channels, first, kRows);
+void forward_tile(const Bf16Group& group, int64_t tile, const KeysAndValues& packed, float* scratch) {
+  const int64_t depth = padded(group.channels), columns = padded(group.values), first_row = tile * kRows;
+  const auto queries = rows_of(group, group.query, group.channels, first_row, kRows);
   const int64_t rows = padded(queries.count);
   Arena arena(scratch);
   Bits* query = arena.take<Bits>(rows * depth);
@@ -130,54 +131,53 @@ void forward_tile(const Bf16Group& group, int64_t tile, const Packed& packed, fl
   Bits* weights = arena.take<Bits>(rows * kForwardKeys);
   float* acc = arena.take<float>(rows * columns);
 
-  const float temperature = group.temperature * static_cast<float>(kLog2E);
   queries.pack_a(query);
   for (int64_t r = 0; r < rows; ++r) {
-    const bool real = r < queries.count;
-    scale[r] =
-        real ? temperature * inverse_norm(group.query + group.query_index[first + r] * group.channels, group.channels)
-             : 0;
-    row_max[r] = real ? temperature : 0;
+    const BFloat16* x = r < queries.count ? group.query + group.query_index[first_row + r] * group.channels : nullptr;
+    scale[r] = x ? group.temperature * static_cast<float>(kLog2E) * inverse_norm_of(x, group.channels) : 0;
     row_sum[r] = 0;
   }
-  const auto correlate = [&](int64_t chunk, int64_t count) {
-    Isa::template product<false>(query, depth, rows, packed.keys + chunk * depth, depth, padded(count), scores,
+  for (int64_t first_key = 0; first_key < group.keys; first_key += kForwardKeys) {
+    const int64_t count = std::min(kForwardKeys, group.keys - first_key);
+    Isa::template product<false>(query, depth, rows, packed.keys + first_key * depth, depth, padded(count), scores,
                                  kForwardKeys);
-  };
-  // For a high temperature, 2 ** (-2 * temperature) is not a normal number, so the maximum of each row is looked for.
-  if (!(group.temperature <= 40)) {
-    std::fill(row_max, row_max + rows, -std::numeric_limits<float>::infinity());
-    for (int64_t chunk = 0; chunk < group.keys; chunk += kForwardKeys) {
-      const int64_t count = std::min(kForwardKeys, group.keys - chunk);
-      correlate(chunk, count);
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t j = 0; j < count; ++j) {
-          row_max[r] = std::max(row_max[r], scores[r * kForwardKeys + j] * packed.inverse_norms[chunk + j] * scale[r]);
-        }
-      }
-    }
-  }
-  for (int64_t chunk = 0; chunk < group.keys; chunk += kForwardKeys) {
-    const int64_t count = std::min(kForwardKeys, group.keys - chunk);
-    correlate(chunk, count);
     for (int64_t r = 0; r < rows; ++r) {
-      const __m512 of_query = _mm512_set1_ps(scale[r]), most = _mm512_set1_ps(row_max[r]);
+      float* score = scores + r * kForwardKeys;
+      __m512 most = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+      for (int64_t j = 0; j < count; j += kLanes) {
+        const __m512 norms = _mm512_loadu_ps(packed.inverse_norms + first_key + j);
+        const __m512 scaled = _mm512_loadu_ps(score + j) * norms * _mm512_set1_ps(scale[r]);
+        most = _mm512_mask_max_ps(most, first_lanes(count - j), most, scaled);
+        _mm512_storeu_ps(score + j, scaled);
+      }
+      // A row keeps the maximum of its first chunk, until one is larger by so much that the weights might overflow.
+      const float row_most = _mm512_reduce_max_ps(most);
+      if (first_key == 0) {
+        row_max[r] = row_most;
+      } else if (row_most > row_max[r] + 16) {
+        const __m512 factor = exp2(_mm512_set1_ps(row_max[r] - row_most));
+        row_sum[r] *= _mm512_cvtss_f32(factor);
+        for (int64_t c = 0; c < columns; c += kLanes) {
+          float* at = acc + r * columns + c;
+          _mm512_storeu_ps(at, _mm512_loadu_ps(at) * factor);
+        }
+        row_max[r] = row_most;
+      }
+      // The weights are rounded before they are summed, so that they sum to 1 as the product sees them.
       __m512 sum = {};
       for (int64_t j = 0; j < padded(count); j += kLanes) {
-        const __m512 score = _mm512_loadu_ps(scores + r * kForwardKeys + j);
-        const __m512 cosine = score * _mm512_loadu_ps(packed.inverse_norms + chunk + j);
-        const __m512 weight =
-            _mm512_maskz_mov_ps(first_lanes(count - j), exp2(_mm512_fmsub_ps(cosine, of_query, most)));
-        sum += weight;
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + r * kForwardKeys + j), rounded(weight));
+        const __m512 power = exp2(_mm512_loadu_ps(score + j) - _mm512_set1_ps(row_max[r]));
+        const __m256i weight = rounded(_mm512_maskz_mov_ps(first_lanes(count - j), power));
+        sum += widened(weight);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + r * kForwardKeys + j), weight);
       }
       row_sum[r] += _mm512_reduce_add_ps(sum);
     }
-    const auto multiply = chunk == 0 ? Isa::template product<false> : Isa::template product<true>;
-    multiply(weights, kForwardKeys, rows, packed.values + chunk * columns, padded(count), columns, acc, columns);
+    const auto multiply = first_key == 0 ? Isa::template product<false> : Isa::template product<true>;
+    multiply(weights, kForwardKeys, rows, packed.values + first_key * columns, padded(count), columns, acc, columns);
   }
   for (int64_t r = 0; r < queries.count; ++r) {
-    const int64_t at = group.query_index[first + r];
+    const int64_t at = group.query_index[first_row + r];
     const __m512 factor = _mm512_set1_ps(1 / row_sum[r]);
     for (int64_t c = 0; c < group.values; c += kLanes) {
       const __m512 mean = _mm512_loadu_ps(acc + r * columns + c) * factor;
@@ -199,9 +199,9 @@ struct Tile {
 };
 
 void prepare_tile(const Bf16Group& group, int64_t tile, Tile* to, char* memory) {
-  const int64_t first = tile * kRows, channels = group.channels, values = group.values;
-  const auto queries = rows_of(group, group.query, channels, first, kRows);
-  const auto grads = rows_of(group, group.grad, values, first, kRows);
+  const int64_t first_row = tile * kRows, channels = group.channels, values = group.values;
+  const auto queries = rows_of(group, group.query, channels, first_row, kRows);
+  const auto grads = rows_of(group, group.grad, values, first_row, kRows);
   Arena arena(memory);
   for (Bits** each : {&to->query_columns, &to->query_rows}) *each = arena.take<Bits>(kRows * padded(channels));
   for (Bits** each : {&to->grad_columns, &to->grad_rows}) *each = arena.take<Bits>(kRows * padded(values));
@@ -216,13 +216,13 @@ void prepare_tile(const Bf16Group& group, int64_t tile, Tile* to, char* memory) 
       to->lse[r] = std::numeric_limits<float>::max();
       continue;
     }
-    const int64_t at = group.query_index[first + r];
+    const int64_t at = group.query_index[first_row + r];
     __m512 delta = {};
     for (int64_t c = 0; c < values; c += kLanes) {
       delta = _mm512_fmadd_ps(load(grads.row(r) + c, values - c), load(bits(group.out + at * values) + c, values - c),
                               delta);
     }
-    to->scale[r] = group.temperature * inverse_norm(group.query + at * channels, channels);
+    to->scale[r] = group.temperature * inverse_norm_of(group.query + at * channels, channels);
     to->lse[r] = group.lse[at];
     to->delta[r] = _mm512_reduce_add_ps(delta);
   }
@@ -236,9 +236,9 @@ int64_t backward_scratch(const Bf16Group& group) {
 // The gradients of one chunk of keys and values. Adds the chunk's part of the gradients of the unit queries,
 // transposed: (channels, kRows) for each tile.
 template <typename Isa>
-void backward_chunk(const Bf16Group& group, int64_t chunk, const Tile* tiles, int64_t tile_count, float* grad_query,
+void backward_chunk(const Bf16Group& group, int64_t first_key, const Tile* tiles, int64_t tile_count, float* grad_query,
                     float* scratch) {
-  const int64_t count = std::min(kBackwardKeys, group.keys - chunk), keys = padded(count);
+  const int64_t count = std::min(kBackwardKeys, group.keys - first_key), keys = padded(count);
   const int64_t channels = padded(group.channels), values = padded(group.values);
   Arena arena(scratch);
   Bits* key = arena.take<Bits>(keys * channels);
@@ -253,11 +253,12 @@ void backward_chunk(const Bf16Group& group, int64_t chunk, const Tile* tiles, in
   float* grad_key = arena.take<float>(keys * channels);
   float* grad_value = arena.take<float>(keys * values);
 
-  const auto key_rows = rows_of(group.key_rows + chunk, count, group.channels);
+  const auto key_rows = rows_of(group.key_rows + first_key, count, group.channels);
   key_rows.pack_a(key);
   key_rows.pack_a_transposed(key_transposed);
-  rows_of(group.value_rows + chunk, count, group.values).pack_a(value);
-  for (int64_t j = 0; j < keys; ++j) norm[j] = j < count ? inverse_norm(group.key_rows[chunk + j], group.channels) : 0;
+  rows_of(group.value_rows + first_key, count, group.values).pack_a(value);
+  for (int64_t j = 0; j < keys; ++j)
+    norm[j] = j < count ? inverse_norm_of(group.key_rows[first_key + j], group.channels) : 0;
   std::fill(grad_key, grad_key + keys * channels, 0.0f);
   std::fill(grad_value, grad_value + keys * values, 0.0f);
 
@@ -290,8 +291,8 @@ void backward_chunk(const Bf16Group& group, int64_t chunk, const Tile* tiles, in
                                 grad_query + t * kRows * channels, kRows);
   }
   for (int64_t j = 0; j < count; ++j) {
-    const int64_t at = group.key_index[chunk + j];
-    unit_gradient(group.key_rows[chunk + j], norm[j], grad_key + j * channels, group.channels,
+    const int64_t at = group.key_index[first_key + j];
+    unit_gradient(group.key_rows[first_key + j], norm[j], grad_key + j * channels, group.channels,
                   group.grad_key + at * group.channels);
     for (int64_t c = 0; c < group.values; c += kLanes) {
       store(bits(group.grad_value + at * group.values) + c, _mm512_loadu_ps(grad_value + j * values + c),
@@ -304,16 +305,16 @@ void backward_chunk(const Bf16Group& group, int64_t chunk, const Tile* tiles, in
 // the normalisation. Returns the tile's part of the gradient of the temperature.
 double query_gradients(const Bf16Group& group, int64_t tile, const std::vector<const float*>& partials,
                        float* scratch) {
-  const int64_t first = tile * kRows, channels = padded(group.channels);
-  const int64_t last = std::min(group.queries, first + kRows);
+  const int64_t first_row = tile * kRows, channels = padded(group.channels);
+  const int64_t last = std::min(group.queries, first_row + kRows);
   double total = 0;
-  for (int64_t begin = first; begin < last; begin += kLanes) {
+  for (int64_t begin = first_row; begin < last; begin += kLanes) {
     for (int64_t c = 0; c < channels; c += kLanes) {
       __m512i x[16];
       for (int i = 0; i < 16; ++i) {
         __m512 sum = {};
         for (const float* partial : partials) {
-          sum += _mm512_loadu_ps(partial + (first * channels + (c + i) * kRows) + begin - first);
+          sum += _mm512_loadu_ps(partial + (first_row * channels + (c + i) * kRows) + begin - first_row);
         }
         x[i] = _mm512_castps_si512(sum);
       }
@@ -324,7 +325,7 @@ double query_gradients(const Bf16Group& group, int64_t tile, const std::vector<c
       const int64_t at = group.query_index[r] * group.channels;
       const BFloat16* x = group.query + at;
       float* grad = scratch + (r - begin) * channels;
-      const float norm = inverse_norm(x, group.channels);
+      const float norm = inverse_norm_of(x, group.channels);
       __m512 projection = {};
       for (int64_t c = 0; c < channels; c += kLanes) {
         const __m512 here = _mm512_loadu_ps(grad + c);
@@ -341,7 +342,7 @@ double query_gradients(const Bf16Group& group, int64_t tile, const std::vector<c
 struct Kernels {
   void (*start)();
   void (*finish)();
-  void (*forward_tile)(const Bf16Group&, int64_t, const Packed&, float*);
+  void (*forward_tile)(const Bf16Group&, int64_t, const KeysAndValues&, float*);
   void (*backward_chunk)(const Bf16Group&, int64_t, const Tile*, int64_t, float*, float*);
 };
 
@@ -355,6 +356,16 @@ const bf16::Kernels& best() {
   return best_instruction_set() == InstructionSet::amx ? bf16::kKernels<bf16::Amx> : bf16::kKernels<bf16::Avx512Bf16>;
 }
 
+// A task's use of the kernels, see Amx::start.
+class Started {
+ public:
+  explicit Started(const bf16::Kernels& kernels) : kernels_(kernels) { kernels_.start(); }
+  ~Started() { kernels_.finish(); }
+
+ private:
+  const bf16::Kernels& kernels_;
+};
+
 }  // namespace
 
 bool has_bf16() { return best_instruction_set() >= InstructionSet::avx512_bf16; }
@@ -365,7 +376,10 @@ void attend(const std::vector<Group<BFloat16, float>>& groups) {
   const auto& kernels = best();
   const int64_t channels = padded(groups[0].channels), values = padded(groups[0].values);
   const auto tiles = all_tiles(groups, kRows);
-  std::vector<TileIndex> chunks;
+  struct Chunk {
+    int64_t group, first_key;
+  };
+  std::vector<Chunk> chunks;
   std::vector<int64_t> first_key(groups.size() + 1, 0);
   for (size_t g = 0; g < groups.size(); ++g) {
     first_key[g + 1] = first_key[g] + padded(groups[g].keys);
@@ -375,17 +389,16 @@ void attend(const std::vector<Group<BFloat16, float>>& groups) {
   const Buffer<float> norms(first_key.back());
   const auto packed = [&](int64_t g) {
     const int64_t at = first_key[g];
-    return Packed{keys.get() + at * channels, packed_values.get() + at * values, norms.get() + at};
+    return KeysAndValues{keys.get() + at * channels, packed_values.get() + at * values, norms.get() + at};
   };
   run_tasks<float>(static_cast<int64_t>(chunks.size()), 0, [&](int64_t i, float*) {
-    const auto [g, first] = chunks[i];
-    pack_chunk(groups[g], first, packed(g));
+    const auto [g, key] = chunks[i];
+    pack_chunk(groups[g], key, packed(g));
   });
   run_tasks<float>(static_cast<int64_t>(tiles.size()), forward_scratch(groups[0]), [&](int64_t i, float* memory) {
     const auto [g, tile] = tiles[i];
-    kernels.start();
+    const Started started(kernels);
     kernels.forward_tile(groups[g], tile, packed(g), memory);
-    kernels.finish();
   });
 }
 

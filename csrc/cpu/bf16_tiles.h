@@ -2,9 +2,9 @@
 //
 // No include guard: attention_bf16.cpp includes this file once, inside a namespace and with AVX512-BF16 enabled.
 //
-// A product takes A (rows, depth) row by row, and B (depth, columns) as words: word (k / 2, n) holds B[k][n] in its
-// lower half and B[k + 1][n] in its upper half. B is divided into panels of 16 columns, each stored row by row. AMX and
-// AVX512-BF16 read the same layouts. Rows, depth and columns are multiples of kBlock; the padding is 0.
+// A product takes A (rows, depth) row by row, and B (depth, columns) as words: word (i, n) holds B[2 * i][n] in its
+// lower half and B[2 * i + 1][n] in its upper half. B is divided into panels of 16 columns, each stored row by row. AMX
+// and AVX512-BF16 read the same layouts. Rows, depth and columns are multiples of kBlock; the padding is 0.
 
 typedef uint16_t Bits;  // of a bfloat16
 
@@ -17,11 +17,9 @@ inline int64_t padded(int64_t n) { return round_up(n, kBlock); }
 inline __mmask16 first_lanes(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1; }
 inline __mmask32 first_halves(int64_t n) { return n >= 32 ? 0xffffffff : n <= 0 ? 0 : (1u << n) - 1; }
 
+inline __m512 widened(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
 // 16 elements from `at` on as float32; those from n on are 0.
-inline __m512 load(const Bits* at, int64_t n) {
-  const __m512i words = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_lanes(n), at));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
-}
+inline __m512 load(const Bits* at, int64_t n) { return widened(_mm256_maskz_loadu_epi16(first_lanes(n), at)); }
 inline __m256i rounded(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 // Stores the first n of 16 elements.
 inline void store(Bits* at, __m512 x, int64_t n) { _mm256_mask_storeu_epi16(at, first_lanes(n), rounded(x)); }

@@ -27,7 +27,7 @@ namespace showface {
 
 // Each one includes those before it. The last two have kernels for bfloat16 only.
 enum class InstructionSet { baseline, avx2, avx512, avx512_bf16, amx };
-constexpr std::array kInstructionSetNames{"baseline", "avx2", "avx512", "avx512_bf16", "amx"};
+inline constexpr std::array kInstructionSetNames{"baseline", "avx2", "avx512", "avx512_bf16", "amx"};
 // The best one that kernels were compiled for.
 constexpr InstructionSet kBestCompiled = SHOWFACE_X86_BF16 ? InstructionSet::amx
                                          : SHOWFACE_X86    ? InstructionSet::avx512

@@ -62,7 +62,7 @@ def _split(temperature: float | Tensor) -> tuple[Tensor | None, float]:
 
 
 def _widen(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Half precision in float32, in which the kernels compute."""
+    """Half precision in float32, in which the kernels compute on any processor."""
     return tuple(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in tensors)
 
 
