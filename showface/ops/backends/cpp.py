@@ -64,17 +64,16 @@ def _memory_blend(memory: Tensor, rho: Tensor, total: Tensor, rate: float) -> Te
     return convert(torch.ops.showface_C.memory_blend(convert(memory, rho.dtype), rho, total, rate), memory.dtype)
 
 
-def _operands(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in a dtype that masked_correlation computes in."""
-    if native.has_cpu_bfloat16() and all(x.dtype == torch.bfloat16 for x in tensors):
-        return tensors
-    return widen(*tensors)
+def _keep(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors in bfloat16 as they are, if there are kernels for it. Otherwise in float32."""
+    same = all(x.dtype == torch.bfloat16 for x in tensors)
+    return tensors if same and native.has_cpu_bfloat16() else widen(*tensors)
 
 
 def _masked_correlation(
     query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
 ) -> tuple[Tensor, Tensor]:
-    q, k, v = _operands(query, key, value)
+    q, k, v = (_keep if query.dtype == torch.bfloat16 else widen)(query, key, value)
     out, lse = torch.ops.showface_C.masked_correlation(q, k, v, hole, temperature, scale, keys == "all", _TF32)
     return convert(out, value.dtype), lse
 
@@ -91,7 +90,7 @@ def _masked_correlation_backward(
     scale: float,
     keys: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    g, q, k, v, o = _operands(grad, query, key, value, out)
+    g, q, k, v, o = (_keep if query.dtype == torch.bfloat16 else widen)(grad, query, key, value, out)
     grad_q, grad_k, grad_v, grad_tau = torch.ops.showface_C.masked_correlation_backward(
         g, q, k, v, hole, o, lse, temperature, scale, keys == "all", _TF32
     )
