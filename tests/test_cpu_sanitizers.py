@@ -19,8 +19,8 @@ pytestmark = [
 FLAGS = {"address": build.SANITIZERS, "thread": ["-fsanitize=thread", "-g"]}
 RUNTIMES = {"address": "libasan.so", "thread": "libtsan.so"}
 THREADS = Path(__file__).parent / "support" / "four_threads.cpp"
-FILES = [f"tests/test_ops_{name}.py" for name in ("memory", "masked_correlation", "coordination_loss")]
-FILES.append("tests/test_cpu_bfloat16.py")
+OPERATORS = ("ops_memory", "ops_masked_correlation", "ops_coordination_loss", "cpu_bfloat16")
+FILES = [f"tests/test_{name}.py" for name in OPERATORS]
 # Each kernel runs forward and backward. torch.compile, opcheck and gradcheck only repeat that, and with ThreadSanitizer
 # every test is many times slower.
 TESTS = {

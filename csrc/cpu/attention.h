@@ -132,4 +132,12 @@ inline double temperature_of(const std::optional<Tensor>& temperature, double sc
   return scale * load_scalar<double>(temperature->const_data_ptr(), temperature->scalar_type());
 }
 
+// Call run(temperature) in the dtype of the tensor, float32 or float64.
+template <typename Run>
+void in_type_of(const char* op, const Tensor& tensor, const std::optional<Tensor>& temperature, double scale,
+                const Run& run) {
+  const double tau = temperature_of(temperature, scale);
+  check_cpu_type(op, tensor) == ScalarType::Float ? run(static_cast<float>(tau)) : run(tau);
+}
+
 }  // namespace showface

@@ -66,11 +66,11 @@ ScalarType type_of_sums(const Tensor& tensor) {
 
 // Call run(T(), temperature), T being the dtype of the tensor and the temperature one of its sums.
 template <typename Run>
-void in_type_of(const Tensor& tensor, double temperature, const Run& run) {
-  const ScalarType type = tensor.scalar_type();
-  if (type == ScalarType::BFloat16 && has_bf16()) return run(BFloat16(), static_cast<float>(temperature));
-  if (check_cpu_type("masked_correlation", tensor) == ScalarType::Double) return run(temperature, temperature);
-  run(static_cast<float>(temperature), static_cast<float>(temperature));
+void in_type_of_sums(const Tensor& tensor, const std::optional<Tensor>& temperature, double scale, const Run& run) {
+  if (tensor.scalar_type() == ScalarType::BFloat16 && has_bf16()) {
+    return run(BFloat16(), static_cast<float>(temperature_of(temperature, scale)));
+  }
+  in_type_of("masked_correlation", tensor, temperature, scale, [&](auto tau) { run(tau, tau); });
 }
 
 std::tuple<Tensor, Tensor> masked_correlation(const Tensor& query, const Tensor& key, const Tensor& value,
@@ -80,7 +80,7 @@ std::tuple<Tensor, Tensor> masked_correlation(const Tensor& query, const Tensor&
   Tensor out = zeros(value, {shape.batch, shape.tokens, shape.values});
   Tensor lse = zeros(value, {shape.batch, shape.tokens}, type_of_sums(value));
   const Tensor q = as_contiguous(query), k = as_contiguous(key), v = as_contiguous(value), h = as_contiguous(hole);
-  in_type_of(query, temperature_of(temperature, scale), [&]<typename T, typename S>(T, S tau) {
+  in_type_of_sums(query, temperature, scale, [&]<typename T, typename S>(T, S tau) {
     Images<T, S> images(shape, q, k, v, h, tau, all_keys);
     for (int64_t b = 0; b < shape.batch; ++b) {
       images.groups[b].out = data<T>(out) + b * shape.tokens * shape.values;
@@ -106,7 +106,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> masked_correlation_backward(
   Tensor grad_temperature = zeros(query, {}, type_of_sums(query));
   const Tensor q = as_contiguous(query), k = as_contiguous(key), v = as_contiguous(value), h = as_contiguous(hole);
   const Tensor g = as_contiguous(grad), o = as_contiguous(out), l = as_contiguous(lse);
-  in_type_of(query, temperature_of(temperature, scale), [&]<typename T, typename S>(T, S tau) {
+  in_type_of_sums(query, temperature, scale, [&]<typename T, typename S>(T, S tau) {
     Images<T, S> images(shape, q, k, v, h, tau, all_keys);
     for (int64_t b = 0; b < shape.batch; ++b) {
       Group<T, S>& group = images.groups[b];

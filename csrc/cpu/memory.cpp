@@ -114,14 +114,6 @@ class Sums {
   std::vector<T*> places_;
 };
 
-// Call run.operator()<float or double>(temperature).
-template <typename Run>
-void in_type_of(const char* op, const Tensor& latent, const std::optional<Tensor>& temperature, double scale,
-                const Run& run) {
-  const double tau = temperature_of(temperature, scale);
-  check_cpu_type(op, latent) == ScalarType::Float ? run(static_cast<float>(tau)) : run(tau);
-}
-
 std::tuple<Tensor, Tensor> memory_attend(const Tensor& latent, const Tensor& memory, const std::optional<Tensor>& value,
                                          const Tensor& region, const std::optional<Tensor>& temperature, double scale,
                                          bool) {
