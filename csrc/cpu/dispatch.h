@@ -61,7 +61,12 @@ inline InstructionSet best_instruction_set() {
           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
         here = InstructionSet::avx512;
 #if SHOWFACE_X86_BF16
-        if (has_avx512_bf16()) here = has_amx() ? InstructionSet::amx : InstructionSet::avx512_bf16;
+        // Without AMX, an Intel processor (Emerald Rapids) was faster with float32 than with AVX512-BF16.
+        if (has_avx512_bf16() && has_amx()) {
+          here = InstructionSet::amx;
+        } else if (has_avx512_bf16() && __builtin_cpu_is("amd")) {
+          here = InstructionSet::avx512_bf16;
+        }
 #endif
       }
     }
