@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch._inductor import config as inductor_config
 
+import showface
 from showface import baselines
 from showface.baselines.base import BaselineConfig
 from showface.export import export_model
 from showface.export.decompositions import correlation_rows, read_rows
+from showface.models.interpolation import save_difference
 from showface.nn import fill
 from showface.nn.tokens import pool_hole
 from showface.ops import definitions
@@ -74,7 +76,9 @@ def exported(tmp_path_factory):
     torch.manual_seed(0)
     network = baselines.NETWORKS["pconv"](BaselineConfig(channels=8, image_size=64)).eval()
     path = tmp_path_factory.mktemp("onnx") / "small.onnx"
-    return network, path, write_onnx(network, path, half=True, licence="MIT")
+    onnx = write_onnx(network, path, half=True, licence="MIT")
+    network.load_state_dict(onnx.rounded(network.state_dict()))
+    return network, path, onnx
 
 
 def test_onnx_computes_what_the_network_computes(exported):
@@ -139,6 +143,8 @@ def test_program_takes_other_sizes(model):
         (["-o", "model.pt2", "--half"], "--half is for .onnx"),
         (["-o", "model.onnx", "--compile"], "--compile is for .pt2"),
         (["-o", "faces.pt2", "--faces"], "as .onnx only"),
+        (["-o", "model.pt2", "--detail-input"], "--detail-input is for .onnx"),
+        (["-o", "model.onnx", "--detail-input", "--detail", "0.5"], "either --detail-input or --detail, got both"),
     ],
 )
 def test_command_refuses(showface, options, message):
@@ -153,6 +159,32 @@ def test_command_does_not_overwrite(showface, tmp_path):
     assert code == 1
     assert "--overwrite" in error
     assert (tmp_path / "model.onnx").read_text() == "mine"
+
+
+def test_detail_is_an_input(tmp_path):
+    """The file computes what the network computes with the weights of that `detail`, also where they are float16."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    from showface.export.onnx import SIZES, example_input
+
+    networks = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        networks.append(baselines.NETWORKS["unet"](BaselineConfig(channels=8, image_size=64)).eval())
+    networks[0].save_pretrained(tmp_path / "pair")
+    with pytest.raises(ValueError, match="detail can't be chosen"):
+        export_model(tmp_path / "pair.onnx", str(tmp_path / "pair"), detail_input=True)
+    save_difference(tmp_path / "pair", networks[1])
+    rows = export_model(tmp_path / "pair.onnx", str(tmp_path / "pair"), half=True, detail_input=True)
+    assert {(row.height, row.width) for row in rows} == set(SIZES)
+    assert max(row.worst for row in rows) < 1e-4
+    model = onnx.load(tmp_path / "pair.onnx")
+    assert [x.name for x in model.graph.input] == ["image", "hole", "detail"]
+    with torch.no_grad():
+        image, hole = example_input(64, 64, 0.3)
+        results = [showface.load_model(tmp_path / "pair", detail=detail)(image, hole).image for detail in (0, 1)]
+    assert (results[0] - results[1]).abs().max() > 0.01  # so the check of the export compared different weights
 
 
 @pytest.mark.long

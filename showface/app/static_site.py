@@ -92,20 +92,22 @@ def _check_folder(out: Path, overwrite: bool) -> None:
 def _write_networks(static: Path, models: Sequence[str], names: Sequence[str], check: bool) -> dict[str, str]:
     """Write the ONNX files. Returns their paths by name, as in the page's configuration."""
     from showface.export import export_faces, export_model
+    from showface.models.network import usual_detail
 
     (static / "models").mkdir()
     files = {"faces": "models/yunet.onnx"} | {name: f"models/{name}.onnx" for name in names}
     export_faces(static / files["faces"], check=check)
     for model, name in zip(models, names, strict=True):
-        export_model(static / files[name], model, half=True, check=check)
+        export_model(static / files[name], model, half=True, check=check, detail_input=usual_detail(model) is not None)
     shutil.copy(STATIC.parents[1] / "assets" / "faces" / "LICENSE-yunet.txt", static / "models")
     return files
 
 
 def _write_config(static: Path, models: Sequence[str], files: dict[str, str], webgpu: bool) -> None:
+    from showface.models.network import usual_detail
     from showface.registry import about_model, load_model
 
-    described = [asdict(about_model(model)) for model in models]
+    described = [asdict(about_model(model)) | {"detail": usual_detail(model)} for model in models]
     config = {
         "engine": "onnx",
         "version": version("showface"),

@@ -33,9 +33,9 @@ from showface.data import (
 from showface.data.images import TooManyPixelsError, open_image
 from showface.faces import find_faces
 from showface.inference import Inpainter
-from showface.models.find import find_detail, find_model
+from showface.models.find import find_model
 from showface.models.interpolation import read_weights
-from showface.models.network import check_detail, saved_detail
+from showface.models.network import check_detail, usual_detail
 from showface.registry import about_model, load_model
 
 KINDS = {
@@ -108,8 +108,7 @@ def load_models(
     models: dict[str, Model] = {}
     for folder in names:
         network, about = load_model(folder, device), about_model(folder)
-        saved = find_model(folder)
-        detail = saved_detail(saved) if find_detail(folder) is None else None
+        detail = usual_detail(folder)
         if about.name in models:
             raise ValueError(f"two models have the name {about.name}: rename a folder")
         models[about.name] = Model(
@@ -120,7 +119,7 @@ def load_models(
             Inpainter(network, faces=False, size=size, precision=precision),
             detail,
             detail,
-            saved,
+            find_model(folder),
         )
     if not models:
         raise ValueError("the app needs a model")

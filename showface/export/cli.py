@@ -19,6 +19,9 @@ def export_file(
         str, typer.Option(help="Bundled model (default or psnr), folder of a saved model, or org/name on the Hub.")
     ] = "default",
     detail: Annotated[float | None, typer.Option(help="0 = smooth to 1 = sharp. Default: the model's own.")] = None,
+    detail_input: Annotated[
+        bool, typer.Option("--detail-input", help="Make the detail an input of an .onnx file.")
+    ] = False,
     device: Annotated[str, typer.Option(help="Where a .pt2 file runs: cpu, cuda, ...")] = "cpu",
 ) -> None:
     """Write a model for other programs: ONNX, torch.export or AOTInductor."""
@@ -43,6 +46,7 @@ def export_file(
                 overwrite=overwrite,
                 device=device,
                 detail=detail,
+                detail_input=detail_input,
             )
             if rows:
                 Console(width=None if console.is_terminal else 100).print(parity_table(rows))

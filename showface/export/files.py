@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.table import Table
 
     from showface.export.onnx import Parity
     from showface.models import InpaintingNetwork
+    from showface.models.interpolation import Difference
 
 KINDS = (".aoti.pt2", ".onnx", ".pt2")  # the longest ending first
 
@@ -60,6 +63,7 @@ def export_model(
     overwrite: bool = False,
     device: str = "cpu",
     detail: float | None = None,
+    detail_input: bool = False,
 ) -> "list[Parity]":
     """Write a model as ONNX (.onnx), for torch.export.load (.pt2), or compiled by AOTInductor (.aoti.pt2).
 
@@ -70,6 +74,7 @@ def export_model(
         check: compare an ONNX file with PyTorch.
         device: where a .pt2 runs; ONNX files know no device.
         detail: as for `showface.load_model`.
+        detail_input: make `detail` an input of an ONNX file, for models that have the choice.
 
     Returns:
         What the check measured; empty without a check.
@@ -86,9 +91,13 @@ def export_model(
         raise ValueError("--half is for .onnx files")
     if compiled and kind == ".onnx":
         raise ValueError("--compile is for .pt2 files")
+    if detail_input and kind != ".onnx":
+        raise ValueError("--detail-input is for .onnx files")
+    if detail_input and detail is not None:
+        raise ValueError(f"give either --detail-input or --detail, got both, with {detail}")
     check_output(path, overwrite)
     if kind == ".onnx":
-        return _export_onnx(path, model, half, check, detail)
+        return _export_onnx(path, model, half, check, detail, detail_input)
     from showface.export.program import write_compiled, write_program
 
     write = write_compiled if compiled or kind == ".aoti.pt2" else write_program
@@ -106,18 +115,44 @@ def _load(model: str, device: str, detail: float | None) -> "InpaintingNetwork":
     return network
 
 
-def _export_onnx(path: Path, model: str, half: bool, check: bool, detail: float | None) -> "list[Parity]":
-    from showface.export.onnx import TOLERANCE, check_onnx, write_onnx
+def _export_onnx(
+    path: Path, model: str, half: bool, check: bool, detail: float | None, detail_input: bool
+) -> "list[Parity]":
+    from showface.export.onnx import TOLERANCE, write_onnx
+    from showface.models.find import find_model
+    from showface.models.interpolation import read_difference
     from showface.registry import about_model
 
-    network = _load(model, "cpu", detail)
+    network = _load(model, "cpu", 0.0 if detail_input else detail)
+    difference = read_difference(find_model(model), network.state_dict()) if detail_input else None
     about = about_model(model)
-    write_onnx(network, path, half=half, name=f"showface {about.name}", licence=about.licence)
-    rows = check_onnx(network, path) if check else []
+    write_onnx(network, path, half=half, difference=difference, name=f"showface {about.name}", licence=about.licence)
+    rows = _check_onnx(network, path, half, difference) if check else []
     worst = max((row.worst for row in rows), default=0.0)
     if not worst <= TOLERANCE:
         path.unlink()
         raise ValueError(f"onnxruntime's results differ from PyTorch's by {worst:.2g}, more than {TOLERANCE:g}")
+    return rows
+
+
+def _check_onnx(
+    network: "InpaintingNetwork", path: Path, half: bool, difference: "Mapping[str, Difference] | None"
+) -> "list[Parity]":
+    """Compare a file with the network it was written from, whose weights change on the way."""
+    from showface.export.onnx import SIZES, check_onnx, rounded
+    from showface.models.interpolation import add_difference
+
+    smooth = {name: x.clone() for name, x in network.state_dict().items()}
+    if half:
+        smooth = rounded(smooth)
+    if difference is None:
+        network.load_state_dict(smooth)
+        return check_onnx(network, path)
+    rows = []
+    details = (1.0, 0.0, 0.5)
+    for i, detail in enumerate(details):
+        network.load_state_dict(add_difference(smooth, difference, detail))
+        rows += check_onnx(network, path, SIZES[i :: len(details)], detail=detail)
     return rows
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from showface.export.decompositions import decompositions
+from showface.export.detail import with_detail_input
 from showface.export.program import LARGEST, export_program, stride_of
 from showface.files import write_atomically
 from showface.models import InpaintingNetwork
+from showface.models.interpolation import Difference
 
 OPSET = 20
 TOLERANCE = 1e-4
@@ -41,8 +43,13 @@ class Parity:
         return max(self.image, self.coarse)
 
 
-def onnx_model(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
+def onnx_model(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str], *, fold: bool = True) -> Any:
     """An exported program as an `onnx.ModelProto` that runs everywhere: without operators of this package.
+
+    Args:
+        program, inputs, outputs: the program, and the names of its inputs and outputs.
+        fold: compute now what depends on weights alone. Without it, every weight that is used is a constant of the
+            file, by its name in the program.
 
     Raises:
         ModuleNotFoundError: a package of the extra `export` is missing.
@@ -59,6 +66,7 @@ def onnx_model(program: ExportedProgram, inputs: Sequence[str], outputs: Sequenc
             output_names=list(outputs),
             external_data=False,
             verbose=False,
+            optimize=fold,
         )
     assert result is not None
     model = result.model_proto
@@ -73,6 +81,7 @@ def write_onnx(
     path: str | Path,
     *,
     half: bool = False,
+    difference: Mapping[str, Difference] | None = None,
     licence: str = "not stated",
     name: str = "showface",
 ) -> None:
@@ -85,6 +94,8 @@ def write_onnx(
     Args:
         network: in eval mode, on the CPU.
         half: store weights as float16. They are converted to float32 when they are used.
+        difference: of the network's weights to sharp ones. The file then has a third input `detail`, see
+            `showface.export.detail`.
         licence, name: written into the file's metadata; the licence is that of the weights.
 
     Raises:
@@ -94,10 +105,12 @@ def write_onnx(
     import onnx
 
     stride = stride_of(network)
-    model = onnx_model(export_program(network), ("image", "hole"), ("filled", "coarse"))
+    model = onnx_model(export_program(network), ("image", "hole"), ("filled", "coarse"), fold=difference is None)
     pad_inside(model, stride)
     if half:
         store_half(model)
+    if difference is not None:
+        model = with_detail_input(model, difference)
     describe(
         model,
         name=name,
@@ -109,6 +122,7 @@ def write_onnx(
         hole="(batch, 1, height, width) float32, 1 = fill this pixel, 0 = known",
         filled="(batch, 3, height, width) float32, RGB, -1 to 1; known pixels are those of image",
         coarse="like filled, from the coarse stage",
+        **({} if difference is None else {"detail": "() float32, 0 = smooth to 1 = sharp"}),
         largest_side=LARGEST,
     )
     onnx.checker.check_model(model, full_check=False)
@@ -199,12 +213,14 @@ def check_onnx(
     path: str | Path,
     sizes: Sequence[tuple[int, int]] = SIZES,
     ratios: Sequence[float] = RATIOS,
+    detail: float | None = None,
 ) -> list[Parity]:
     """Compare an ONNX file, run by onnxruntime on the CPU, with the network. Batches of 1 and 2 are used in turn.
 
     Args:
-        network: on the CPU. For a file with float16 weights they are rounded here too, so that what is compared is
-            the computation.
+        network: on the CPU, with the weights that the file has; see `rounded` for a file with float16 weights.
+        sizes, ratios: of the images and their holes.
+        detail: the third input of a file that has one.
 
     Raises:
         ModuleNotFoundError: onnxruntime is missing.
@@ -212,14 +228,13 @@ def check_onnx(
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    half = session.get_modelmeta().custom_metadata_map.get("weights") == "float16"
-    expected = _rounded(network) if half else network
+    more = {} if detail is None else {"detail": np.array(detail, np.float32)}
     rows = []
     for i, (height, width) in enumerate(sizes):
         for ratio in ratios:
             image, hole = example_input(height, width, ratio, batch=1 + i % 2)
-            filled, coarse = session.run(None, {"image": image.numpy(), "hole": hole.numpy()})
-            output = expected(image, hole)
+            filled, coarse = session.run(None, {"image": image.numpy(), "hole": hole.numpy(), **more})
+            output = network(image, hole)
             differences = [
                 float((torch.from_numpy(x) - y).abs().max())
                 for x, y in ((filled, output.image), (coarse, output.coarse))
@@ -228,15 +243,12 @@ def check_onnx(
     return rows
 
 
-def _rounded(network: InpaintingNetwork) -> InpaintingNetwork:
-    """A copy of the network whose large weights were rounded to float16."""
-    copy = type(network)(network.config).eval()
-    state = {
+def rounded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network's state dict as a file with float16 weights has it: large weights are rounded, and still float32."""
+    return {
         name: x.half().float() if x.dtype == torch.float32 and x.numel() >= HALF_FROM else x
-        for name, x in network.state_dict().items()
+        for name, x in state.items()
     }
-    copy.load_state_dict(state)
-    return copy
 
 
 @contextmanager

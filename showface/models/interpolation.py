@@ -8,7 +8,9 @@ A row is what belongs to one index of a tensor's first axis. Each row of the dif
 one float32 scale, a quarter of the size of float32. The error is at most 1/254 of the row's largest difference.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,6 +22,13 @@ from showface.models.weights import UnreadableWeightsError, weights_header
 
 _SCALE = ".scale"
 _LEVELS = 127
+
+
+class Difference(NamedTuple):
+    """What is added to a tensor: `levels`, int8 of the tensor's shape, times `scale`, a float32 for each row."""
+
+    levels: Tensor
+    scale: Tensor
 
 
 def save_difference(folder: str | Path, sharp: nn.Module) -> None:
@@ -57,20 +66,41 @@ def read_weights(folder: Path, detail: float) -> dict[str, Tensor]:
         UnreadableWeightsError: a file is no safetensors file, or the difference does not fit the weights.
     """
     state = load_file(folder / WEIGHTS_FILE)
-    path = folder / DIFFERENCE_FILE
-    if not path.is_file():
+    if not (folder / DIFFERENCE_FILE).is_file():
         return state
+    difference = read_difference(folder, state)
+    return add_difference(state, difference, detail) if detail else state
+
+
+def read_difference(folder: Path, state: Mapping[str, Tensor]) -> dict[str, Difference]:
+    """The difference of a saved model that has one, by the names of its floating-point tensors.
+
+    Args:
+        folder: of a saved model.
+        state: its weights.
+
+    Raises:
+        UnreadableWeightsError: the file is no safetensors file, or does not fit the weights.
+    """
+    path = folder / DIFFERENCE_FILE
     names = [name for name, weight in state.items() if weight.is_floating_point()]
     expected = {name: (tuple(state[name].shape), torch.int8) for name in names}
     expected |= {name + _SCALE: ((len(_rows(state[name])),), torch.float32) for name in names}
     if expected != {name: (entry.shape, entry.dtype) for name, entry in weights_header(path).items()}:
         raise UnreadableWeightsError(f"{path} does not fit {WEIGHTS_FILE}: it has other tensors, shapes or dtypes")
-    if detail:
-        difference = load_file(path)
-        for name in names:
-            rows = _rows(difference[name].float()) * (detail * difference[name + _SCALE][:, None])
-            state[name] = state[name].float() + rows.view(state[name].shape)
-    return state
+    stored = load_file(path)
+    return {name: Difference(stored[name], stored[name + _SCALE]) for name in names}
+
+
+def add_difference(
+    state: Mapping[str, Tensor], difference: Mapping[str, Difference], detail: float
+) -> dict[str, Tensor]:
+    """The weights `state + detail * difference`, those that change in float32."""
+    result = dict(state)
+    for name, (levels, scale) in difference.items():
+        rows = _rows(levels.float()) * (detail * scale[:, None])
+        result[name] = state[name].float() + rows.view(levels.shape)
+    return result
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -167,6 +167,15 @@ def saved_detail(folder: Path) -> float | None:
     return float(usual)
 
 
+def usual_detail(model: str | PathLike[str]) -> float | None:
+    """The `detail` that a model has by default; None if there is no choice, as of "psnr", which is "default" with 0.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: as `saved_detail` and `showface.models.find.find_model`.
+    """
+    return saved_detail(find_model(model)) if find_detail(model) is None else None
+
+
 def check_detail(detail: float, model: object, usual: float | None) -> None:
     """Raise ValueError if `detail` is out of range, or if a model has no choice of it: its `usual` one is None."""
     _check_range(detail)

@@ -24,9 +24,11 @@ export async function createEngine() {
 }
 
 /** @param {Calls} calls @param {import("./engine.js").Request} request @returns {Promise<import("./engine.js").Answer>} */
-function inpaint(calls, { photo, mask, model, faces, format, signal, onProgress }) {
-  const name = model || calls.config.models[0].name;
-  return calls.send("inpaint", { photo, mask, model: name, faces, format }, signal, onProgress);
+function inpaint(calls, { photo, mask, model: name, detail, faces, format, signal, onProgress }) {
+  const { models } = calls.config;
+  const model = name ? models.find((x) => x.name === name) : models[0];
+  const request = { photo, mask, model: model.name, detail: detail ?? model.detail, faces, format };
+  return calls.send("inpaint", request, signal, onProgress);
 }
 
 /** Let the page work offline from now on, where browsers allow it: over HTTPS, or from this machine. */

@@ -65,15 +65,18 @@ export class Sessions {
    *
    * @param {string} name
    * @param {import("./crops.js").View} view
+   * @param {number | null} detail 0 = smooth to 1 = sharp, for a network with this input
    * @returns {Promise<Planes>} in [0, 255]
    */
-  async fill(name, { image, hole }) {
+  async fill(name, { image, hole }, detail) {
     const { ort, session } = await this.session(name);
     const sides = [image.height, image.width];
-    const { filled } = await session.run({
+    const inputs = {
       image: new ort.Tensor("float32", image.data, [1, 3, ...sides]),
       hole: new ort.Tensor("float32", hole, [1, 1, ...sides]),
-    });
+    };
+    if (session.inputNames.includes("detail")) inputs.detail = new ort.Tensor("float32", [detail], []);
+    const { filled } = await session.run(inputs);
     return { ...image, data: Float32Array.from(filled.data, (x) => (x + 1) * 127.5) };
   }
 

@@ -44,7 +44,7 @@ async function faces({ photo }) {
   return { width: picture.width, height: picture.height, faces: found };
 }
 
-async function inpaint({ photo, mask, model, faces: withFaces, format }, id) {
+async function inpaint({ photo, mask, model, detail, faces: withFaces, format }, id) {
   const start = performance.now();
   const picture = await decode(photo);
   const hole = await decodeMask(mask, picture);
@@ -54,7 +54,7 @@ async function inpaint({ photo, mask, model, faces: withFaces, format }, id) {
   const notes = [];
   if (pixels) {
     const find = ways.map((way) => (filled) => findPoints(filled, way));
-    result = await fillHole((view) => sessions.fill(model, view), picture, hole, find, size, (stage, fraction) =>
+    result = await fillHole((view) => sessions.fill(model, view, detail), picture, hole, find, size, (stage, fraction) =>
       tell(id, stage, fraction),
     );
   } else {
