@@ -25,7 +25,8 @@ SHORT = ["--chips", "90", *WIDTHS]
 # A kernel as it is, and with a worse tile: 8 warps for 32 rows.
 WORSE = """
 import dataclasses, json
-from triton_compile import attention_kernel, bounds, compile_for
+from triton_compile import bounds, compile_for
+from triton_kernels import attention_kernel
 from showface.kernels import tiles
 
 tile = tiles.look_up("forward", "half", 128)

@@ -18,6 +18,7 @@ from itertools import product
 from pathlib import Path
 
 import triton_compile
+import triton_kernels
 
 from showface.files import write_text
 from showface.kernels import tiles
@@ -53,7 +54,7 @@ def bound_of(key: Key, chip: int, tile: tiles.Tile) -> int | None:
     """The issue bound in percent, or None if the tile does not compile or does not fit."""
     kernel, kind, width = key
     try:
-        one = triton_compile.attention_kernel(kernel, "bf16", kind, tile, width, listed_keys=True)
+        one = triton_kernels.attention_kernel(kernel, "bf16", kind, tile, width, listed_keys=True)
         built = triton_compile.compile_for(one, chip)
     except Exception as error:  # Triton has no common class for the many reasons why it can't compile a tile
         print(key, *tile, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", flush=True)
