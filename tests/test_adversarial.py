@@ -1,4 +1,4 @@
-"""The discriminator, the hinge GAN losses and feature matching."""
+"""The discriminator, the hinge GAN losses, feature matching and the gradient penalty."""
 
 from copy import deepcopy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from showface.models.discriminator import MultiScaleDiscriminator, PatchDiscriminator
-from showface.training.gan import discriminator_loss, feature_matching, generator_loss
+from showface.training.gan import discriminator_loss, feature_matching, generator_loss, gradient_penalty
 
 
 def a_case(height=64, width=64):
@@ -79,6 +79,51 @@ def test_gradients_of_both_sides():
     generator_loss([discriminator(fake, hole)]).backward()
     assert (fake.grad != 0).float().mean() > 0.9
     assert all(parameter.grad is None for parameter in discriminator.parameters())
+
+
+def test_without_normalisation_the_weights_are_plain_parameters():
+    discriminator = PatchDiscriminator(channels=4, normalise=False)
+    assert {name.rpartition(".")[2] for name in discriminator.state_dict()} == {"weight", "bias"}
+
+
+def test_gradient_penalty_of_a_linear_discriminator():
+    """Its logits are the image's first channel times `scale`: the gradient has `scale` at each pixel that counts."""
+
+    class Linear(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(3.0))
+
+        def forward(self, image, hole):
+            return [self.scale * image[:, :1], self.scale * image[:, 1:2]]
+
+    discriminator = Linear()
+    image, hole = a_case()
+    penalty = gradient_penalty(discriminator, image, hole)
+    # Half of `scale` in each of two channels, since the mean over two scales is taken; 144 pixels of each image.
+    assert penalty.item() == pytest.approx(2 * 144 * 1.5**2)
+    penalty.backward()
+    assert discriminator.scale.grad.item() == pytest.approx(2 * 144 * 1.5**2 * 2 / 3)
+
+
+def test_gradient_penalty_of_an_empty_hole_is_zero():
+    image, hole = a_case()
+    assert gradient_penalty(MultiScaleDiscriminator(4, normalise=False), image, 0 * hole).item() == 0
+
+
+def test_gradient_penalty_makes_a_discriminator_flatter():
+    discriminator = MultiScaleDiscriminator(channels=4, layers=2, scales=2, normalise=False)
+    optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3)
+    penalties = []
+    for _ in range(20):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            penalty = gradient_penalty(discriminator, *a_case())
+        optimizer.zero_grad()
+        penalty.backward()
+        optimizer.step()
+        penalties.append(penalty.item())
+    assert penalty.dtype == torch.float32
+    assert 0 < penalties[-1] < 0.5 * penalties[0]
 
 
 def test_the_two_play_against_each_other():

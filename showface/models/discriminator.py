@@ -21,9 +21,9 @@ class _Conv2d(nn.Conv2d):
 class PatchDiscriminator(nn.Module):
     """Classifies each patch of an image as real or filled in, given the hole.
 
-    Convolutions with stride 2, kernel 5 and leaky ReLU, then one convolution to a logit. All have spectral
-    normalisation (Miyato et al., 2018) of their weights as a matrix (outputs, inputs * kernel²). Widths are `channels`
-    times 1, 2, 4, 4, ... With 4 layers the receptive field of a logit is 93 x 93 pixels.
+    Convolutions with stride 2, kernel 5 and leaky ReLU, then one convolution to a logit. Widths are `channels` times
+    1, 2, 4, 4, ... With 4 layers the receptive field of a logit is 93 x 93 pixels. Spectral normalisation (Miyato et
+    al., 2018) is of the weights as a matrix (outputs, inputs * kernel²).
 
     Source: SN-PatchGAN (Yu et al., *Free-Form Image Inpainting with Gated Convolution*, 2019), which has 6 layers and
     uses the last layer's features as logits. Fewer layers, for smaller images, and one logit per patch are *ours*.
@@ -31,20 +31,22 @@ class PatchDiscriminator(nn.Module):
     Args:
         channels: output width of the first convolution.
         layers: number of convolutions with stride 2.
+        normalise: whether all convolutions have spectral normalisation. Without it, train with the penalty
+            `showface.training.gan.gradient_penalty`.
 
     Raises:
         ValueError: `channels` or `layers` below 1.
     """
 
-    def __init__(self, channels: int = 64, layers: int = 4) -> None:
+    def __init__(self, channels: int = 64, layers: int = 4, normalise: bool = True) -> None:
         super().__init__()
         if channels < 1 or layers < 1:
             raise ValueError(f"a discriminator needs at least one channel and one layer, got {channels} and {layers}")
         widths = [4, *(channels * min(2**layer, 4) for layer in range(layers))]
-        self.convs = nn.ModuleList(
-            spectral_norm(_Conv2d(widths[i], widths[i + 1], 5, stride=2, padding=2)) for i in range(layers)
-        )
-        self.logits = spectral_norm(_Conv2d(widths[-1], 1, 3, padding=1))
+        convs = [_Conv2d(widths[i], widths[i + 1], 5, stride=2, padding=2) for i in range(layers)]
+        logits = _Conv2d(widths[-1], 1, 3, padding=1)
+        self.convs = nn.ModuleList(spectral_norm(conv) if normalise else conv for conv in convs)
+        self.logits = spectral_norm(logits) if normalise else logits
 
     def forward(self, image: Tensor, hole: Tensor) -> Tensor:
         """One logit per patch, positive for real.
@@ -87,18 +89,18 @@ class MultiScaleDiscriminator(nn.Module):
     Source: Wang et al., *High-Resolution Image Synthesis with Conditional GANs*, 2018.
 
     Args:
-        channels, layers: as `PatchDiscriminator`.
+        channels, layers, normalise: as `PatchDiscriminator`.
         scales: number of discriminators.
 
     Raises:
         ValueError: an argument below 1.
     """
 
-    def __init__(self, channels: int = 64, layers: int = 4, scales: int = 1) -> None:
+    def __init__(self, channels: int = 64, layers: int = 4, scales: int = 1, normalise: bool = True) -> None:
         super().__init__()
         if scales < 1:
             raise ValueError(f"need at least one scale, got {scales}")
-        self.scales = nn.ModuleList(PatchDiscriminator(channels, layers) for _ in range(scales))
+        self.scales = nn.ModuleList(PatchDiscriminator(channels, layers, normalise) for _ in range(scales))
         self.register_load_state_dict_pre_hook(_from_one_scale)
 
     def forward(self, image: Tensor, hole: Tensor) -> list[Tensor]:

@@ -78,3 +78,18 @@ def _fault(path: Path) -> str | None:
     except Exception as error:  # a damaged header makes zipfile raise much more than BadZipFile
         return str(error) or type(error).__name__
     return part and f"{part} differs from its checksum"
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The states of the random generators of the CPU and, if it is a GPU, of the device."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Set the random generators to what `random_state` returned, perhaps on another kind of device."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -77,6 +77,8 @@ class GANConfig:
         layers: number of its convolutions with stride 2.
         scales: number of discriminators; each further one sees the image at half the size, and so twice as far.
         lr_scale: its learning rate as a multiple of the network's.
+        r1: weight of `showface.training.gan.gradient_penalty`. With 0 the discriminator has spectral normalisation
+            instead.
     """
 
     start: int = 0
@@ -84,6 +86,7 @@ class GANConfig:
     layers: int = 4
     scales: int = 1
     lr_scale: float = 1.0
+    r1: float = 0.0
 
 
 @dataclass
@@ -159,6 +162,7 @@ class TrainingConfig:
         _check("gan.scales", self.gan.scales, "at least 1", lambda x: x >= 1)
         _check("gan.start", self.gan.start, "at least 0", lambda x: x >= 0)
         _check("gan.lr_scale", self.gan.lr_scale, "positive and finite", lambda x: 0 < x < math.inf)
+        _check("gan.r1", self.gan.r1, "at least 0 and finite", lambda x: 0 <= x < math.inf)
         _check("lr", self.lr, "positive and finite", lambda x: 0 < x < math.inf)
         _check("warmup", self.warmup, "at least 0", lambda x: x >= 0)
         _check("weight_decay", self.weight_decay, "at least 0 and finite", lambda x: 0 <= x < math.inf)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from showface.files import write_text
+from showface.models import InpaintingNetwork
 
 LOG_FILE = "log.jsonl"
 
@@ -128,6 +129,20 @@ class Logger(NullLogger):
 
     def message(self, text: str) -> None:
         self.progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+@torch.no_grad()
+def sample_grid(network: InpaintingNetwork, image: Tensor, hole: Tensor) -> Tensor:
+    """A grid (3, B H, 4 W) in [0, 1], on the CPU; each row has an input, its coarse image, its result and its target.
+
+    Args:
+        network: in eval mode.
+        image, hole: (B, 3, H, W) in [-1, 1] and (B, 1, H, W), 1 = corrupted.
+    """
+    output = network(image, hole)
+    masked = torch.where(hole > 0.5, torch.ones_like(image), image)
+    rows = torch.cat([masked, output.coarse, output.image, image], dim=3)
+    return torch.cat(list(rows), dim=1).float().clamp(-1, 1).add(1).div(2).cpu()
 
 
 class Meter:

@@ -23,13 +23,19 @@ from showface.models import InpaintingNetwork
 from showface.models.discriminator import MultiScaleDiscriminator
 from showface.models.stages import Stage, StageSchedule
 from showface.nn import channels_last
-from showface.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from showface.training.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
 from showface.training.config import TrainingConfig
 from showface.training.divergence import bad_weight, divergence
 from showface.training.features import frozen_features
-from showface.training.gan import discriminator_loss
+from showface.training.gan import PENALTY_EVERY, discriminator_objective
 from showface.training.lock import FolderLock, lock_folder
-from showface.training.logger import Logger, Meter, NullLogger, peak_memory
+from showface.training.logger import Logger, Meter, NullLogger, peak_memory, sample_grid
 from showface.training.objective import Objective, frozen, shift_at, shifted
 from showface.training.resume import Change, explain, find_changes, remove_leftovers, write_config
 from showface.training.setup import make_accelerator, make_dataset, start_from
@@ -38,6 +44,7 @@ from showface.training.workers import batches_of, start_worker, worker_errors
 
 Batch = dict[str, Tensor]
 Tensors = tuple[Tensor, ...] | list[Tensor]
+SAMPLES = 4  # images of a logged grid
 
 
 class Trainer:
@@ -85,7 +92,7 @@ class Trainer:
         self.discriminator: MultiScaleDiscriminator | None = None
         if weights.adversarial:
             self.discriminator = channels_last(
-                MultiScaleDiscriminator(gan.channels, gan.layers, gan.scales).to(self.device)
+                MultiScaleDiscriminator(gan.channels, gan.layers, gan.scales, normalise=not gan.r1).to(self.device)
             )
         trained: dict[str, torch.nn.Module] = {"model": self.model}
         if self.discriminator is not None:
@@ -164,7 +171,8 @@ class Trainer:
                     self._log(logger, meter)
                     meter = Meter(self.step)
                 if samples and main:
-                    logger.image(self.step, self._sample(step_batches[-1]))
+                    images, holes = (step_batches[-1][name][:SAMPLES].to(self.device) for name in ("image", "hole"))
+                    logger.image(self.step, sample_grid(self._ema_model().eval(), images, holes))
                 if saves:
                     self.save()
                 logger.advance(self.step)
@@ -208,11 +216,8 @@ class Trainer:
         bad = bad_weight(self._saved)
         if bad is not None:
             raise FloatingPointError(f"the weight {bad} is not finite after step {self.step}")
-        random = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.device)
         state: dict[str, Any] = {"step": self.step, "stage": self.stage.name, "images": len(self.dataset)}
-        state["random"] = gather_object([random])
+        state["random"] = gather_object([random_state(self.device)])
         if self.accelerator.is_main_process:
             for name, network in self._saved.items():
                 state[name] = network.state_dict()
@@ -256,12 +261,12 @@ class Trainer:
                 self.accelerator.backward(losses["total"] / count)
         if discriminator is not None and self._discriminator is not None:
             with self._sync(self._discriminator, last):
+                r1 = self.config.gan.r1 * PENALTY_EVERY if self.step % PENALTY_EVERY == 0 else 0.0
                 with self._autocast():
-                    images, hole = shifted(torch.cat([image, result]), shift), shifted(hole, shift)
-                    logits = self._discriminator(images, torch.cat([hole, hole]))
-                    real, fake = zip(*(scale.chunk(2) for scale in logits), strict=True)
-                    losses["discriminator"] = discriminator_loss(real, fake, hole)
-                self.accelerator.backward(losses["discriminator"] / count)
+                    image, result, hole = (shifted(x, shift) for x in (image, result, hole))
+                    loss, total = discriminator_objective(self._discriminator, image, result, hole, r1)
+                losses["discriminator"] = loss
+                self.accelerator.backward(total / count)
         return losses
 
     @property
@@ -311,15 +316,6 @@ class Trainer:
         }
         logger.scalars(self.step, values)
 
-    @torch.no_grad()
-    def _sample(self, batch: Batch, count: int = 4) -> Tensor:
-        """A grid (3, H, W) in [0, 1]; each row has the input, coarse image, result and target of one image."""
-        image, hole = (batch[name][:count].to(self.device) for name in ("image", "hole"))
-        output = self._ema_model().eval()(image, hole)
-        masked = torch.where(hole > 0.5, torch.ones_like(image), image)
-        rows = torch.cat([masked, output.coarse, output.image, image], dim=3)  # (B, 3, H, 4 W)
-        return torch.cat(list(rows), dim=1).float().clamp(-1, 1).add(1).div(2).cpu()
-
     def _exit(self, logger: NullLogger, request: StopRequest) -> NoReturn:
         """End a run that a signal stopped."""
         name = request.by.name if request.by else "a signal to another process"
@@ -358,9 +354,7 @@ class Trainer:
         if number >= len(state["random"]):
             warnings.warn("more processes than before the stop: the new ones draw new random numbers", stacklevel=3)
             return
-        torch.set_rng_state(state["random"][number]["cpu"])
-        if self.device.type == "cuda" and "cuda" in state["random"][number]:
-            torch.cuda.set_rng_state(state["random"][number]["cuda"], self.device)
+        restore_random_state(state["random"][number], self.device)
 
     def _batches(self) -> Generator[Batch, None, None]:
         config, processes = self.config, self.accelerator.num_processes
