@@ -9,6 +9,7 @@ import torch.multiprocessing
 from showface.files import write_text
 from showface.training import Trainer, load_config
 from showface.training.checkpoint import load_checkpoint
+from showface.training.gan import PENALTY_EVERY
 from showface.training.objective import SHIFTS, shift_at
 
 from support.pictures import save_faces
@@ -67,6 +68,20 @@ def test_the_discriminator_learns(faces, tmp_path):
     batch = next(trainer._batches())
     losses = [float(trainer.train_step([batch])["discriminator"]) for _ in range(60)]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_gradient_penalty_is_part_of_some_steps(faces, tmp_path):
+    """Two penalties of very different weight: only a step with a penalty makes the discriminators differ."""
+    trainers = [Trainer(small(faces, f"gan.r1={r1}", *ADVERSARIAL), tmp_path / str(r1)) for r1 in (1e-6, 10)]
+    batch = next(trainers[0]._batches())
+    for step, same in ((1, True), (PENALTY_EVERY, False)):
+        for trainer in trainers:
+            trainer.step = step
+        losses = [trainer.train_step([batch]) for trainer in trainers]
+        torch.testing.assert_close(losses[0], losses[1])  # those logged have no penalty
+        first, second = (torch.cat([p.flatten() for p in x.discriminator.parameters()]) for x in trainers)
+        assert torch.equal(first, second) == same
+    assert not any("original" in name for name, _ in trainers[0].discriminator.named_parameters())
 
 
 def test_all_see_the_image_in_the_same_changing_place(faces, tmp_path):
@@ -150,10 +165,11 @@ def run_one_of_two(rank: int, faces: Path, out: Path, options: list[str]) -> Non
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_train_what_one_does(tmp_path):
+@pytest.mark.parametrize("more", [[], ["gan.r1=0.01"]])
+def test_two_processes_train_what_one_does(tmp_path, more):
     """Each process has half of the batch; steps, weights and memory are the same up to the order of additions."""
     faces = save_faces(tmp_path / "faces", count=5)
-    options = ["batch=4", "log_every=1", *ADVERSARIAL, "model.slots=2"]
+    options = ["batch=4", "log_every=1", *ADVERSARIAL, *more, "model.slots=2"]
     Trainer(small(faces, *options, "steps=2"), tmp_path / "one").run()
     Trainer(small(faces, *options, "steps=4"), tmp_path / "one", resume=True).run()
     torch.multiprocessing.spawn(run_one_of_two, args=(faces, tmp_path / "two", [*options, "steps=2"]), nprocs=2)
