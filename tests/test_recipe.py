@@ -39,6 +39,24 @@ def test_discriminator_sets_in_at_its_step(faces, tmp_path):
     assert all(x.requires_grad for x in trainer.discriminator.parameters())
 
 
+def test_the_discriminator_learns_alone_at_first(faces, tmp_path):
+    options = ["gan.start=1", "gan.alone=2", "steps=9", "warmup=1", "weight_decay=0.1"]
+    trainer = Trainer(small(faces, *options, *ADVERSARIAL), tmp_path / "run")
+    batch = next(trainer._batches())
+
+    def step(network: torch.nn.Module) -> tuple[dict[str, torch.Tensor], bool]:
+        before = {name: x.clone() for name, x in network.state_dict().items()}
+        losses = trainer.train_step([batch])
+        return losses, any(not torch.equal(x, before[name]) for name, x in network.state_dict().items())
+
+    moved = [step(trainer.model) for _ in range(4)]
+    assert [changed for _, changed in moved] == [True, False, False, True]
+    assert ["discriminator" in losses for losses, _ in moved] == [False, True, True, True]
+    assert ["adversarial" in losses for losses, _ in moved] == [False, False, False, True]
+    trainer.step = 1
+    assert step(trainer.discriminator)[1]
+
+
 @pytest.mark.usefixtures("in_one_place")
 def test_adversarial_loss_moves_the_network(faces, tmp_path):
     """With the adversarial loss alone and a discriminator that does not learn, the loss falls."""

@@ -68,6 +68,7 @@ class TestConfig:
             ("seed=-1", "seed must be from 0 to"),
             ("seed=18446744073709551616", "seed must be from 0 to"),
             ("gan.start=-1", r"gan\.start must be at least 0, got -1"),
+            ("gan.alone=-1", r"gan\.alone must be at least 0, got -1"),
             ("gan.r1=-1", r"gan\.r1 must be at least 0 and finite, got -1"),
             ("gan.scales=0", r"gan\.scales must be at least 1, got 0"),
             ("data.components=2", r"data\.components must be in \[0, 1\], got 2"),

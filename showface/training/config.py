@@ -73,6 +73,7 @@ class GANConfig:
 
     Attributes:
         start: number of steps before the adversarial loss is used.
+        alone: number of steps, from `start` on, in which the discriminator learns and the network does not.
         channels: output width of the discriminator's first convolution.
         layers: number of its convolutions with stride 2.
         scales: number of discriminators; each further one sees the image at half the size, and so twice as far.
@@ -82,6 +83,7 @@ class GANConfig:
     """
 
     start: int = 0
+    alone: int = 0
     channels: int = 64
     layers: int = 4
     scales: int = 1
@@ -161,6 +163,7 @@ class TrainingConfig:
         _check("gan.layers", self.gan.layers, "at least 1", lambda x: x >= 1)
         _check("gan.scales", self.gan.scales, "at least 1", lambda x: x >= 1)
         _check("gan.start", self.gan.start, "at least 0", lambda x: x >= 0)
+        _check("gan.alone", self.gan.alone, "at least 0", lambda x: x >= 0)
         _check("gan.lr_scale", self.gan.lr_scale, "positive and finite", lambda x: 0 < x < math.inf)
         _check("gan.r1", self.gan.r1, "at least 0 and finite", lambda x: 0 <= x < math.inf)
         _check("lr", self.lr, "positive and finite", lambda x: 0 < x < math.inf)

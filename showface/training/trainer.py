@@ -182,8 +182,9 @@ class Trainer:
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """One step of the optimisers on batches of `FaceFolder` items; returns the mean losses, detached."""
-        used = self.stage.paints and self.step >= self.config.gan.start
-        discriminator = self.discriminator if used else None
+        gan = self.config.gan
+        discriminator = self.discriminator if self.stage.paints and self.step >= gan.start else None
+        alone = discriminator is not None and self.step < gan.start + gan.alone
         for name, optimiser in self.optimisers.items():
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
@@ -191,10 +192,11 @@ class Trainer:
         self.model.train()
         means: dict[str, Tensor] = {}
         for number, batch in enumerate(batches, start=1):
-            losses = self._backward(batch, discriminator, len(batches), last=number == len(batches))
+            losses = self._backward(batch, discriminator, alone, len(batches), last=number == len(batches))
             for name, loss in losses.items():
                 means[name] = means.get(name, torch.zeros_like(loss)) + loss.detach() / len(batches)
-            self.model.update_memory()
+            if not alone:
+                self.model.update_memory()
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
         if "model" in self.optimisers:
             self.optimisers["model"].step()
@@ -248,15 +250,23 @@ class Trainer:
         return step_batches
 
     def _backward(
-        self, batch: Batch, discriminator: MultiScaleDiscriminator | None, count: int, last: bool
+        self, batch: Batch, discriminator: MultiScaleDiscriminator | None, alone: bool, count: int, last: bool
     ) -> dict[str, Tensor]:
-        """Add the gradients of one batch, divided by the step's `count` of batches. Returns the batch's losses."""
+        """Add the gradients of one batch, divided by the step's `count` of batches. Returns the batch's losses.
+
+        If the discriminator learns `alone`, the network gets no gradients, and its optimiser leaves it as it is.
+        """
         image = batch["image"].to(self.device, memory_format=torch.channels_last, non_blocking=True)
         hole, labels = (batch[name].to(self.device, non_blocking=True) for name in ("hole", "parsing"))
         shift = shift_at(self.step)
+        judge = None if alone else discriminator
         with self._sync(self._objective, last):
-            with self._autocast(), frozen(discriminator) if discriminator is not None else nullcontext():
-                result, losses = self._objective(image, hole, labels, discriminator, shift)
+            with (
+                torch.set_grad_enabled(not alone),
+                self._autocast(),
+                frozen(judge) if judge is not None else nullcontext(),
+            ):
+                result, losses = self._objective(image, hole, labels, judge, shift)
             if losses["total"].requires_grad:  # not in a stage that only fills buffers
                 self.accelerator.backward(losses["total"] / count)
         if discriminator is not None and self._discriminator is not None:
