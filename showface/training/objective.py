@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from showface.losses import LossWeights, weighted_sum
 from showface.models import InpaintingNetwork
-from showface.models.discriminator import MultiScaleDiscriminator
+from showface.models.discriminator import Discriminator
 from showface.models.stages import WHOLE, Stage
 from showface.training.features import FrozenFeatures, perceptual_and_style
 from showface.training.gan import feature_matching, generator_loss
@@ -40,7 +40,7 @@ class Objective(nn.Module):
         image: Tensor,
         hole: Tensor,
         labels: Tensor,
-        discriminator: MultiScaleDiscriminator | None = None,
+        discriminator: Discriminator | None = None,
         shift: tuple[int, int] = (0, 0),
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the detached result (B, 3, H, W) and the losses by name: unweighted, plus their weighted sum `total`.

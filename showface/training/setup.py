@@ -9,7 +9,9 @@ from accelerate.state import AcceleratorState
 from showface.data import FaceFolder, FaceShards
 from showface.distributed import check_device
 from showface.models import InpaintingNetwork
-from showface.training.config import TrainingConfig
+from showface.models.discriminator import Discriminator, FeatureDiscriminator, MultiScaleDiscriminator
+from showface.training.config import GANConfig, TrainingConfig
+from showface.training.features import FrozenFeatures
 
 
 def make_accelerator(device: str) -> Accelerator:
@@ -35,6 +37,15 @@ def make_dataset(config: TrainingConfig) -> FaceFolder | FaceShards:
     if data.folders:
         return FaceFolder(data.folders, augmentation, min_side=data.min_side, seed=config.seed)
     return FaceShards(data.shards, augmentation, min_side=data.min_side, seed=config.seed)
+
+
+def make_discriminator(gan: GANConfig, features: FrozenFeatures | None) -> Discriminator:
+    """The discriminator, on the frozen network's feature maps or on pixels."""
+    normalise = not gan.r1
+    if gan.on_features:
+        assert features is not None
+        return FeatureDiscriminator(features, gan.channels, normalise)
+    return MultiScaleDiscriminator(gan.channels, gan.layers, gan.scales, normalise)
 
 
 def start_from(model: InpaintingNetwork, folder: str) -> None:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from showface.data import EpochSampler
 from showface.distributed import lost_processes
 from showface.models import InpaintingNetwork
-from showface.models.discriminator import MultiScaleDiscriminator
+from showface.models.discriminator import Discriminator
 from showface.models.stages import Stage, StageSchedule
 from showface.nn import channels_last
 from showface.training.checkpoint import (
@@ -38,7 +38,7 @@ from showface.training.lock import FolderLock, lock_folder
 from showface.training.logger import Logger, Meter, NullLogger, peak_memory, sample_grid
 from showface.training.objective import Objective, frozen, shift_at, shifted
 from showface.training.resume import Change, explain, find_changes, remove_leftovers, write_config
-from showface.training.setup import make_accelerator, make_dataset, start_from
+from showface.training.setup import make_accelerator, make_dataset, make_discriminator, start_from
 from showface.training.signals import StopRequest, stop_on_signal
 from showface.training.workers import batches_of, start_worker, worker_errors
 
@@ -87,13 +87,11 @@ class Trainer:
         self.ema = AveragedModel(self.model, multi_avg_fn=self._update_ema)
         weights, gan = config.loss, config.gan
         self._features = None
-        if weights.perceptual or weights.style:
+        if weights.perceptual or weights.style or (weights.adversarial and gan.on_features):
             self._features = channels_last(frozen_features(config.features, config.features_weights).to(self.device))
-        self.discriminator: MultiScaleDiscriminator | None = None
+        self.discriminator: Discriminator | None = None
         if weights.adversarial:
-            self.discriminator = channels_last(
-                MultiScaleDiscriminator(gan.channels, gan.layers, gan.scales, normalise=not gan.r1).to(self.device)
-            )
+            self.discriminator = channels_last(make_discriminator(gan, self._features).to(self.device))
         trained: dict[str, torch.nn.Module] = {"model": self.model}
         if self.discriminator is not None:
             trained["discriminator"] = self.discriminator
@@ -250,7 +248,7 @@ class Trainer:
         return step_batches
 
     def _backward(
-        self, batch: Batch, discriminator: MultiScaleDiscriminator | None, alone: bool, count: int, last: bool
+        self, batch: Batch, discriminator: Discriminator | None, alone: bool, count: int, last: bool
     ) -> dict[str, Tensor]:
         """Add the gradients of one batch, divided by the step's `count` of batches. Returns the batch's losses.
 
@@ -306,7 +304,9 @@ class Trainer:
         self._objective = self._make_objective()
 
     def _make_objective(self) -> torch.nn.Module:
-        objective: torch.nn.Module = Objective(self.model, self.config.loss, self._features, self.stage)
+        weights = self.config.loss
+        features = self._features if weights.perceptual or weights.style else None
+        objective: torch.nn.Module = Objective(self.model, weights, features, self.stage)
         if self.config.compile:
             objective = torch.compile(objective)  # type: ignore[assignment]
         if "model" not in self.optimisers:
