@@ -134,11 +134,9 @@ class Frozen(torch.nn.Module):
         self.register_buffer("weight", torch.randn(42, 3, 1, 1), persistent=False)
 
     def forward(self, image):
-        half = torch.nn.functional.avg_pool2d(image, 2)
-        quarter = torch.nn.functional.avg_pool2d(half, 2)
-        return [
-            torch.nn.functional.conv2d(x, w) for x, w in zip((half, quarter), self.weight.split([2, 40]), strict=True)
-        ]
+        half, quarter = (torch.nn.functional.avg_pool2d(image, size) for size in (2, 4))
+        first, second = self.weight.split([2, 40])
+        return [torch.nn.functional.conv2d(half, first), torch.nn.functional.conv2d(quarter, second)]
 
 
 def test_heads_on_feature_maps():
