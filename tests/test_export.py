@@ -181,6 +181,7 @@ def test_detail_is_an_input(tmp_path):
     assert max(row.worst for row in rows) < 1e-4
     model = onnx.load(tmp_path / "pair.onnx")
     assert [x.name for x in model.graph.input] == ["image", "hole", "detail"]
+    assert not any(node.metadata_props for node in model.graph.node)
     with torch.no_grad():
         image, hole = example_input(64, 64, 0.3)
         results = [showface.load_model(tmp_path / "pair", detail=detail)(image, hole).image for detail in (0, 1)]

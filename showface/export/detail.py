@@ -26,14 +26,10 @@ def with_detail_input(model: Any, difference: Mapping[str, Difference]) -> Any:
     for constant in graph.initializer:
         if constant.name in used:
             constant.name += "_smooth"
-    conversions = []
-    others = []
-    for node in graph.node:
-        if node.output[0] in used:
-            node.output[0] += "_smooth"
-            conversions.append(node)
-        else:
-            others.append(node)
+    conversions = [node for node in graph.node if node.output[0] in used]
+    others = [node for node in graph.node if node.output[0] not in used]
+    for node in conversions:
+        node.output[0] += "_smooth"
     sums = []
     for weight, (levels, scale) in used.items():
         levels_name, scale_name, step, change = (f"{weight}_{x}" for x in ("levels", "scale", "step", "change"))

@@ -55,7 +55,6 @@ def _name_sizes(model: Any) -> None:
                 size.Clear()
                 size.dim_param = name
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    del model.graph.value_info[:]
 
 
 @torch.no_grad()

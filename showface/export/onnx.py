@@ -70,9 +70,7 @@ def onnx_model(program: ExportedProgram, inputs: Sequence[str], outputs: Sequenc
         )
     assert result is not None
     model = result.model_proto
-    for node in model.graph.node:  # names and traces of Python code
-        del node.metadata_props[:]
-        node.doc_string = ""
+    remove_traces(model)
     return model
 
 
@@ -111,6 +109,7 @@ def write_onnx(
         store_half(model)
     if difference is not None:
         model = with_detail_input(model, difference)
+        remove_traces(model)
     describe(
         model,
         name=name,
@@ -127,6 +126,14 @@ def write_onnx(
     )
     onnx.checker.check_model(model, full_check=False)
     write_atomically(path, lambda temporary: onnx.save(model, temporary))
+
+
+def remove_traces(model: Any) -> None:
+    """Remove from an `onnx.ModelProto` the names and traces of Python code, and the shapes of values inside."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.value_info[:]
 
 
 def describe(model: Any, *, name: str, **values: object) -> None:
@@ -172,7 +179,6 @@ def pad_inside(model: Any, stride: int) -> None:
         for dim, size in ((0, "batch"), (2, "height"), (3, "width")):
             sizes[dim].Clear()
             sizes[dim].dim_param = size
-    del graph.value_info[:]  # its sizes have names that no input has any more
     onnx.checker.check_model(model)
 
 
