@@ -23,7 +23,7 @@ from showface.ops.backends import cuda
 from support.backends import dtypes_of
 from support.cuda_on_cpu import build
 from support.networks import TINY, wake
-from support.page import chromium, serving
+from support.page import Visitor, chromium, serving
 from support.pictures import save_faces
 
 pytest.register_assert_rewrite("support.operator_tests", "support.tolerances")
@@ -231,6 +231,21 @@ def page_address() -> Iterator[str]:
 def browser() -> Iterator[Any]:
     with chromium() as browser:
         yield browser
+
+
+@pytest.fixture
+def visit(browser: Any, page_address: str) -> Iterator[Callable[..., Visitor]]:
+    """Open the page. At the end of the test, nothing may have gone wrong in it."""
+    visitors = []
+
+    def start(**options: Any) -> Visitor:
+        visitors.append(Visitor(browser, options.pop("address", page_address), **options))
+        return visitors[-1]
+
+    yield start
+    for visitor in visitors:
+        visitor.context.close()
+        visitor.check()
 
 
 @pytest.fixture

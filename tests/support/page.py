@@ -171,3 +171,16 @@ def png_file(name: str, image: Image.Image, **options: Any) -> dict[str, Any]:
     kind = {"png": "png", "jpg": "jpeg", "webp": "webp"}[name.rsplit(".")[-1]]
     image.save(data, kind, **options)
     return {"name": name, "mimeType": f"image/{kind}", "buffer": data.getvalue()}
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """A picture without faces."""
+    small = np.random.default_rng(0).integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def scattered(height: int, width: int) -> NDArray[np.bool_]:
+    """A hole of single pixels, and a block in the corner."""
+    hole = np.random.default_rng(1).random((height, width)) > 0.97
+    hole[: height // 4, : width // 3] = True
+    return hole
