@@ -1,17 +1,20 @@
-"""What a run is made of: processes and devices, training images, and the weights that it starts from."""
+"""What a run is made of: processes and devices, training images, a discriminator, and the weights it starts from."""
 
 import os
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch.utils.data import DataLoader
 
-from showface.data import FaceFolder, FaceShards
+from showface.data import EpochSampler, FaceFolder, FaceShards
 from showface.distributed import check_device
 from showface.models import InpaintingNetwork
 from showface.models.discriminator import Discriminator, FeatureDiscriminator, MultiScaleDiscriminator
 from showface.training.config import GANConfig, TrainingConfig
 from showface.training.features import FrozenFeatures
+from showface.training.workers import start_worker
 
 
 def make_accelerator(device: str) -> Accelerator:
@@ -37,6 +40,37 @@ def make_dataset(config: TrainingConfig) -> FaceFolder | FaceShards:
     if data.folders:
         return FaceFolder(data.folders, augmentation, min_side=data.min_side, seed=config.seed)
     return FaceShards(data.shards, augmentation, min_side=data.min_side, seed=config.seed)
+
+
+def make_loader(
+    dataset: FaceFolder | FaceShards, config: TrainingConfig, step: int, process: int, processes: int, pinned: bool
+) -> DataLoader[Any]:
+    """Loads one process's part of each batch, from a step to the end of the run.
+
+    Args:
+        step: the first step. The same images follow as in a run that has come there without a stop.
+        process, processes: the number of this process, and how many there are.
+        pinned: whether batches are put into pinned memory.
+    """
+    sampler = EpochSampler(
+        len(dataset),
+        config.seed,
+        start=step * config.step_images,
+        stop=config.steps * config.step_images,
+        batch=config.batch,
+        rank=process,
+        world=processes,
+    )
+    return DataLoader(
+        dataset,
+        config.batch // processes,
+        sampler=sampler,
+        num_workers=config.data.workers,
+        worker_init_fn=start_worker,
+        pin_memory=pinned,
+        # Its own generator: otherwise the loader draws from the global one, which checkpoints restore.
+        generator=torch.Generator(),
+    )
 
 
 def make_discriminator(gan: GANConfig, features: FrozenFeatures | None) -> Discriminator:

@@ -15,9 +15,7 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
 
-from showface.data import EpochSampler
 from showface.distributed import lost_processes
 from showface.models import InpaintingNetwork
 from showface.models.discriminator import Discriminator
@@ -38,9 +36,9 @@ from showface.training.lock import FolderLock, lock_folder
 from showface.training.logger import Logger, Meter, NullLogger, peak_memory, sample_grid
 from showface.training.objective import Objective, frozen, shift_at, shifted
 from showface.training.resume import Change, explain, find_changes, remove_leftovers, write_config
-from showface.training.setup import make_accelerator, make_dataset, make_discriminator, start_from
+from showface.training.setup import make_accelerator, make_dataset, make_discriminator, make_loader, start_from
 from showface.training.signals import StopRequest, stop_on_signal
-from showface.training.workers import batches_of, start_worker, worker_errors
+from showface.training.workers import batches_of, worker_errors
 
 Batch = dict[str, Tensor]
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -367,27 +365,9 @@ class Trainer:
         restore_random_state(state["random"][number], self.device)
 
     def _batches(self) -> Generator[Batch, None, None]:
-        config, processes = self.config, self.accelerator.num_processes
-        sampler = EpochSampler(
-            len(self.dataset),
-            config.seed,
-            start=self.step * config.step_images,
-            stop=config.steps * config.step_images,
-            batch=config.batch,
-            rank=self.accelerator.process_index,
-            world=processes,
-        )
-        loader = DataLoader(
-            self.dataset,
-            config.batch // processes,
-            sampler=sampler,
-            num_workers=config.data.workers,
-            worker_init_fn=start_worker,
-            pin_memory=self.device.type == "cuda",
-            # Its own generator: otherwise the loader draws from the global one, which checkpoints restore.
-            generator=torch.Generator(),
-        )
-        yield from batches_of(loader)
+        pinned = self.device.type == "cuda"
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        yield from batches_of(make_loader(self.dataset, self.config, self.step, process, processes, pinned))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
