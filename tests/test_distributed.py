@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from torch import distributed
 from showface.nn import DisentangledMemory
 from showface.training.checkpoint import list_checkpoints
 
-from support.runs import SMALL, assert_same_run
+from support.runs import SMALL, assert_same_run, free_port
 
 REGIONS, SLOTS, CHANNELS = 5, 4, 6
 pytestmark = pytest.mark.skipif(
@@ -65,12 +64,9 @@ TRAIN = "import torch; torch.set_num_threads(1); from showface.cli import main; 
 
 def launch(faces: Path, out: Path, count: int, *more: str) -> list[subprocess.Popen]:
     """Start a training of `count` processes, as a launcher on several machines does: none watches over the others."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     settings = [*SMALL, f"batch={count}", "save_every=2", "log_every=1", *more]
     command = [sys.executable, "-c", TRAIN, "train", "--data", str(faces), "--out", str(out), *settings]
-    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
     return [
         subprocess.Popen(
             command,

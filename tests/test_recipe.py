@@ -13,7 +13,7 @@ from showface.training.gan import PENALTY_EVERY
 from showface.training.objective import SHIFTS, shift_at
 
 from support.pictures import save_faces
-from support.runs import entries, small, weights
+from support.runs import entries, free_port, small, weights
 
 ADVERSARIAL = ["loss.adversarial=0.1", "gan.channels=8", "gan.layers=2"]
 
@@ -184,11 +184,11 @@ def test_compiled_steps_are_the_eager_ones(faces, tmp_path, monkeypatch, more):
     assert weights(tmp_path / "True").keys() == weights(tmp_path / "False").keys()
 
 
-def run_one_of_two(rank: int, faces: Path, out: Path, options: list[str]) -> None:
+def run_one_of_two(rank: int, port: int, faces: Path, out: Path, options: list[str]) -> None:
     import os
 
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     torch.set_num_threads(1)
     Trainer(small(faces, *options), out).run()
     resumed = Trainer(small(faces, *options, "steps=4"), out, resume=True)
@@ -207,7 +207,8 @@ def test_two_processes_train_what_one_does(tmp_path, more):
     options = ["batch=4", "log_every=1", *ADVERSARIAL, *more, "model.slots=2"]
     Trainer(small(faces, *options, "steps=2"), tmp_path / "one").run()
     Trainer(small(faces, *options, "steps=4"), tmp_path / "one", resume=True).run()
-    torch.multiprocessing.spawn(run_one_of_two, args=(faces, tmp_path / "two", [*options, "steps=2"]), nprocs=2)
+    arguments = (free_port(), faces, tmp_path / "two", [*options, "steps=2"])
+    torch.multiprocessing.spawn(run_one_of_two, args=arguments, nprocs=2)
     one, two = (load_checkpoint(tmp_path / name / "checkpoints") for name in ("one", "two"))
     assert len(two["random"]) == 2
     for kind in ("model", "ema", "discriminator"):

@@ -1,6 +1,7 @@
 """Tiny training runs that the tests share."""
 
 import json
+import socket
 from pathlib import Path
 
 import torch
@@ -58,3 +59,10 @@ def compare(a: object, b: object, where: str) -> None:
             compare(x, y, f"{where}/{number}")
     else:
         assert a == b, where
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on, for processes that train together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
