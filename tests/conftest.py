@@ -56,6 +56,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     `-n 0` runs all tests in one process, and `-n 2` runs any tests in two.
     """
     if "PYTEST_XDIST_WORKER" in os.environ:
+        # A worker reads the command line, where --dist is missing, so it would not tell the groups of `shared`.
+        config.option.loadgroup = True
         return  # a worker process must not start workers
     whole = config.args_source is not pytest.Config.ArgsSource.ARGS and not config.option.keyword
     single = config.option.collectonly or config.option.usepdb or torch.cuda.is_available()

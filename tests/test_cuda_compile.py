@@ -6,6 +6,7 @@ import pytest
 
 pytestmark = [
     pytest.mark.long,
+    pytest.mark.shared("cuda_compile"),
     pytest.mark.skipif(
         not all(map(find_spec, ("triton", "ninja", "pybind11", "setuptools"))),
         reason="triton, ninja, pybind11 or setuptools is not installed",
