@@ -5,6 +5,7 @@ It refuses arguments that ComfyUI doesn't know, checks names and types between n
 
 import asyncio
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -80,8 +81,15 @@ def install(monkeypatch: Any) -> None:
 
 def nodes_of(pack: ModuleType) -> dict[str, Any]:
     """The nodes of a pack by their id."""
-    extension = asyncio.run(pack.comfy_entrypoint())
-    return {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
+
+    async def found() -> list[Any]:
+        extension = await pack.comfy_entrypoint()
+        return await extension.get_node_list()
+
+    # In a thread, since Playwright keeps an event loop in that of the tests.
+    with ThreadPoolExecutor(1) as thread:
+        nodes = thread.submit(asyncio.run, found()).result()
+    return {node.define_schema().node_id: node for node in nodes}
 
 
 def execute(node: Any, **inputs: Any) -> tuple[Any, ...]:
