@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from showface.nn.blocks import activate
+from showface.nn.tokens import pool_hole
 
 
 class _Conv2d(nn.Conv2d):
@@ -119,7 +120,7 @@ class FeatureDiscriminator(nn.Module):
         """For each feature map the features after each convolution of its head, last the logits."""
         found = []
         for x, head in zip(self.network(image), self.heads, strict=True):
-            x = torch.cat([x, F.adaptive_max_pool2d(hole, x.shape[2:]).to(x.dtype)], dim=1)
+            x = torch.cat([x, pool_hole(hole, *x.shape[2:]).to(x.dtype)], dim=1)
             steps = []
             for conv in cast(nn.ModuleList, head)[:-1]:
                 x = activate(conv(x))

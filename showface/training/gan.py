@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from showface.losses import batch_mean
+from showface.nn.tokens import pool_hole
 
 # Steps from one gradient penalty to the next, to save time (Karras et al., *Analyzing and Improving the Image Quality
 # of StyleGAN*, 2020). It is multiplied by this number.
@@ -69,7 +70,7 @@ def gradient_penalty(discriminator: nn.Module, image: Tensor, hole: Tensor) -> T
     image = image.detach().requires_grad_()
     with torch.autocast(image.device.type, enabled=False):  # second derivatives of half precision are noise
         scales = discriminator(image, hole)
-        score = torch.stack([(logits * F.adaptive_max_pool2d(hole, logits.shape[2:])).sum() for logits in scales])
+        score = torch.stack([(logits * pool_hole(hole, *logits.shape[2:])).sum() for logits in scales])
         (gradient,) = torch.autograd.grad(score.mean(), image, create_graph=True)
     return gradient.square().sum() / len(image)
 
@@ -80,7 +81,7 @@ def discriminator_objective(
     """A discriminator's loss on an image and a result, and the loss plus `r1` times the gradient penalty; both 0-d.
 
     Args:
-        discriminator: a `MultiScaleDiscriminator`, or a module around one.
+        discriminator: a `Discriminator`, or a module around one.
         image, result: (B, 3, H, W) in [-1, 1].
         hole: (B, 1, H, W), 1 = filled in.
         r1: weight of `gradient_penalty`; with 0 it is not computed.
@@ -94,5 +95,5 @@ def discriminator_objective(
 def _mean(values: Tensor, hole: Tensor | None) -> Tensor:
     if hole is None:
         return values.mean()
-    touched = F.adaptive_max_pool2d(hole.float(), values.shape[2:])
+    touched = pool_hole(hole.float(), *values.shape[2:])
     return batch_mean((values * touched).sum(), touched.sum())
