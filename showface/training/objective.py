@@ -10,7 +10,8 @@ from showface.losses import LossWeights, weighted_sum
 from showface.models import InpaintingNetwork
 from showface.models.discriminator import Discriminator
 from showface.models.stages import WHOLE, Stage
-from showface.training.features import FrozenFeatures, perceptual_and_style
+from showface.training.feature_losses import feature_losses
+from showface.training.features import FrozenFeatures
 from showface.training.gan import feature_matching, generator_loss
 
 SHIFTS = 8
@@ -22,7 +23,7 @@ class Objective(nn.Module):
     Args:
         model: the network to train.
         weights: the weights of the losses.
-        features: the network of the perceptual and style losses, None if both have weight 0.
+        features: the network of `feature_losses`, None if those have no weight.
         stage: the stage of the training.
     """
 
@@ -53,7 +54,7 @@ class Objective(nn.Module):
         output, losses = self.model.training_losses(image, hole, labels, self.weights, **self.stage)
         result, image, hole = (shifted(x, shift) for x in (output.image, image, hole))
         if self.features is not None:
-            losses["perceptual"], losses["style"] = perceptual_and_style(self.features, result, image)
+            losses |= feature_losses(self.features, result, image, hole, self.weights)
         if discriminator is not None:
             fake = discriminator.features(result, hole)
             losses["adversarial"] = generator_loss([scale[-1] for scale in fake], hole)

@@ -85,7 +85,7 @@ class Trainer:
         self.ema = AveragedModel(self.model, multi_avg_fn=self._update_ema)
         weights, gan = config.loss, config.gan
         self._features = None
-        if weights.perceptual or weights.style or (weights.adversarial and gan.on_features):
+        if weights.compares_features or (weights.adversarial and gan.on_features):
             self._features = channels_last(frozen_features(config.features, config.features_weights).to(self.device))
         self.discriminator: Discriminator | None = None
         if weights.adversarial:
@@ -303,7 +303,7 @@ class Trainer:
 
     def _make_objective(self) -> torch.nn.Module:
         weights = self.config.loss
-        features = self._features if weights.perceptual or weights.style else None
+        features = self._features if weights.compares_features else None
         objective: torch.nn.Module = Objective(self.model, weights, features, self.stage)
         if self.config.compile:
             objective = torch.compile(objective)  # type: ignore[assignment]

