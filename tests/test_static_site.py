@@ -6,6 +6,7 @@ import http.server
 import io
 import json
 import os
+import re
 import shutil
 import threading
 from importlib.resources import files
@@ -15,9 +16,10 @@ import pytest
 from PIL import Image
 
 import showface
-from showface import hole_filling
+from showface import crops, hole_filling
 from showface.app import static_site
 from showface.crops import Crop
+from showface.faces import detector
 from showface.models.network import usual_detail
 
 MEGABYTES = 50
@@ -99,10 +101,43 @@ def test_runtime_from_a_folder(tmp_path):
     assert "1.2.3" in (tmp_path / "ort" / "README.txt").read_text()
 
 
+def test_service_worker_of_a_new_version_differs(tmp_path):
+    caches = []
+    for content in ("old", "new", "old"):
+        folder = tmp_path / str(len(caches))
+        (folder / "static" / "onnx").mkdir(parents=True)
+        (folder / "static" / "models").mkdir()
+        shutil.copy(static_site.STATIC / "onnx" / "service-worker.js", folder / "static" / "onnx")
+        (folder / "index.html").write_text("page")
+        (folder / "static" / "models" / "run#3 50%.onnx").write_text(content)
+        static_site._write_service_worker(folder)
+        assert json.loads((folder / "static" / "files.json").read_text()) == [
+            "./",
+            "static/models/run%233%2050%25.onnx",
+        ]
+        caches += re.findall(r'"showface-([0-9a-f]{16})"', (folder / "service-worker.js").read_text())
+    assert len(caches) == 3
+    assert caches[0] == caches[2] != caches[1]
+
+
 def test_npm_is_needed_to_download(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(FileNotFoundError, match="npm is missing"):
         static_site.fetch_onnxruntime_web(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("module", [hole_filling, crops, detector])
+def test_constants_are_those_of_python(module):
+    """The page must choose the crops that Python chooses."""
+    names = {"hole_filling": "hole-filling.js", "crops": "crops.js", "detector": "faces.js"}
+    code = (static_site.STATIC / "onnx" / names[module.__name__.split(".")[-1]]).read_text()
+    compared = 0
+    for name, value in re.findall(r"^const ([A-Z_]+) = (.*?);", code, re.MULTILINE):
+        wanted = getattr(module, name, None)
+        if name != "BESIDE" and wanted is not None:  # a grey level there, a colour here
+            assert json.loads(value) == json.loads(json.dumps(np.asarray(wanted, dtype=object).tolist())), name
+            compared += 1
+    assert compared >= 3
 
 
 @pytest.fixture(scope="module")

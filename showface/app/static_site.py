@@ -1,5 +1,6 @@
 """The page as a folder for any static host: the networks run in the browser, and no server sees the photos."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import quote
 
 STATIC = Path(__file__).parent / "static"
 PACKAGE = "onnxruntime-web"
@@ -70,8 +72,7 @@ def write_static_site(
         copy_runtime(runtime, static / "ort", webgpu)
         files = _write_networks(static, models, names, check)
         _write_config(static, models, files, webgpu)
-        (static / "onnx" / "service-worker.js").rename(folder / "service-worker.js")
-        _list_files(folder)
+        _write_service_worker(folder)
         folder.chmod(0o755)
         if out.exists():
             shutil.rmtree(out)
@@ -90,7 +91,7 @@ def _check_folder(out: Path, overwrite: bool) -> None:
 
 
 def _write_networks(static: Path, models: Sequence[str], names: Sequence[str], check: bool) -> dict[str, str]:
-    """Write the ONNX files. Returns their paths by name, as in the page's configuration."""
+    """Write the ONNX files. Returns their URLs by name, as in the page's configuration."""
     from showface.export import export_faces, export_model
     from showface.models.network import usual_detail
 
@@ -100,31 +101,41 @@ def _write_networks(static: Path, models: Sequence[str], names: Sequence[str], c
     for model, name in zip(models, names, strict=True):
         export_model(static / files[name], model, half=True, check=check, detail_input=usual_detail(model) is not None)
     shutil.copy(STATIC.parents[1] / "assets" / "faces" / "LICENSE-yunet.txt", static / "models")
-    return files
+    return {name: quote(file) for name, file in files.items()}
 
 
 def _write_config(static: Path, models: Sequence[str], files: dict[str, str], webgpu: bool) -> None:
     from showface.models.network import usual_detail
     from showface.registry import about_model, load_model
 
-    described = [asdict(about_model(model)) | {"detail": usual_detail(model)} for model in models]
+    described = [
+        asdict(about_model(model)) | {"detail": usual_detail(model), "size": load_model(model).config.image_size}
+        for model in models
+    ]
     config = {
         "engine": "onnx",
         "version": version("showface"),
         "models": described,
         "files": files,
         "gpu": webgpu,
-        "size": load_model(models[0]).config.image_size,
     }
     (static / "engine-config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _list_files(folder: Path) -> None:
-    """Name the files that the service worker keeps, so that the page works offline."""
-    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-    kept = [name for name in names if not name.endswith(("service-worker.js", ".txt", "engine-server.js"))]
-    kept = ["./" if name == "index.html" else name for name in kept if "ort-wasm-webgpu" not in name]
-    (folder / "static" / "files.json").write_text(json.dumps(kept, indent=2) + "\n")
+def _write_service_worker(folder: Path) -> None:
+    """Put the service worker beside index.html, with the list of the files that it keeps, and a hash of them."""
+    worker = folder / "static" / "onnx" / "service-worker.js"
+    code = worker.read_text()
+    worker.unlink()
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and "ort-wasm-webgpu" not in path.name]
+    kept = [path for path in paths if path.suffix != ".txt" and path.name != "engine-server.js"]
+    names = [path.relative_to(folder).as_posix() for path in kept]
+    urls = ["./" if name == "index.html" else quote(name) for name in names]
+    (folder / "static" / "files.json").write_text(json.dumps(urls, indent=2) + "\n")
+    version = hashlib.sha256()
+    for name, path in zip(names, kept, strict=True):
+        version.update(name.encode() + path.read_bytes())
+    (folder / worker.name).write_text(code.replace('"showface"; //', f'"showface-{version.hexdigest()[:16]}"; //'))
 
 
 def copy_runtime(package: Path, out: Path, webgpu: bool) -> None:

@@ -27,7 +27,7 @@ export async function createEngine() {
 function inpaint(calls, { photo, mask, model: name, detail, faces, format, signal, onProgress }) {
   const { models } = calls.config;
   const model = name ? models.find((x) => x.name === name) : models[0];
-  const request = { photo, mask, model: model.name, detail: detail ?? model.detail, faces, format };
+  const request = { photo, mask, model: model.name, size: model.size, detail: detail ?? model.detail, faces, format };
   return calls.send("inpaint", request, signal, onProgress);
 }
 

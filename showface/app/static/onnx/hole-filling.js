@@ -14,11 +14,11 @@ import { bilinearAt, toPlanes } from "./sampling.js";
 
 const CONTEXT = 1.75; // side of a crop around a piece of a hole, in sides of the piece
 const ROUGH = 640; // longer side in pixels of the rough fill
-const ALIGNED = 0.15; // a crop whose corners are nearer to the photo's than this fraction of its side is the photo
+const ALIGNED = 0.2; // a crop whose corners are nearer to the photo's than this fraction of its side is the photo
 const MAX_SCALE = 4; // the detail of larger faces is enlarged
 const MEMBRANE = 768; // longer side in pixels at which colours are matched
 const LOOKS = 2; // how often faces are looked for
-const STAGES = [["filling", 0], ["filling faces", 0.4], ["filling faces", 0.7]];
+const STAGES = [["filling", 0], ["filling faces", 0.4], ["filling faces again", 0.7]];
 
 /**
  * @param {(view: import("./crops.js").View) => Promise<Planes>} model gives the filled crop, in [0, 255]

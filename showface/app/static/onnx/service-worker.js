@@ -3,7 +3,7 @@
  * only what lies below it. A file from the host is preferred to the kept one.
  */
 
-const CACHE = "showface";
+const CACHE = "showface"; // followed by a hash of the site's files, so that browsers see a new version
 const FILES = new URL("static/files.json", self.location);
 
 self.addEventListener("install", (event) => {
@@ -11,28 +11,27 @@ self.addEventListener("install", (event) => {
 });
 
 self.addEventListener("activate", (event) => {
-  event.waitUntil(self.clients.claim());
+  event.waitUntil(dropOthers().then(() => self.clients.claim()));
 });
 
 self.addEventListener("fetch", (event) => {
   const { request } = event;
   if (request.method === "GET" && new URL(request.url).origin === self.location.origin) {
-    event.respondWith(fromHost(request).catch(() => kept(request)));
+    event.respondWith(fetch(request).catch(() => kept(request)));
   }
 });
 
 async function keepAll() {
   const cache = await caches.open(CACHE);
-  const names = await (await fetch(FILES)).json();
-  await cache.addAll(names.map((name) => new URL(name, self.location).href));
+  const names = await (await fetch(FILES, { cache: "no-cache" })).json();
+  // Not from the browser's own cache, which may hold files of an older version.
+  await cache.addAll(names.map((name) => new Request(new URL(name, self.location), { cache: "no-cache" })));
 }
 
-async function fromHost(request) {
-  const answer = await fetch(request);
-  const cache = await caches.open(CACHE);
-  // A file of an old version must not stay beside new ones.
-  if (answer.ok && (await cache.match(request, { ignoreSearch: true }))) await cache.put(request.url, answer.clone());
-  return answer;
+/** Delete the files of older versions. */
+async function dropOthers() {
+  const names = (await caches.keys()).filter((name) => name.startsWith("showface") && name !== CACHE);
+  await Promise.all(names.map((name) => caches.delete(name)));
 }
 
 async function kept(request) {

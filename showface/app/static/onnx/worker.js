@@ -9,7 +9,6 @@ const WAYS = [[0.6, false], [0.3, false], [0.6, true]]; // upright faces, then d
 const NO_FACE = "No face was found at the hole, which is filled as in a picture without faces.";
 
 let sessions;
-let size = 256;
 const cancelled = new Set();
 let queue = Promise.resolve(); // one job at a time
 
@@ -34,7 +33,6 @@ async function answer(id, kind, request) {
 /** Load a model and the face detector. */
 async function open({ config, base, model }) {
   sessions ??= new Sessions(new URL(base), config);
-  size = config.size;
   await Promise.all([sessions.session("faces"), sessions.session(model)]);
 }
 
@@ -44,7 +42,7 @@ async function faces({ photo }) {
   return { width: picture.width, height: picture.height, faces: found };
 }
 
-async function inpaint({ photo, mask, model, detail, faces: withFaces, format }, id) {
+async function inpaint({ photo, mask, model, size, detail, faces: withFaces, format }, id) {
   const start = performance.now();
   const picture = await decode(photo);
   const hole = await decodeMask(mask, picture);
