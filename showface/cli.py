@@ -74,21 +74,19 @@ def demo(
     detail: DetailOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Fill the bundled portrait. Writes input, mask, coarse image and result side by side."""
+    """Fill the bundled portrait. Writes input, mask and result side by side."""
     from PIL import Image
 
     from showface.data import save_photo
-    from showface.inference import restore
+    from showface.inference import Inpainter
     from showface.preview import side_by_side
-    from showface.registry import load_model
 
     overwrite = _check_output(out, [], overwrite or out == DEMO)
     with as_file(files("showface") / "assets" / "demo") as folder:
-        network = load_model(model, device, detail=detail)
-        result = restore(folder / "portrait.png", folder / "mask.png", model=network)
+        result = Inpainter(model, device=device, detail=detail).restore(folder / "portrait.png", folder / "mask.png")
         mask = Image.open(folder / "mask.png").convert("RGB")
-    save_photo(side_by_side((result.masked, mask, result.coarse, result.image)), out, overwrite=overwrite)
-    console.print(f"input | mask | coarse | result, a hole of {result.hole_ratio:.1%}: {escape(str(out.resolve()))}")
+    save_photo(side_by_side((result.masked, mask, result.image)), out, overwrite=overwrite)
+    console.print(f"input | mask | result, a hole of {result.hole_ratio:.1%}: {escape(str(out.resolve()))}")
 
 
 @app.command()

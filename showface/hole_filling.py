@@ -27,7 +27,6 @@ CHUNK = 1 << 20  # pixels of the hole that are read from the fills at once, so t
 
 FindFaces = Callable[[Image.Image], Sequence[NDArray[np.float64]]]
 Progress = Callable[[str, float], object]
-Fills = list[tuple[Tensor, Tensor]]  # the result and the coarse image of each crop, (3, size, size) in [0, 255]
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,11 @@ class Fill:
     """The fill of a photo's hole.
 
     Attributes:
-        image, coarse: (N, 3) uint8, the colours of the hole's pixels, row by row: of the result, of the coarse stage.
+        image: (N, 3) uint8, the colours of the hole's pixels, row by row.
         crops: what was filled, faces first.
     """
 
     image: NDArray[np.uint8]
-    coarse: NDArray[np.uint8]
     crops: list[Crop]
 
 
@@ -85,7 +83,7 @@ def fill_holes(
 
 def fill_in_steps(
     photo: NDArray[np.uint8], hole: NDArray[np.bool_], find_faces: Sequence[FindFaces], size: int
-) -> Generator[list[tuple[Tensor, Tensor]], Fills, Fill]:
+) -> Generator[list[tuple[Tensor, Tensor]], list[Tensor], Fill]:
     """Fill the hole of a photo. Yields crops with their holes, gets the model's fills of them, returns the result.
 
     Points under the hole are guesses. So faces are looked for in a fill that knows no faces; and again, once they are
@@ -95,12 +93,12 @@ def fill_in_steps(
     points = np.stack([columns + 0.5, rows + 0.5], axis=-1)
     filled = rough_fill(photo, hole)
     faces: list[Crop] = []
-    known: dict[Crop, tuple[Tensor, Tensor]] = {}
+    known: dict[Crop, Tensor] = {}
     for look in range(LOOKS + 1):
         crops = [*faces, *crops_beside(faces, hole, size)]
         new = [crop for crop in crops if crop not in known]
         known.update(zip(new, (yield [read_crop(crop, photo, hole, filled, size) for crop in new]), strict=True))
-        images = [known[crop][0] for crop in crops]
+        images = [known[crop] for crop in crops]
         found = faces
         if find_faces and look < LOOKS:
             filled = photo.copy()
@@ -110,9 +108,7 @@ def fill_in_steps(
             break
         faces = found
     sharp = [sharpened(crop, image, photo, hole, filled) for crop, image in zip(crops, images, strict=True)]
-    coarse = [known[crop][1] for crop in crops]
-    colours = [match_colours(crops, fills, photo, hole, points) for fills in (sharp, coarse)]
-    return Fill(colours[0], colours[1], crops)
+    return Fill(match_colours(crops, sharp, photo, hole, points), crops)
 
 
 def rough_fill(photo: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -206,16 +202,15 @@ def sharpened(
 
 
 @torch.inference_mode()
-def run_model(model: InpaintingNetwork, inputs: Sequence[tuple[Tensor, Tensor]], precision: str) -> Fills:
-    """Fill crops in batches."""
+def run_model(model: InpaintingNetwork, inputs: Sequence[tuple[Tensor, Tensor]], precision: str) -> list[Tensor]:
+    """Fill crops in batches: (3, size, size) in [0, 255] each."""
     device = next(model.parameters()).device
-    fills: Fills = []
+    fills: list[Tensor] = []
     for start in range(0, len(inputs), BATCH):
         images, holes = (torch.stack(part).to(device) for part in zip(*inputs[start : start + BATCH], strict=True))
         with torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
             output = model(images.contiguous(memory_format=torch.channels_last), holes)
-        image, coarse = ((x.float().cpu() + 1) * 127.5 for x in (output.image, output.coarse))
-        fills += zip(image, coarse, strict=True)
+        fills += (output.image.float().cpu() + 1) * 127.5
     return fills
 
 
@@ -257,7 +252,7 @@ def match_colours(
 
 
 def _grown(hole: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The hole and the pixels beside it."""
+    """The hole and the pixels beside it: `grow_hole(hole, 1)`, but a hundred times as fast."""
     grown = hole.copy()
     grown[1:] |= hole[:-1]
     grown[:-1] |= hole[1:]

@@ -4,8 +4,9 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from numbers import Integral
 from os import PathLike
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -27,19 +28,17 @@ Mask: TypeAlias = str | PathLike[str] | Image.Image | NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Restoration:
-    """The result of `restore`. All images are RGB and have the photo's size.
+    """The result of `Inpainter.restore`. All images are RGB and have the photo's size.
 
     Attributes:
         photo: the input, as it was read.
         hole: (H, W) bool, True where the photo was filled.
-        coarse: the result of the coarse stage with known pixels from the photo; `image` if there is no coarse stage.
         image: the result. Its known pixels are exactly those of `photo`.
         crops: the squares of the photo that were filled, faces first. `crop.to_photo` gives their corners.
     """
 
     photo: Image.Image
     hole: NDArray[np.bool_]
-    coarse: Image.Image
     image: Image.Image
     crops: tuple[Crop, ...] = ()
 
@@ -56,7 +55,7 @@ class Restoration:
     @property
     def masked(self) -> Image.Image:
         """The photo with a white hole."""
-        return _paste(self.photo, self.hole, Image.new("RGB", self.photo.size, "white"))
+        return _set_in(np.asarray(self.photo), self.hole, np.uint8(255))
 
 
 class Inpainter:
@@ -71,7 +70,7 @@ class Inpainter:
 
     Args:
         model: a model from `showface.load_model`, or its folder or bundled name; by default the bundled model.
-        device: where the model and the face detector run; by default where the model is.
+        device: where the model and the face detector run; by default where the model is. A network is moved there.
         faces: look for faces. Otherwise the hole is filled as in a picture without any.
         size: side in pixels of the crops that the model fills; by default the size at which it was trained.
         detail: 0 = smooth to 1 = sharp, for the bundled model and others that have the choice: see
@@ -97,16 +96,14 @@ class Inpainter:
     ) -> None:
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
+        if size is not None and (isinstance(size, bool) or not isinstance(size, Integral)):
             raise TypeError(f"size must be an integer, got {size!r}")
         if size is not None and size < 16:
             raise ValueError(f"size must be at least 16 pixels, got {size}")
         if size is not None and size > MAX_IMAGE_SIZE:
             raise ValueError(f"size must be at most {MAX_IMAGE_SIZE} pixels, got {size}")
-        self.model = _find_model(model, detail)
-        if device is not None:
-            self.model = move_model(self.model, device)
-        self.size = size or self.model.config.image_size
+        self.model = _find_model(model, detail, device)
+        self.size = int(size or self.model.config.image_size)
         self.precision = precision
         self.detector = FaceDetector(next(self.model.parameters()).device) if faces else None
 
@@ -122,7 +119,7 @@ class Inpainter:
         mask_polarity: str = "white",
         progress: Progress = lambda stage, fraction: None,
     ) -> Restoration:
-        """Like a call, but also return the coarse image, the hole and the faces.
+        """Like a call, but also return the hole and the faces.
 
         `progress` is called with a stage of the work, such as "filling faces", and the fraction that is done, 0 to 1.
         An exception that it raises ends the work.
@@ -158,11 +155,10 @@ class Inpainter:
         for photo, hole in read:
             if not hole.any():
                 warnings.warn("the mask is empty: nothing to fill, the photo is returned unchanged", stacklevel=4)
-                results.append(Restoration(photo, hole, photo, photo))
+                results.append(Restoration(photo, hole, photo))
                 continue
             fill = next(fills)
-            result, coarse = (_set_in(np.asarray(photo), hole, colours) for colours in (fill.image, fill.coarse))
-            results.append(Restoration(photo, hole, coarse, result, tuple(fill.crops)))
+            results.append(Restoration(photo, hole, _set_in(np.asarray(photo), hole, fill.image), tuple(fill.crops)))
             if self.detector is not None and not results[-1].faces:
                 warnings.warn(
                     "no face was found at the hole, which is filled as in a picture without faces", stacklevel=4
@@ -171,13 +167,14 @@ class Inpainter:
 
     def _ways_to_find(self) -> list[FindFaces]:
         """Upright faces, then doubtful ones, then turned ones: each of these also finds more that is no face."""
-        if self.detector is None:
+        detector = self.detector
+        if detector is None:
             return []
-        return [self._finder(*way) for way in ((0.6, False), (0.3, False), (0.6, True))]
 
-    def _finder(self, threshold: float, turned: bool) -> FindFaces:
-        detector = cast(FaceDetector, self.detector)
-        return lambda photo: [face.points for face in detector.find(photo, threshold=threshold, turned=turned)]
+        def way(threshold: float, turned: bool) -> FindFaces:
+            return lambda photo: [face.points for face in detector.find(photo, threshold=threshold, turned=turned)]
+
+        return [way(0.6, False), way(0.3, False), way(0.6, True)]
 
 
 def inpaint(
@@ -216,34 +213,18 @@ def inpaint(
     return inpainter.restore(image, mask, mask_polarity=mask_polarity).image
 
 
-def restore(
-    image: Photo,
-    mask: Mask,
-    *,
-    model: Model | None = None,
-    mask_polarity: str = "white",
-    size: int | None = None,
-    faces: bool = True,
-    detail: float | None = None,
-    precision: str = "fp32",
-) -> Restoration:
-    """Like `inpaint`, but also return the coarse image, the hole and the number of faces."""
-    inpainter = Inpainter(model, faces=faces, size=size, detail=detail, precision=precision)
-    return inpainter.restore(image, mask, mask_polarity=mask_polarity)
-
-
 @cache
 def default_model() -> InpaintingNetwork:
-    """The bundled model, on the CPU. It is loaded once."""
+    """The bundled model, on the CPU. It is loaded once, and shared."""
     return load_model()
 
 
-def _find_model(model: Model | None, detail: float | None) -> InpaintingNetwork:
+def _find_model(model: Model | None, detail: float | None, device: str | torch.device | None) -> InpaintingNetwork:
     """The network, loaded if needed. Raises TypeError or ValueError for one that can't fill float32 images."""
-    if model is None:
-        return default_model() if detail is None else load_model(detail=detail)
-    if isinstance(model, str | PathLike):
-        return load_model(model, detail=detail)
+    if model is None and detail is None and device is None:
+        return default_model()
+    if model is None or isinstance(model, str | PathLike):
+        return load_model("default" if model is None else model, "cpu" if device is None else device, detail=detail)
     # torch.compile wraps a module in one of another class.
     if not isinstance(getattr(model, "_orig_mod", model), InpaintingNetwork):
         raise TypeError(
@@ -259,7 +240,7 @@ def _find_model(model: Model | None, detail: float | None) -> InpaintingNetwork:
             f"the model is in {name}, and photos are filled in float32: call model.float(), and for half precision "
             "give precision='bf16'"
         )
-    return model
+    return model if device is None else move_model(model, device)
 
 
 def _read_hole(mask: Mask, size: tuple[int, int], polarity: str) -> NDArray[np.bool_]:
@@ -270,13 +251,8 @@ def _read_hole(mask: Mask, size: tuple[int, int], polarity: str) -> NDArray[np.b
     return mask if mask.shape == size else read_mask(Image.fromarray(mask.astype(np.uint8) * 255), size)
 
 
-def _set_in(photo: NDArray[np.uint8], hole: NDArray[np.bool_], colours: NDArray[np.uint8]) -> Image.Image:
-    """The photo with these colours (N, 3) in its hole."""
+def _set_in(photo: NDArray[np.uint8], hole: NDArray[np.bool_], colours: NDArray[np.uint8] | np.uint8) -> Image.Image:
+    """The photo with these colours (N, 3) in its hole, or with one grey level."""
     result = photo.copy()
     result[hole] = colours
     return Image.fromarray(result)
-
-
-def _paste(photo: Image.Image, hole: NDArray[np.bool_], inside: Image.Image) -> Image.Image:
-    """Replace the pixels in the photo's hole by those of `inside`, an image of the same size."""
-    return Image.fromarray(np.where(hole[..., None], np.asarray(inside), np.asarray(photo)))

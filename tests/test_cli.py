@@ -122,8 +122,8 @@ class TestDemo:
     def test_writes_a_sheet(self, showface, folder):
         code, out, err = showface("demo", "--model", folder)
         assert (code, err) == (0, "")
-        assert "input | mask | coarse | result, a hole of 2" in out
-        assert Image.open("showface-demo.png").size == (4 * 256 + 3 * 8, 256)
+        assert "input | mask | result, a hole of 2" in out
+        assert Image.open("showface-demo.png").size == (3 * 256 + 2 * 8, 256)
 
     def test_failure(self, showface, folder):
         assert_fails(showface("demo", "--model", folder, "--out", "sheet"), "unknown image format 'sheet'")

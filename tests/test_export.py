@@ -118,6 +118,24 @@ def test_a_wrong_file_is_noticed(exported):
     assert max(row.worst for row in onnx.check_onnx(other, path, **FEW)) > 1e-4
 
 
+@pytest.mark.parametrize("reason", ["wrong", "interrupted"])
+def test_a_failing_check_leaves_the_old_file(exported, tmp_path, monkeypatch, reason):
+    network, _, onnx = exported
+
+    def check(*_, **__):
+        if reason == "interrupted":
+            raise KeyboardInterrupt
+        return [onnx.Parity(16, 16, 0.3, image=1.0, coarse=0.0)]
+
+    monkeypatch.setattr(onnx, "check_onnx", check)
+    network.save_pretrained(tmp_path / "model")
+    (tmp_path / "model.onnx").write_text("mine")
+    with pytest.raises((ValueError, KeyboardInterrupt)):
+        export_model(tmp_path / "model.onnx", str(tmp_path / "model"), overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.onnx"]
+    assert (tmp_path / "model.onnx").read_text() == "mine"
+
+
 def test_program_takes_other_sizes(model):
     from showface.export.onnx import example_input
     from showface.export.program import export_program

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import showface
-from showface.inference import default_model, restore
+from showface.inference import Inpainter, default_model
 
 
 def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
@@ -42,11 +42,10 @@ def _warnings_are_errors():
 @pytest.mark.parametrize("size", [(32, 32), (1, 1), (7, 50), (45, 33), (100, 70), (131, 250)], ids=str)
 def test_any_size_keeps_known_pixels(model, size):
     photo, hole = noise(*size), a_hole(*size)
-    result = restore(photo, as_mask(hole), model=model)
-    for image in (result.image, result.coarse):
-        assert image.mode == "RGB"
-        assert image.size == size
-        assert np.array_equal(pixels(image)[~hole], pixels(photo)[~hole])
+    result = Inpainter(model).restore(photo, as_mask(hole))
+    assert result.image.mode == "RGB"
+    assert result.image.size == size
+    assert np.array_equal(pixels(result.image)[~hole], pixels(photo)[~hole])
     assert np.array_equal(result.hole, hole)
     assert result.hole_ratio == hole.mean()
     assert (pixels(result.image)[hole] != pixels(photo)[hole]).any()
@@ -74,7 +73,7 @@ def test_size_of_the_fill(model):
 def test_modes(model, tmp_path, mode):
     image = Image.fromarray(np.full((33, 40), 4096, dtype=np.uint16)) if mode == "I;16" else noise(40, 33, mode)
     hole = a_hole(40, 33)
-    result = restore(image, hole, model=model)
+    result = Inpainter(model).restore(image, hole)
     assert result.image.mode == "RGB"
     assert np.array_equal(pixels(result.image)[~hole], pixels(result.photo)[~hole])
     path = tmp_path / f"photo.{'tif' if mode in ('CMYK', 'I;16') else 'png'}"
@@ -87,7 +86,7 @@ def test_photos_are_turned_upright(model, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     noise(40, 33).save(tmp_path / "photo.png", exif=exif)
-    result = restore(tmp_path / "photo.png", a_hole(33, 40), model=model)
+    result = Inpainter(model).restore(tmp_path / "photo.png", a_hole(33, 40))
     assert result.image.size == (33, 40)
     assert np.array_equal(pixels(result.photo), pixels(noise(40, 33).transpose(Image.Transpose.ROTATE_270)))
 
@@ -108,7 +107,7 @@ def test_masks(model, tmp_path):
 def test_a_mask_of_another_size_is_resized(model, kind):
     mask = a_hole(20, 10)
     with pytest.warns(UserWarning, match=r"10x20 \(height x width\), not 33x40: resized"):
-        result = restore(noise(40, 33), as_mask(mask) if kind == "image" else mask, model=model)
+        result = Inpainter(model).restore(noise(40, 33), as_mask(mask) if kind == "image" else mask)
     assert result.hole.shape == (33, 40)
     assert result.hole_ratio == pytest.approx(mask.mean(), abs=0.05)
 
@@ -122,7 +121,7 @@ def test_an_empty_mask_gives_the_photo(model):
 
 
 def test_a_full_mask_gives_a_picture(model):
-    result = restore(noise(40, 33), np.ones((33, 40), dtype=bool), model=model)
+    result = Inpainter(model).restore(noise(40, 33), np.ones((33, 40), dtype=bool))
     assert result.hole_ratio == 1
     assert result.image.size == (40, 33)
     assert (pixels(result.masked) == 255).all()
@@ -130,7 +129,7 @@ def test_a_full_mask_gives_a_picture(model):
 
 def test_masked_shows_the_hole_in_white(model):
     photo, hole = noise(40, 33), a_hole(40, 33)
-    masked = pixels(restore(photo, hole, model=model).masked)
+    masked = pixels(Inpainter(model).restore(photo, hole).masked)
     assert (masked[hole] == 255).all()
     assert np.array_equal(masked[~hole], pixels(photo)[~hole])
 
@@ -174,6 +173,14 @@ def test_the_bundled_model_is_loaded_once(model, monkeypatch):
     finally:
         default_model.cache_clear()
     assert len(calls) == 1
+
+
+def test_a_device_gets_a_model_of_its_own():
+    """Otherwise one inpainter would move the network of another."""
+    shared = Inpainter(faces=False).model
+    assert shared is default_model()
+    own = Inpainter(faces=False, device="cpu").model
+    assert own is not shared
 
 
 def test_runs_where_the_model_is(model, device):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import showface
 from showface import MDRNets, MDRNetsConfig, load_model
+from showface.models import network as network_module
 from showface.models.find import DIFFERENCE_FILE, WEIGHTS_FILE
 from showface.models.interpolation import read_weights, save_difference
 from showface.models.network import saved_detail
@@ -48,7 +49,7 @@ def set_detail(folder: Path, detail: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"detail": detail}))
 
 
-@pytest.mark.parametrize("detail", [0, 0.25, 1, 1.0, None])
+@pytest.mark.parametrize("detail", [0, 0.25, 1, 1.0, np.float32(0.5), np.int64(1), None])
 def test_weights_lie_between_both(networks, folder, detail) -> None:
     smooth, sharp = (network.state_dict() for network in networks)
     found = load_model(folder, detail=detail).state_dict()
@@ -82,6 +83,18 @@ def test_what_is_saved_again_has_one_set_of_weights(folder) -> None:
     assert all(torch.equal(x, again.state_dict()[name]) for name, x in model.state_dict().items())
     with pytest.raises(ValueError, match=r"detail can't be chosen for .*pair, which has no difference.safetensors"):
         load_model(folder, detail=0.5)
+
+
+def test_a_failing_save_leaves_both(folder, monkeypatch) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(network_module, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        load_model(folder, detail=0.5).save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("detail", [-0.1, 1.5, float("nan"), True, "0.5"])

@@ -1,5 +1,6 @@
 """The full training recipe: perceptual and adversarial losses, accumulation, torch.compile, several processes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ def test_discriminator_sets_in_at_its_step(faces, tmp_path):
     # An untrained discriminator gives logits near 0: both hinges are near 1.
     assert losses[2]["discriminator"] == pytest.approx(2, abs=0.3)
     assert all(x.requires_grad for x in trainer.discriminator.parameters())
+
+
+def test_a_logged_loss_is_a_mean_over_the_steps_that_had_it(faces, tmp_path):
+    out = tmp_path / "run"
+    Trainer(small(faces, "steps=4", "log_every=4", "gan.start=3", "lr=1e-6", *ADVERSARIAL), out).run()
+    (entry,) = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    assert entry["discriminator"] == pytest.approx(2, abs=0.3)  # of its one step
 
 
 def test_the_discriminator_learns_alone_at_first(faces, tmp_path):

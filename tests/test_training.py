@@ -87,6 +87,20 @@ class TestConfig:
         with pytest.raises(ValueError, match=message):
             load_config(overrides=[override])
 
+    @pytest.mark.parametrize(
+        ("overrides", "smallest"),
+        [
+            (["data.size=16", "loss.distribution=1"], 32),
+            (["data.size=16", "loss.adversarial=1", "gan.on_features=true"], 32),
+            (["data.size=16", "loss.adversarial=1"], 32),
+            (["data.size=48", "loss.adversarial=1", "gan.scales=2"], 64),
+        ],
+    )
+    def test_images_too_small_for_a_loss(self, overrides, smallest):
+        with pytest.raises(ValueError, match=rf"data\.size must be at least {smallest} for these losses"):
+            load_config(overrides=overrides)
+        load_config(overrides=[*overrides, f"data.size={smallest}"])
+
     def test_settings_of_a_script_are_checked_too(self, faces, tmp_path):
         with pytest.raises(ValueError, match=r"clip must be positive .*, got -1"):
             TrainingConfig(clip=-1)

@@ -156,6 +156,7 @@ def test_sizes_that_would_fill_the_memory(model, tmp_path):
     for size in (16.0, True, "32"):
         with pytest.raises(TypeError, match="size must be an integer, got "):
             Inpainter(model, size=size)
+    assert Inpainter(model, size=np.int64(32)).size == 32
 
 
 # Results.

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from showface.files import write_atomically
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -126,12 +128,18 @@ def _export_onnx(
     network = _load(model, "cpu", 0.0 if detail_input else detail)
     difference = read_difference(find_model(model), network.state_dict()) if detail_input else None
     about = about_model(model)
-    write_onnx(network, path, half=half, difference=difference, name=f"showface {about.name}", licence=about.licence)
-    rows = _check_onnx(network, path, half, difference) if check else []
-    worst = max((row.worst for row in rows), default=0.0)
-    if not worst <= TOLERANCE:
-        path.unlink()
-        raise ValueError(f"onnxruntime's results differ from PyTorch's by {worst:.2g}, more than {TOLERANCE:g}")
+    rows: list[Parity] = []
+
+    def write(file: Path) -> None:
+        """Write and check a file. It gets its final name only if it is right."""
+        name = f"showface {about.name}"
+        write_onnx(network, file, half=half, difference=difference, name=name, licence=about.licence)
+        rows.extend(_check_onnx(network, file, half, difference) if check else [])
+        worst = max((row.worst for row in rows), default=0.0)
+        if not worst <= TOLERANCE:
+            raise ValueError(f"onnxruntime's results differ from PyTorch's by {worst:.2g}, more than {TOLERANCE:g}")
+
+    write_atomically(path, write)
     return rows
 
 

@@ -1,6 +1,7 @@
 """The base class of every network that fills holes: what the trainer, saved files and inference rely on."""
 
 import json
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -84,8 +85,13 @@ class InpaintingNetwork(nn.Module):
             name: (x.to(dtype) if dtype and x.is_floating_point() else x).detach().cpu().contiguous()
             for name, x in self.state_dict().items()
         }
-        (folder / DIFFERENCE_FILE).unlink(missing_ok=True)  # it belongs to the weights that are replaced
-        write_atomically(folder / WEIGHTS_FILE, lambda path: save_file(state, path, metadata={"format": "pt"}))
+
+        def write(path: Path) -> None:
+            save_file(state, path, metadata={"format": "pt"})
+            # It belongs to the weights that are replaced next. If the new ones can't be written, it stays.
+            (folder / DIFFERENCE_FILE).unlink(missing_ok=True)
+
+        write_atomically(folder / WEIGHTS_FILE, write)
         values = {"system": self.system, **self.config.to_dict()}
         write_text(folder / CONFIG_FILE, json.dumps(values, indent=2) + "\n")
 
@@ -135,7 +141,7 @@ class InpaintingNetwork(nn.Module):
             with torch.device("meta"):
                 check_weights(cls(config).state_dict(), header)
             model = cls(config)
-            model.load_state_dict(read_weights(folder, (usual or 0.0) if detail is None else detail))
+            model.load_state_dict(read_weights(folder, float((usual or 0.0) if detail is None else detail)))
         except UnreadableWeightsError:
             raise
         except Exception as error:  # safetensors and torch raise different exceptions
@@ -184,7 +190,7 @@ def check_detail(detail: float, model: object, usual: float | None) -> None:
 
 
 def _check_range(detail: object) -> None:
-    if isinstance(detail, bool) or not isinstance(detail, int | float) or not 0 <= detail <= 1:
+    if isinstance(detail, bool) or not isinstance(detail, Real) or not 0 <= float(detail) <= 1:
         raise ValueError(f"detail must be a number from 0 (smooth) to 1 (sharp), got {detail!r}")
 
 

@@ -185,9 +185,22 @@ class TrainingConfig:
             )
         if not any(self.loss.by_name().values()):
             raise ValueError("loss must have a weight above 0, got 0 for every loss")
+        self._check_smallest_image()
         blocks = self.model.refinement_blocks
         _check("model.refinement_blocks", blocks, "numbers of at least 0", lambda x: min(x) >= 0)
         self.data.check()
+
+    def _check_smallest_image(self) -> None:
+        """The frozen network, and each scale of a discriminator, needs 32 pixels a side."""
+        smallest = 0
+        if self.loss.compares_features or self.loss.adversarial:
+            smallest = 32
+        if self.loss.adversarial and not self.gan.on_features:
+            smallest = 32 * 2 ** (self.gan.scales - 1)
+        if self.data.size < smallest:
+            raise ValueError(
+                f"data.size must be at least {smallest} for these losses and gan.scales, got {self.data.size}"
+            )
 
     @property
     def step_images(self) -> int:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,11 +158,17 @@ class Meter:
         self.started = time.perf_counter()
         self.waited = 0.0  # seconds spent waiting for data
         self.sums: dict[str, Tensor] = {}
+        self.counts: Counter[str] = Counter()
 
     def add(self, losses: dict[str, Tensor]) -> None:
         """Add the losses of a step."""
         for name, loss in losses.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(loss)) + loss
+        self.counts.update(losses.keys())
+
+    def means(self) -> dict[str, Tensor]:
+        """The mean of each loss over the steps that had it: a GAN's losses can begin between two entries."""
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
 
     def check(self, step: int) -> None:
         """Raise FloatingPointError if a loss up to this step is not finite. Waits for the GPU.

@@ -315,7 +315,7 @@ class Trainer:
     def _log(self, logger: NullLogger, meter: Meter) -> None:
         """Log the mean losses and the speed since the last entry; all processes must call it."""
         taken, count = time.perf_counter() - meter.started, self.step - meter.first_step
-        means = self.accelerator.reduce({name: total / count for name, total in meter.sums.items()}, "mean")
+        means = self.accelerator.reduce(meter.means(), "mean")
         values = {name: float(mean) for name, mean in means.items()} | {
             "lr": self._lr(),
             "images_per_second": count * self.config.step_images / taken,
