@@ -2,10 +2,10 @@
 
     python experiments/large_faces.py faces/ffhq --masks masks --size 256 --factors 2 4
 
-The fill is made at SIZE / factor pixels. *enlarged* is the plain enlargement. *detail* is `showface.detail.add_detail`,
-which `showface.inpaint` uses: known patches that look alike lend their detail. *refined again* runs the network's
-second stage once more, at twice the size of the fill, on the enlarged fill. *full size* fills at SIZE itself: the best
-that is possible for a size that the network was trained at.
+The fill is made at SIZE / factor pixels. *enlarged* is the plain enlargement. *detail* is
+`showface.enlargement.enlarge_fill`, which `showface.inpaint` uses: known patches that look alike lend their detail.
+*refined again* runs the network's second stage once more, at twice the size of the fill, on the enlarged fill. *full
+size* fills at SIZE itself: the best that is possible for a size that the network was trained at.
 
 Scored, in the hole: PSNR; sharpness, the mean gradient as a share of the photo's; the distance of EfficientNet-Lite0's
 features (needs the extra `train`), a substitute for LPIPS, whose weights are not bundled; and the seam, the mean
@@ -28,7 +28,7 @@ from torch import Tensor
 
 import showface
 from showface.data import find_images
-from showface.detail import add_detail
+from showface.enlargement import enlarge_fill
 from showface.evaluation import (
     hole_gradient_percent,
     markdown_table,
@@ -57,7 +57,7 @@ def enlarged(model: MDRNets, photo: Tensor, hole: Tensor, factor: int) -> Tensor
 
 def detail(model: MDRNets, photo: Tensor, hole: Tensor, factor: int) -> Tensor:
     fill = small_fill(model, photo, hole, factor)
-    return add_detail((fill[0] + 1) * 127.5, (photo[0] + 1) * 127.5, hole[0])[None] / 127.5 - 1
+    return enlarge_fill((fill[0] + 1) * 127.5, (photo[0] + 1) * 127.5, hole[0])[None] / 127.5 - 1
 
 
 def refined_again(model: MDRNets, photo: Tensor, hole: Tensor, factor: int) -> Tensor:

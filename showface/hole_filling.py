@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from showface.crops import Crop, blend_fills, read_crop, sample, split_boxes
-from showface.detail import PATCH, add_detail
+from showface.enlargement import PATCH, enlarge_fill
 from showface.models import InpaintingNetwork
 from showface.nn.fill import push_pull_fill
 
@@ -45,7 +45,7 @@ class Fill:
 def fill_holes(
     model: InpaintingNetwork,
     photos: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_]]],
-    find_faces: Sequence[FindFaces],
+    finders: Sequence[FindFaces],
     size: int,
     progress: Progress = lambda stage, fraction: None,
     precision: str = "fp32",
@@ -55,13 +55,13 @@ def fill_holes(
     Args:
         model: in eval mode.
         photos: (H, W, 3) and hole (H, W) each; no hole is empty.
-        find_faces: ways to find faces, each of which returns the five points (5, 2) of each face in an RGB image. The
+        finders: ways to find faces, each of which returns the five points (5, 2) of each face in an RGB image. The
             next one is tried if the ones before found no face that the hole touches.
         size: side in pixels of the crops that the model fills.
         progress: called with a stage and the fraction of the work that is done. What it raises ends the work.
         precision: of the model's products, "fp32" or "bf16".
     """
-    steps = [fill_in_steps(photo, hole, find_faces, size) for photo, hole in photos]
+    steps = [fill_in_steps(photo, hole, finders, size) for photo, hole in photos]
     fills: list[Fill | None] = [None] * len(steps)
     waiting = {index: next(step) for index, step in enumerate(steps)}
     for stage, fraction in STAGES:
@@ -82,7 +82,7 @@ def fill_holes(
 
 
 def fill_in_steps(
-    photo: NDArray[np.uint8], hole: NDArray[np.bool_], find_faces: Sequence[FindFaces], size: int
+    photo: NDArray[np.uint8], hole: NDArray[np.bool_], finders: Sequence[FindFaces], size: int
 ) -> Generator[list[tuple[Tensor, Tensor]], list[Tensor], Fill]:
     """Fill the hole of a photo. Yields crops with their holes, gets the model's fills of them, returns the result.
 
@@ -100,14 +100,14 @@ def fill_in_steps(
         known.update(zip(new, (yield [read_crop(crop, photo, hole, filled, size) for crop in new]), strict=True))
         images = [known[crop] for crop in crops]
         found = faces
-        if find_faces and look < LOOKS:
+        if finders and look < LOOKS:
             filled = photo.copy()
             filled[rows, columns] = match_colours(crops, images, photo, hole, points)
-            found = faces_at(filled, hole, find_faces) or faces
+            found = faces_at(filled, hole, finders) or faces
         if found == faces:
             break
         faces = found
-    sharp = [sharpened(crop, image, photo, hole, filled) for crop, image in zip(crops, images, strict=True)]
+    sharp = [at_photo_size(crop, image, photo, hole, filled) for crop, image in zip(crops, images, strict=True)]
     return Fill(match_colours(crops, sharp, photo, hole, points), crops)
 
 
@@ -129,10 +129,10 @@ def rough_fill(photo: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.
     return filled
 
 
-def faces_at(photo: NDArray[np.uint8], hole: NDArray[np.bool_], find_faces: Sequence[FindFaces]) -> list[Crop]:
+def faces_at(photo: NDArray[np.uint8], hole: NDArray[np.bool_], finders: Sequence[FindFaces]) -> list[Crop]:
     """The crops of the faces that the hole touches, found in one of these ways."""
     image = Image.fromarray(photo)
-    for find in find_faces:
+    for find in finders:
         if found := touched(crops_of(find(image), image.size), hole):
             return found
     return []
@@ -190,7 +190,7 @@ def crops_beside(faces: list[Crop], hole: NDArray[np.bool_], size: int) -> list[
 
 
 @torch.inference_mode()
-def sharpened(
+def at_photo_size(
     crop: Crop, fill: Tensor, photo: NDArray[np.uint8], hole: NDArray[np.bool_], filled: NDArray[np.uint8]
 ) -> Tensor:
     """The fill of a crop in the photo's resolution, up to MAX_SCALE times its size, with detail."""
@@ -198,7 +198,7 @@ def sharpened(
     if scale < 2 or fill.shape[-1] % PATCH:
         return fill
     sharp, sharp_hole = read_crop(crop, photo, hole, filled, scale * fill.shape[-1])
-    return add_detail(fill, (sharp + 1) * 127.5, sharp_hole)
+    return enlarge_fill(fill, (sharp + 1) * 127.5, sharp_hole)
 
 
 @torch.inference_mode()

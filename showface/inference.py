@@ -66,7 +66,6 @@ class Inpainter:
 
     Faces are found wherever they are in the photo, also turned or small. Each face that the hole touches is filled in
     an aligned crop, as the model was trained. The rest of the hole is filled in crops around its pieces.
-    Source: *ours*.
 
     Args:
         model: a model from `showface.load_model`, or its folder or bundled name; by default the bundled model.

@@ -7,7 +7,7 @@ The losses of MDRNets are in `showface.models.losses`, those between features in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, distributed
@@ -52,19 +52,9 @@ class LossWeights:
 
     def by_name(self) -> dict[str, float]:
         """The weight of each loss by the name that losses have in dictionaries and in the log."""
-        return {
-            "hole": self.hole,
-            "known": self.known,
-            "coarse_hole": self.coarse * self.hole,
-            "coarse_known": self.coarse * self.known,
-            "parsing": self.parsing,
-            "coordination": self.coordination,
-            "perceptual": self.perceptual,
-            "style": self.style,
-            "distribution": self.distribution,
-            "adversarial": self.adversarial,
-            "feature_matching": self.feature_matching,
-        }
+        weights = asdict(self)
+        coarse = weights.pop("coarse")
+        return weights | {"coarse_hole": coarse * self.hole, "coarse_known": coarse * self.known}
 
 
 def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -39,8 +39,6 @@ def hole_picture(
 ) -> Image.Image:
     """The photo, and beside it the photo with its hole in red and its faces in blue.
 
-    Source: *ours*.
-
     Args:
         photo: RGB.
         hole: (H, W) bool, True = hole.

@@ -153,7 +153,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             if kernel is None or (device, name) in IMPOSSIBLE:
                 continue
             marks = [pytest.mark.gpu] if device == "cuda" else []
-            dtypes = dtypes_of(op, name, device)
+            dtypes = dtypes_of(name, device)
             for kilobytes in SHARED_MEMORY if (device, name) == ("cpu", "cuda") else (None,):
                 case = f"{device}-{name}" + (f"-{kilobytes}KB" if kilobytes == SHARED_MEMORY[1] else "")
                 where = device, (op, name, kilobytes)

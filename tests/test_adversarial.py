@@ -70,13 +70,13 @@ def test_gradients_of_both_sides():
     discriminator = PatchDiscriminator(channels=4)
     image, hole = a_case()
     fake = torch.rand_like(image).requires_grad_()
-    discriminator_loss([discriminator(image, hole)], [discriminator(fake.detach(), hole)]).backward()
+    discriminator_loss([discriminator(image, hole)], [discriminator(fake.detach(), hole)], hole).backward()
     assert all(parameter.grad.isfinite().all() for parameter in discriminator.parameters())
     assert all((parameter.grad != 0).any() for parameter in discriminator.convs.parameters())
     assert fake.grad is None
     discriminator.zero_grad()
     discriminator.requires_grad_(False)  # as in the generator's step
-    generator_loss([discriminator(fake, hole)]).backward()
+    generator_loss([discriminator(fake, hole)], torch.ones_like(hole)).backward()
     assert (fake.grad != 0).float().mean() > 0.9
     assert all(parameter.grad is None for parameter in discriminator.parameters())
 
@@ -166,13 +166,13 @@ def test_the_two_play_against_each_other():
     optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3)
     losses = []
     for _ in range(40):
-        loss = discriminator_loss([discriminator(real, hole)], [discriminator(fake.detach(), hole)])
+        loss = discriminator_loss([discriminator(real, hole)], [discriminator(fake.detach(), hole)], hole)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
-    (gradient,) = torch.autograd.grad(generator_loss([discriminator(fake, hole)]), fake)
+    (gradient,) = torch.autograd.grad(generator_loss([discriminator(fake, hole)], hole), fake)
     assert gradient.sum() < 0
 
 
@@ -234,8 +234,9 @@ def test_each_scale_sees_half_the_size():
 
 def test_losses_are_means_over_scales():
     coarse, fine = torch.full((1, 1, 2, 2), 0.5), torch.full((1, 1, 4, 4), -0.5)
-    assert generator_loss([fine, coarse]).item() == 0
-    assert discriminator_loss([fine, coarse], [fine, coarse]).item() == (1.5 + 0.5 + 0.5 + 1.5) / 2
+    hole = torch.ones(1, 1, 8, 8)
+    assert generator_loss([fine, coarse], hole).item() == 0
+    assert discriminator_loss([fine, coarse], [fine, coarse], hole).item() == (1.5 + 0.5 + 0.5 + 1.5) / 2
 
 
 def test_the_last_features_are_the_logits():
@@ -258,7 +259,7 @@ def test_feature_matching_by_hand():
     zeros = [[torch.zeros_like(x) for x in scale] for scale in (fine, coarse)]
     # A mean of both scales; the logits and places without a hole don't count.
     assert feature_matching([fine, coarse], zeros, hole).item() == (3 + 0.5) / 2
-    assert feature_matching([fine, coarse], zeros).item() == (5.5 + 0.5) / 2
+    assert feature_matching([fine, coarse], zeros, torch.ones(1, 1, 4, 4)).item() == (5.5 + 0.5) / 2
     assert feature_matching([fine, coarse], zeros, torch.zeros(1, 1, 4, 4)).item() == 0
 
 
@@ -273,10 +274,12 @@ def test_a_checkpoint_from_before_there_were_scales():
 def test_hinge_by_hand():
     real, fake = torch.tensor([2.0, 0.5, -1.0, 1.0]), torch.tensor([-3.0, -0.5, 1.0, -1.0])
     real, fake = real.view(1, 1, 2, 2), fake.view(1, 1, 2, 2)
-    assert discriminator_loss([real], [fake]).item() == pytest.approx((0 + 0.5 + 2 + 0) / 4 + (0 + 0.5 + 2 + 0) / 4)
-    assert generator_loss([fake]).item() == pytest.approx(3.5 / 4)
+    hole = torch.ones(1, 1, 32, 32)
+    expected = (0 + 0.5 + 2 + 0) / 4 + (0 + 0.5 + 2 + 0) / 4
+    assert discriminator_loss([real], [fake], hole).item() == pytest.approx(expected)
+    assert generator_loss([fake], hole).item() == pytest.approx(3.5 / 4)
     small = torch.full((1, 1, 2, 2), 2**-10, dtype=torch.bfloat16)  # 1 ± this is not a bfloat16
-    assert discriminator_loss([small], [-small]).item() == 2 - 2 * 2**-10
+    assert discriminator_loss([small], [-small], hole).item() == 2 - 2 * 2**-10
 
 
 def test_patches_that_the_hole_touches_count():
@@ -288,7 +291,6 @@ def test_patches_that_the_hole_touches_count():
     assert generator_loss([fake], hole).item() == 0.5
     hole[..., 16, 31] = 1  # and the first row of the one below
     assert generator_loss([fake], hole).item() == pytest.approx((0.5 + 1) / 2)
-    assert discriminator_loss([real], [fake], torch.ones_like(hole)).item() == discriminator_loss([real], [fake]).item()
 
 
 def test_an_empty_hole_can_still_be_differentiated():

@@ -13,7 +13,7 @@ LAYERS = (
     ("files", "native", "distributed", "kernels"),
     ("ops",),
     ("nn",),
-    ("data", "crops", "detail"),
+    ("data", "crops", "enlargement"),
     ("faces",),
     ("losses",),
     ("models",),

@@ -55,7 +55,7 @@ def test_auto_always_finds_a_backend(op):
 
 def test_reasons():
     assert "has no cuda kernel" in ops.why_not("coordination_loss", "cuda", "cpu")
-    assert "does not take torch.int32" in ops.why_not("memory_read", "reference", "cpu", torch.int32)
+    assert "do not take torch.int32" in ops.why_not("memory_read", "reference", "cpu", torch.int32)
     assert "runs on cuda" in ops.why_not("memory_read", "triton", "mps") or not dispatch._has_triton()
     with pytest.raises(ValueError, match=r"op must be one of .*got 'memory'"):
         ops.why_not("memory", "cpp", "cpu")

@@ -73,7 +73,7 @@ def largest(*inputs: Tensor) -> float:
 
 @st.composite
 def memory_cases(draw: Any, backend: str, device: str) -> tuple[Tensor, Tensor, Tensor, float]:
-    dtype = draw(st.sampled_from(dtypes_of("memory_read", backend, device)))
+    dtype = draw(st.sampled_from(dtypes_of(backend, device)))
     tokens, channels = numbers(draw, backend)
     blocks, slots = draw(st.integers(1, 2 if backend == "triton" else 4)), draw(st.integers(1, 20))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
@@ -126,7 +126,7 @@ class TestMemory(Properties):
 
 @st.composite
 def image_cases(draw: Any, backend: str, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor, float, str]:
-    dtype = draw(st.sampled_from(dtypes_of("masked_correlation", backend, device)))
+    dtype = draw(st.sampled_from(dtypes_of(backend, device)))
     (tokens, channels), (_, values), batch = numbers(draw, backend), numbers(draw, backend), draw(st.integers(0, 3))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     hole = torch.rand((batch, tokens), generator=generator) < draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from showface import crops as python_crops
 from showface.app.static_site import STATIC
-from showface.detail import add_detail
+from showface.enlargement import enlarge_fill
 from showface.nn.fill import push_pull_fill
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
@@ -146,11 +146,11 @@ def test_crops(node, crop):
     assert torch.equal(got[1].view(1, 64, 64), corrupted)
 
 
-def test_detail(node):
+def test_enlargement(node):
     small = torch.nn.functional.interpolate(255 * torch.rand(1, 3, 8, 8), (32, 32), mode="bicubic")[0].clamp(0, 255)
     sharp = torch.nn.functional.interpolate(small[None], (96, 96), mode="bicubic")[0] + 20 * torch.randn(3, 96, 96)
     hole = torch.zeros(1, 96, 96)
     hole[:, 20:60, 30:70] = 1
-    expected = add_detail(small, sharp, hole)
-    (output,) = node("detail.js", "addDetail", small, sharp, hole, flat=(2,))
+    expected = enlarge_fill(small, sharp, hole)
+    (output,) = node("enlargement.js", "enlargeFill", small, sharp, hole, flat=(2,))
     torch.testing.assert_close(floats(output).view_as(expected), expected, atol=0.05, rtol=0)

@@ -110,36 +110,6 @@ class TestConfig:
             Trainer(config, tmp_path / "run")
         assert load_config(overrides=["clip=inf"]).clip == math.inf
 
-    @pytest.mark.parametrize(
-        ("old", "new", "warning"),
-        [
-            ("rate=0.1", "lr=0.1", "rate is now called lr"),
-            ("average=0.9", "ema_decay=0.9", "average is now called ema_decay"),
-            ("adversary.start=7", "gan.start=7", "adversary is now called gan"),
-            ("adversary.rate=4", "gan.lr_scale=4", "adversary.rate is now called gan.lr_scale"),
-        ],
-    )
-    def test_old_names_of_settings(self, tmp_path, old, new, warning):
-        with pytest.warns(UserWarning, match=warning):
-            assert load_config(overrides=[old]) == load_config(overrides=[new])
-        (name, value), section = old.split("="), ""
-        if "." in name:
-            section, name = name.split(".")
-        text = f"{section}: {{{name}: {value}}}" if section else f"{name}: {value}"
-        (tmp_path / "old.yaml").write_text(text)
-        with pytest.warns(UserWarning, match=warning) as told:
-            assert load_config(tmp_path / "old.yaml") == load_config(overrides=[new])
-        assert len(told) == 1
-        assert load_config(overrides=["model.memory_rate=0.1"]).model.memory_rate == 0.1
-
-    def test_old_and_new_name_of_one_setting(self, tmp_path):
-        (tmp_path / "run.yaml").write_text("rate: 0.1\nlr: 0.2\n")
-        with pytest.raises(ValueError, match="rate is now called lr: give only lr"):
-            load_config(tmp_path / "run.yaml")
-        (tmp_path / "run.yaml").write_text("rate: 0.1\n")
-        with pytest.warns(UserWarning, match="rate is now called lr"):
-            assert load_config(tmp_path / "run.yaml", ["lr=0.2"]).lr == 0.2
-
     def test_missing_and_broken_files(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
             load_config(tmp_path / "nowhere.yaml")
@@ -250,41 +220,6 @@ class TestTrainer:
         models = [MDRNets.from_pretrained(tmp_path / name / "model").state_dict() for name in ("whole", "stopped")]
         for name, value in models[0].items():
             assert torch.equal(value, models[1][name]), name
-
-    def test_a_run_with_old_names_goes_on(self, faces, tmp_path):
-        """A run of an older version: old names in config.yaml, log.jsonl and the checkpoint."""
-        options = ["log_every=1", "save_every=1", "loss.adversarial=0.1", "gan.channels=8", "gan.lr_scale=4"]
-        out = tmp_path / "old"
-        Trainer(small(faces, "steps=4", *options), tmp_path / "whole").run()
-        trainer = Trainer(small(faces, "steps=4", *options), out)
-        for batch in trainer._batches():
-            trainer.train_step([batch])
-            if trainer.step == 2:
-                break
-        trainer.save()
-        text = (out / "config.yaml").read_text()
-        for new, old in (("\nlr", "\nrate"), ("ema_decay", "average"), ("gan", "adversary"), ("lr_scale", "rate")):
-            assert text.count(f"{new}:") == 1
-            text = text.replace(f"{new}:", f"{old}:")
-        (out / "config.yaml").write_text(text)
-        (out / "log.jsonl").write_text('{"step": 2, "coarse": 1.0, "total": 1.0, "rate": 0.1}\n')
-        path = list_checkpoints(out / "checkpoints")[-1]
-        state = torch.load(path, weights_only=True)
-        state["average"] = state.pop("ema")
-        torch.save(state, path)
-
-        with pytest.warns(UserWarning, match="rate is now called lr"):
-            config = load_config(out / "config.yaml")
-        assert config == trainer.config
-        Trainer(config, out, resume=True).run()
-        whole, old = (load_checkpoint(folder / "checkpoints") for folder in (tmp_path / "whole", out))
-        assert old["step"] == 4
-        assert "average" not in old
-        for kind in ("model", "ema", "discriminator"):
-            for name, value in whole[kind].items():
-                assert torch.equal(value, old[kind][name]), name
-        assert [entry["step"] for entry in entries(out)] == [2, 3, 4]
-        assert load_config(out / "config.yaml") == config
 
     def test_the_same_seed_gives_the_same_run(self, faces, tmp_path):
         for name, seed in (("a", 1), ("b", 1), ("c", 2)):

@@ -60,8 +60,6 @@ def serve(
 
     Raises:
         ValueError: the port is taken, the host is not this machine's, or a bad token, or as for `load_models`.
-
-    Source: *ours*.
     """
     token = _token(token, host, say)
     limits = limits or (Limits(pixels=max_pixels()) if "SHOWFACE_MAX_PIXELS" in os.environ else Limits())

@@ -68,8 +68,6 @@ def create_app(
         token: what requests below /api must carry. None: nothing.
         limits: sizes and times.
         static: the folder of the page; by default the one in this package.
-
-    Source: *ours*.
     """
     limits = limits or Limits()
 

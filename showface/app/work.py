@@ -31,7 +31,7 @@ from showface.data import (
     read_photo,
 )
 from showface.data.images import TooManyPixelsError, open_image
-from showface.faces import find_faces
+from showface.faces import default_detector
 from showface.inference import Inpainter
 from showface.models.find import find_model
 from showface.models.interpolation import read_weights
@@ -171,7 +171,7 @@ def faces(data: bytes, model: Model, max_pixels: int, progress: Progress) -> dic
     photo, _ = read_upload(data, max_pixels)
     progress("finding faces", 0.1)
     with _memory_errors():
-        found = find_faces(photo.rgb, detector=model.with_faces.detector)
+        found = (model.with_faces.detector or default_detector()).find(photo.rgb)
     rows = [
         {
             "box": [round(x, 2) for x in face.box],

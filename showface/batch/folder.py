@@ -51,8 +51,6 @@ def fill_folder(
     Only one batch of photos is in memory at a time. Each result is written atomically, so one that exists is finished:
     it is skipped, and a stopped run can be started again. A photo that fails does not stop the others.
 
-    Source: *ours*.
-
     Args:
         photos: the folder of photos.
         out: the folder of results. It is made if needed.
@@ -115,8 +113,6 @@ def fill_folder(
 class MaskFolder:
     """Finds the mask of each photo: the image in a folder of masks with the photo's relative path, but any suffix.
 
-    Source: *ours*.
-
     Args:
         masks: the folder of masks.
         photos: the folder of photos.
@@ -149,8 +145,6 @@ class MaskFolder:
 
 def keep_apart(first: Path, second: Path) -> None:
     """Check that neither of two paths is in the other. Or else results and masks would be taken for photos.
-
-    Source: *ours*.
 
     Raises:
         ValueError: one is in the other, or they are the same.

@@ -28,8 +28,6 @@ def are_tars(text: str) -> bool:
     """Whether a text that stands for photos stands for tar files, and not for one photo or a folder.
 
     Patterns and URLs do. Compressed tar files do too, so that `fill_tars` says what it needs.
-
-    Source: *ours*.
     """
     return not Path(text).is_dir() and (is_pattern(text) or url_name(text).endswith(_SUFFIXES))
 
@@ -78,8 +76,6 @@ def fill_tars(
     Only one batch of samples is in memory at a time. Each tar file is written atomically, so one that exists is
     finished: it is skipped, and a stopped run can be started again. The sample of a photo that fails is left out, and
     a tar file that fails is not written; neither stops the others.
-
-    Source: *ours*.
 
     Args:
         urls: the tar files, as for `expand_urls`: paths, patterns, and URLs that fsspec can open.

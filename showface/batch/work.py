@@ -41,8 +41,6 @@ class Shard:
     Every file is in exactly one shard. Which one depends on the names of all files alone, so a shard stays the same
     when it is started again.
 
-    Source: *ours*.
-
     Raises:
         ValueError: `index` is not in 1..`count`.
     """

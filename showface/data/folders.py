@@ -53,7 +53,7 @@ class FaceFolder(FaceDataset):
             ValueError: an option out of range, a folder without images, or no image left.
             UnreadableImageError: every image is unreadable.
         """
-        pairs = find_faces(folders, parsing)
+        pairs = list_faces(folders, parsing)
         kept = select_faces([str(path) for path, _ in pairs], (shorter_side(path) for path, _ in pairs), min_side)
         source = _FolderSource([pairs[index] for index in kept.indices])
         super().__init__(source, augmentation or Augmentation(), seed, unreadable=kept.unreadable)
@@ -81,7 +81,7 @@ class _FolderSource:
         return self.labels[index]
 
 
-def find_faces(folders: Folders, parsing: LabelFolders | None = None) -> list[tuple[Path, Path | None]]:
+def list_faces(folders: Folders, parsing: LabelFolders | None = None) -> list[tuple[Path, Path | None]]:
     """List each face once, with its label file or None, in the order of the folders. Arguments as for `FaceFolder`."""
     listed = [folders] if isinstance(folders, str | os.PathLike) else folders
     roots = [Path(folder) for folder in listed]

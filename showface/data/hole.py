@@ -26,8 +26,6 @@ def painted_hole(
     an eye, are left out. The rest is grown by one pixel, and by one more where a pixel is nearer to the colour than to
     its opposite, because the soft edge of a stroke is a blend of paint and photo.
 
-    Source: *ours*.
-
     Args:
         photo: RGB, or another mode that `read_image` converts.
         colour: a name or a hex code, as Pillow's ImageColor reads them, such as "white" or "#ff0000".
@@ -57,8 +55,6 @@ def painted_hole(
 def alpha_hole(photo: Image.Image) -> NDArray[np.bool_]:
     """The transparent part of a photo, as an eraser leaves it. Half-transparent pixels belong to it.
 
-    Source: *ours*.
-
     Args:
         photo: the upright photo in its own mode, such as `Photo.original`.
 
@@ -80,8 +76,6 @@ def grow_hole(hole: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
     """Add all pixels within a distance of a hole.
 
     Exact Euclidean distance, in time proportional to area times distance.
-
-    Source: *ours*.
 
     Args:
         hole: (H, W) bool.
@@ -105,10 +99,7 @@ def grow_hole(hole: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
 
 
 def piece_areas(hole: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The number of pixels of each connected piece of a hole. Pixels that touch at a corner are connected.
-
-    Source: *ours*.
-    """
+    """The number of pixels of each connected piece of a hole. Pixels that touch at a corner are connected."""
     runs = _label(hole)
     return np.bincount(runs.label, runs.stop - runs.start).astype(np.int64)
 
@@ -130,8 +121,6 @@ class HoleReport:
 
 def describe_hole(photo: Image.Image, hole: NDArray[np.bool_], mask: Source | None = None) -> HoleReport:
     """Look at a hole before it is filled, and say what looks wrong.
-
-    Source: *ours*.
 
     Args:
         photo: any mode; only its size is used.
@@ -173,8 +162,6 @@ class Marks:
         invert: swap hole and known pixels.
         grow: grow the hole by this many pixels, after `invert`.
         own: each photo comes with a mask of its own, which `hole` gets.
-
-    Source: *ours*.
 
     Raises:
         ValueError: not exactly one of mask, paint, alpha and own, an unknown colour or polarity, or a negative number

@@ -183,8 +183,6 @@ def open_image(source: str | os.PathLike[str] | BinaryIO, limit: int | None = No
     Any error of Pillow's decoders in the body of `with` becomes an `UnreadableImageError`. They raise much more than
     OSError: SyntaxError, ValueError, RuntimeError, OverflowError, AttributeError, struct.error, ...
 
-    Source: *ours*.
-
     Args:
         source: a path, or a file open for reading bytes.
         limit: the largest number of pixels; by default `max_pixels()`.
@@ -224,8 +222,6 @@ def open_image(source: str | os.PathLike[str] | BinaryIO, limit: int | None = No
 
 def max_pixels() -> int:
     """The largest image that is read, in pixels.
-
-    Source: *ours*.
 
     Raises:
         ValueError: SHOWFACE_MAX_PIXELS is not a positive integer.

@@ -46,8 +46,6 @@ class Photo:
         icc_profile: the colour profile; None if there is none. Pixel values are never converted to another profile.
         dpi: the resolution (horizontal, vertical) in dots per inch; None if there is none.
         jpeg: Pillow's options that compress a JPEG as this one was; None for other formats.
-
-    Source: *ours*.
     """
 
     rgb: Image.Image
@@ -78,8 +76,6 @@ def read_photo(source: Source) -> Photo:
     """Read a photo with all that `save_photo` can save again.
 
     Pillow reads 16 bits a sample only in greyscale. Colour photos with 16 bits are read with 8, with a warning.
-
-    Source: *ours*.
 
     Args:
         source: a path, a file open for reading bytes, a PIL image of any mode, or a uint8 array (H, W, 3) or (H, W).
@@ -119,8 +115,6 @@ def save_photo(
 
     What the format can't hold is left out, with a warning. The file is written atomically.
 
-    Source: *ours*.
-
     Args:
         image: the filled photo.
         path: the file; its suffix gives the format.
@@ -149,8 +143,6 @@ def encode_photo(
     name: str = "the result",
 ) -> bytes:
     """The bytes of the file that `save_photo` would write. No file is written.
-
-    Source: *ours*.
 
     Args:
         image, like, hole: as for `save_photo`.
@@ -186,8 +178,6 @@ def _prepared(
 def output_format(path: str | Path, size: tuple[int, int] = (1, 1)) -> str:
     """Pillow's name of the format in which an image of a size (width, height) is saved at this path, such as "PNG".
 
-    Source: *ours*.
-
     Raises:
         ValueError: an unknown image format, one that can't hold a result, or one that can't hold this size.
         FileNotFoundError: the folder does not exist.
@@ -210,8 +200,6 @@ def output_format(path: str | Path, size: tuple[int, int] = (1, 1)) -> str:
 
 def refuse_overwrite(path: str | Path, inputs: Iterable[str | Path], overwrite: bool) -> None:
     """Refuse to write over a file that exists.
-
-    Source: *ours*.
 
     Args:
         path: the file to write.

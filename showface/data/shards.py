@@ -15,7 +15,7 @@ import numpy as np
 
 from showface.data.augmentation import Augmentation
 from showface.data.faces import FaceDataset, LostFacesError, select_faces, shorter_side
-from showface.data.folders import Folders, LabelFolders, find_faces
+from showface.data.folders import Folders, LabelFolders, list_faces
 from showface.data.images import IMAGE_SUFFIXES
 from showface.data.tars import IMAGES, BrokenTarError, Key, list_members, open_tar, split_name
 from showface.data.urls import NamedBytes, Urls, expand_urls, read_range
@@ -113,7 +113,7 @@ def write_shards(
     # Shards of an earlier, longer run would stay among the new ones.
     if any(out.glob("faces-*.tar")):
         raise FileExistsError(f"{out} holds shards already: delete them, or choose another folder")
-    faces = find_faces(folders, parsing)
+    faces = list_faces(folders, parsing)
     out.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     for first in range(0, len(faces), count_per_shard):

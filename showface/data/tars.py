@@ -88,8 +88,6 @@ class Sample:
         key: what the sample's members have in common; None if no member belongs to a sample.
         members: the headers and the contents, in order. Contents are empty for links, folders and so on.
         image: the index of the image in `members`; None if there is none.
-
-    Source: *ours*.
     """
 
     tar: str
@@ -139,8 +137,6 @@ def read_samples(url: str) -> Iterator[tuple[Sample, float]]:
     """The samples of a tar file, one after the other, each with the share of the file up to its end, 0 to 1.
 
     Every member is in one of them. The first image of a sample counts, as in `FaceShards`.
-
-    Source: *ours*.
 
     Args:
         url: a path, or a URL that fsspec can open.

@@ -171,11 +171,9 @@ def default_detector() -> FaceDetector:
     return FaceDetector()
 
 
-def find_faces(
-    photo: Image.Image, *, threshold: float = THRESHOLD, turned: bool = True, detector: FaceDetector | None = None
-) -> list[Face]:
-    """Find the faces in a photo: `FaceDetector.find`, by default with `default_detector()`."""
-    return (detector or default_detector()).find(photo, threshold=threshold, turned=turned)
+def find_faces(photo: Image.Image, *, threshold: float = THRESHOLD) -> list[Face]:
+    """Find the faces in a photo: `FaceDetector.find` of `default_detector()`."""
+    return default_detector().find(photo, threshold=threshold)
 
 
 def suppress(rows: Rows, overlap: float = OVERLAP, contained: float = 1.0) -> Rows:

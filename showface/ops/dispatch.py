@@ -32,13 +32,11 @@ class Kernel:
     Attributes:
         forward, backward: its functions. Writes to the memory have no backward here: all backends share the one in
             `memory_gradients`.
-        dtypes: the supported dtypes.
         refuses: returns why tensors of some sizes are not supported, see `register`.
     """
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
-    dtypes: frozenset[torch.dtype]
     refuses: Callable[..., str | None]
 
 
@@ -59,7 +57,6 @@ def register(
     backend: str,
     forward: Callable[..., Any],
     backward: Callable[..., Any] = _no_backward,
-    dtypes: frozenset[torch.dtype] = FLOATS,
     refuses: Callable[..., str | None] = refuses_nothing,
 ) -> None:
     """Register the implementation of `op` by `backend`. The modules of `showface.ops.backends` call this function.
@@ -67,7 +64,7 @@ def register(
     `refuses` is called with the tensors passed to `kernel`. It returns why they are not supported, as the end of a
     sentence, or None if they are.
     """
-    _kernels[op, backend] = Kernel(forward, backward, dtypes, refuses)
+    _kernels[op, backend] = Kernel(forward, backward, refuses)
 
 
 @cache
@@ -90,11 +87,10 @@ def why_not(op: str, backend: str, device_type: str, dtype: torch.dtype = torch.
         raise ValueError(f"op must be one of {', '.join(OPS)}, got {op!r}")
     if backend not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
-    kernel = _kernels.get((op, backend))
-    if kernel is None:
+    if (op, backend) not in _kernels:
         return f"{op} has no {backend} kernel in this version"
-    if dtype not in kernel.dtypes:
-        return f"its {backend} kernel does not take {dtype}"
+    if dtype not in FLOATS:
+        return f"its kernels do not take {dtype}"
     if backend == "cpp":
         return native.why_missing() or (None if device_type == "cpu" else f"it runs on cpu, not {device_type}")
     if backend == "cuda":

@@ -1,8 +1,8 @@
 """Register the operators of this package as torch operators in the namespace `showface`.
 
-Every operator is declared once with `declare`: a schema for its forward and one for its backward, an implementation
-that picks a backend, a fake one for tracing, and autocasting. torch.compile, torch.export and opcheck then
-handle it like torch's own operators.
+`declare` gives an operator a schema, an implementation that picks a backend, and a fake one for tracing. Its backward
+is an operator of its own, which `differentiate` connects. `declare_first`, where used, and `autocast` follow.
+torch.compile, torch.export and opcheck handle such operators like torch's own.
 
 On small tensors, a call takes as long as its way through torch's dispatcher. Every step from there into Python costs
 time, so the autograd kernels here call the implementation themselves if no other dispatch key comes between.

@@ -4,7 +4,7 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -53,18 +53,11 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
         fault = _fault(path)
         if fault is None:
             try:
-                return _with_new_names(torch.load(path, map_location="cpu", weights_only=True))
+                return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
             except Exception as error:  # damage that no checksum covers raises almost any exception
                 fault = str(error).splitlines()[0] if str(error) else type(error).__name__
         warnings.warn(f"{path} is damaged and left out: {fault}", stacklevel=2)
     raise ValueError(f"nothing to resume: every checkpoint in {folder} is damaged")
-
-
-def _with_new_names(state: dict[str, Any]) -> dict[str, Any]:
-    """Rename the parts of a state that older versions saved under another name."""
-    if "average" in state:
-        state["ema"] = state.pop("average")
-    return state
 
 
 def _fault(path: Path) -> str | None:

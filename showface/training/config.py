@@ -1,7 +1,6 @@
 """The configuration of a training run: one dataclass, filled from defaults, a YAML file and dotted overrides."""
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -18,10 +17,6 @@ from showface.data.masks import KINDS
 from showface.losses import LossWeights
 from showface.models import InpaintingNetwork, MDRNets, MDRNetsConfig
 from showface.registry import find_network
-
-# Old names of settings and their new names. Files and overrides may still use the old names.
-RENAMED = {"rate": "lr", "average": "ema_decay", "adversary": "gan"}
-RENAMED_IN_GAN = {"rate": "lr_scale"}
 
 
 @dataclass
@@ -224,11 +219,9 @@ def _check(name: str, value: Any, wanted: str, accepts: Callable[[Any], bool]) -
 def load_config(file: str | Path | Sequence[str | Path] | None = None, overrides: Sequence[str] = ()) -> TrainingConfig:
     """Read the defaults, then the YAML file or files in order, then overrides such as `data.size=128`.
 
-    Old names of settings still work, with a warning.
-
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: an unknown name, an old and a new name of one setting, or a value of the wrong type or range.
+        ValueError: an unknown name, or a value of the wrong type or range.
     """
     config = OmegaConf.structured(TrainingConfig)
     for part in (config.model, config.baseline, config.loss):  # frozen dataclasses are read-only by default
@@ -236,9 +229,9 @@ def load_config(file: str | Path | Sequence[str | Path] | None = None, overrides
     files = [] if file is None else [file] if isinstance(file, str | Path) else list(file)
     try:
         for file in files:
-            config.merge_with(_with_new_names(_read(file)))
+            config.merge_with(_read(file))
         for override in overrides:
-            config.merge_with(_with_new_names(OmegaConf.from_dotlist([override])))
+            config.merge_with(OmegaConf.from_dotlist([override]))
         return cast(TrainingConfig, OmegaConf.to_object(config))
     except YAMLError as error:
         raise ValueError(f"bad training configuration: {file} is not YAML: {' '.join(str(error).split())}") from error
@@ -247,32 +240,6 @@ def load_config(file: str | Path | Sequence[str | Path] | None = None, overrides
         name = getattr(error, "full_key", None)
         reason = str(error).splitlines()[0]
         raise ValueError(f"bad training configuration: {f'{name}: ' if name else ''}{reason}") from error
-
-
-def _with_new_names(config: DictConfig | ListConfig) -> dict[str, Any] | DictConfig | ListConfig:
-    """Replace old names of settings by their new ones, with one warning for all of them."""
-    settings = OmegaConf.to_container(config)
-    if not isinstance(settings, dict):
-        return config
-    told: list[str] = []
-
-    def rename(names: dict[str, str], values: dict[Any, Any], old_section: str = "", section: str = "") -> None:
-        for old, new in names.items():
-            if old not in values:
-                continue
-            message = f"{old_section}{old} is now called {section}{new}"
-            if new in values:
-                raise ValueError(f"{message}: give only {section}{new}")
-            values[new] = values.pop(old)
-            told.append(message)
-
-    old_section = "adversary." if "adversary" in settings else "gan."
-    rename(RENAMED, settings)
-    if isinstance(settings.get("gan"), dict):
-        rename(RENAMED_IN_GAN, settings["gan"], old_section, "gan.")
-    if told:
-        warnings.warn(", ".join(told), stacklevel=3)
-    return cast(dict[str, Any], settings)
 
 
 def config_text(config: TrainingConfig) -> str:

@@ -1,6 +1,6 @@
 """Hinge GAN losses (Lim & Ye, 2017; Miyato et al., 2018), feature matching, and a gradient penalty.
 
-With a hole, all losses are means over the patches that it touches, a choice of *ours*. The other patches of a filled
+All losses are means over the patches that the hole touches, a choice of *ours*. The other patches of a filled
 image are real: the discriminator can't learn to call them fake, and they would make the loss depend on the size of the
 hole. A patch is the area of one logit, H/h x W/w pixels, without the rest of its receptive field.
 """
@@ -19,27 +19,24 @@ from showface.nn.tokens import pool_hole
 PENALTY_EVERY = 8
 
 
-def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor], hole: Tensor | None = None) -> Tensor:
+def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor], hole: Tensor) -> Tensor:
     """The mean of max(0, 1 - real) plus the mean of max(0, 1 + fake), 0-d float32. A mean over the scales.
 
     Args:
         real, fake: for each scale the logits (B, 1, h, w) of real and of filled images, in any floating dtype. Detach
             the filled images from the generator.
         hole: (B, 1, H, W), 1 = filled in. Only patches that the hole touches count; the loss of an empty hole is 0.
-            With None, all patches count.
     """
     real_losses = [_mean(F.relu(1 - logits.float()), hole) for logits in real]
     return torch.stack(real_losses + [_mean(F.relu(1 + logits.float()), hole) for logits in fake]).sum() / len(fake)
 
 
-def generator_loss(fake: Sequence[Tensor], hole: Tensor | None = None) -> Tensor:
+def generator_loss(fake: Sequence[Tensor], hole: Tensor) -> Tensor:
     """The mean of -fake, 0-d float32; arguments as `discriminator_loss`."""
     return -torch.stack([_mean(logits.float(), hole) for logits in fake]).mean()
 
 
-def feature_matching(
-    fake: Sequence[Sequence[Tensor]], real: Sequence[Sequence[Tensor]], hole: Tensor | None = None
-) -> Tensor:
+def feature_matching(fake: Sequence[Sequence[Tensor]], real: Sequence[Sequence[Tensor]], hole: Tensor) -> Tensor:
     """The mean |fake - real| between a discriminator's features, 0-d float32. A mean over the layers and the scales.
 
     Source: Wang et al., *High-Resolution Image Synthesis with Conditional GANs*, 2018. The hole is *ours*.
@@ -92,8 +89,6 @@ def discriminator_objective(
     return loss, loss + r1 * gradient_penalty(discriminator, image, hole) if r1 else loss
 
 
-def _mean(values: Tensor, hole: Tensor | None) -> Tensor:
-    if hole is None:
-        return values.mean()
+def _mean(values: Tensor, hole: Tensor) -> Tensor:
     touched = pool_hole(hole.float(), *values.shape[2:])
     return batch_mean((values * touched).sum(), touched.sum())

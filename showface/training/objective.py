@@ -23,7 +23,7 @@ class Objective(nn.Module):
     Args:
         model: the network to train.
         weights: the weights of the losses.
-        features: the network of `feature_losses`, None if those have no weight.
+        features: the network of `feature_losses`; may be None if those have no weight.
         stage: the stage of the training.
     """
 
@@ -31,7 +31,8 @@ class Objective(nn.Module):
         self, model: InpaintingNetwork, weights: LossWeights, features: FrozenFeatures | None, stage: Stage = WHOLE
     ) -> None:
         super().__init__()
-        self.model, self.weights, self.features = model, weights, features if stage.paints else None
+        self.model, self.weights = model, weights
+        self.features = features if stage.paints and weights.compares_features else None
         # Networks without stages don't take the argument.
         self.stage: dict[str, str] = {"stage": stage.name} if stage.name else {}
         self.loss_weights = model.loss_weights(weights)

@@ -302,9 +302,7 @@ class Trainer:
         self._objective = self._make_objective()
 
     def _make_objective(self) -> torch.nn.Module:
-        weights = self.config.loss
-        features = self._features if weights.compares_features else None
-        objective: torch.nn.Module = Objective(self.model, weights, features, self.stage)
+        objective: torch.nn.Module = Objective(self.model, self.config.loss, self._features, self.stage)
         if self.config.compile:
             objective = torch.compile(objective)  # type: ignore[assignment]
         if "model" not in self.optimisers:

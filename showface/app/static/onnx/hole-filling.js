@@ -1,7 +1,7 @@
 /** Fill the hole of a photo: faces where they are, in aligned crops, and what lies beside them. As showface/hole_filling.py. */
 
 import { Crop, blendFills, readCrop, splitBoxes } from "./crops.js";
-import { PATCH, addDetail } from "./detail.js";
+import { PATCH, enlargeFill } from "./enlargement.js";
 import { planes, pushPullFill } from "./fill.js";
 import { reduce, roundHalfEven, toByte } from "./image.js";
 import { bilinearAt, toPlanes } from "./sampling.js";
@@ -53,7 +53,7 @@ export async function fillHole(model, photo, hole, findFaces, size, progress) {
     faces = found;
   }
   await progress("adding detail", 0.9);
-  const sharp = crops.map((crop, i) => sharpened(crop, images[i], hole, filled));
+  const sharp = crops.map((crop, i) => atPhotoSize(crop, images[i], hole, filled));
   return { image: matchColours(crops, sharp, photo, hole, points), crops };
 }
 
@@ -152,12 +152,12 @@ function cropsBeside(faces, hole, points, size) {
 }
 
 /** The fill of a crop in the photo's resolution, up to MAX_SCALE times its size, with detail. @returns {Planes} */
-function sharpened(crop, fill, hole, filled) {
+function atPhotoSize(crop, fill, hole, filled) {
   const scale = Math.min(MAX_SCALE, roundHalfEven(crop.side / fill.width));
   if (scale < 2 || fill.width % PATCH) return fill;
   const view = readCrop(crop, hole, filled, scale * fill.width);
   for (let i = 0; i < view.image.data.length; i++) view.image.data[i] = (view.image.data[i] + 1) * 127.5;
-  return addDetail(fill, view.image, view.hole);
+  return enlargeFill(fill, view.image, view.hole);
 }
 
 /**

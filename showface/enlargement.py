@@ -1,4 +1,4 @@
-"""Detail for a fill that is smaller than the photo: it is taken from known places that look alike."""
+"""Enlarge a fill that is smaller than the photo, with detail from known places that look alike."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ PATCH, CONTEXT = 4, 2  # in pixels of the fill: the side of a patch, and what is
 TEMPERATURE = 100.0
 
 
-def add_detail(fill: Tensor, sharp: Tensor, hole: Tensor) -> Tensor:
+def enlarge_fill(fill: Tensor, sharp: Tensor, hole: Tensor) -> Tensor:
     """Enlarge a fill, and give it the detail that known patches have, which the fill itself can't have.
 
     Detail is what an image loses if it is reduced to the size of the fill. Each patch in the hole gets a mean of the

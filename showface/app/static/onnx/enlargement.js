@@ -1,4 +1,4 @@
-/** Detail for a fill that is smaller than the photo, from known places that look alike. The same as showface/detail.py. */
+/** Detail for a fill that is smaller than the photo, from known places that look alike. The same as showface/enlargement.py. */
 
 import { planes } from "./fill.js";
 import { averageBlocks, enlargeBicubic } from "./sampling.js";
@@ -19,7 +19,7 @@ const NEGLIGIBLE = 0.18; // a cosine that is smaller than the largest one by mor
  * @param {Float32Array} hole (k s, k s), 1 = hole
  * @returns {Planes} (3, k s, k s), with known pixels from `sharp`
  */
-export function addDetail(fill, sharp, hole) {
+export function enlargeFill(fill, sharp, hole) {
   const scale = sharp.width / fill.width;
   const size = sharp.width * sharp.height;
   const whole = enlargeBicubic(fill, scale);

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from showface.detail import add_detail
+from showface.enlargement import enlarge_fill
 
 SIZE = 32
 
@@ -29,7 +29,7 @@ def energy(image: torch.Tensor, hole: torch.Tensor) -> float:
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_a_smooth_fill_gets_the_texture_of_the_photo(scale):
     fill, sharp, hole = case(scale, 10.0)
-    out = add_detail(fill, sharp, hole)
+    out = enlarge_fill(fill, sharp, hole)
     assert out.shape == sharp.shape
     assert torch.equal(out[:, hole[0] == 0], sharp[:, hole[0] == 0])
     assert 0.15 < energy(out, hole) / energy(sharp, hole) < 1.3
@@ -40,14 +40,16 @@ def test_a_smooth_fill_gets_the_texture_of_the_photo(scale):
 def test_no_detail_where_the_photo_has_none():
     fill, sharp, hole = case(2, 0.0)
     plain = F.interpolate(fill[None], scale_factor=2, mode="bicubic", align_corners=False)[0]
-    assert (add_detail(fill, sharp, hole) - torch.where(hole > 0, plain, sharp)).abs().max() < 0.5
+    assert (enlarge_fill(fill, sharp, hole) - torch.where(hole > 0, plain, sharp)).abs().max() < 0.5
 
 
 def test_what_lies_under_the_hole_does_not_matter():
     fill, sharp, hole = case(2, 10.0)
-    assert torch.equal(add_detail(fill, sharp, hole), add_detail(fill, torch.where(hole > 0, torch.nan, sharp), hole))
+    assert torch.equal(
+        enlarge_fill(fill, sharp, hole), enlarge_fill(fill, torch.where(hole > 0, torch.nan, sharp), hole)
+    )
 
 
 def test_nothing_known():
     fill, sharp, hole = case(2, 10.0)
-    assert add_detail(fill, sharp, torch.ones_like(hole)).isfinite().all()
+    assert enlarge_fill(fill, sharp, torch.ones_like(hole)).isfinite().all()
