@@ -14,7 +14,7 @@ import showface
 from showface import baselines
 from showface.baselines.base import BaselineConfig
 from showface.export import export_model
-from showface.export.decompositions import correlation_rows, read_rows
+from showface.export.decompositions import correlation_with_lse, read_with_lse
 from showface.models.interpolation import save_difference
 from showface.nn import fill
 from showface.nn.tokens import pool_hole
@@ -38,20 +38,22 @@ def test_dense_correlation_is_the_definition(keys):
     query, key, value = (torch.randn(4, 30, c) for c in (8, 8, 5))
     hole = torch.rand(4, 30) < 0.4
     hole[1], hole[2] = True, False
-    out, _ = correlation_rows(query, key, value, hole, torch.tensor(3.0), 2.0, keys)
+    out, _ = correlation_with_lse(query, key, value, hole, torch.tensor(3.0), 2.0, keys)
     torch.testing.assert_close(out, definitions.masked_correlation(query, key, value, hole, 6.0, keys))
-    _, lse = torch.ops.showface.masked_correlation_rows(query, key, value, hole, None, 6.0, keys)
+    _, lse = torch.ops.showface.masked_correlation_with_lse(query, key, value, hole, None, 6.0, keys)
     torch.testing.assert_close(
-        correlation_rows(query, key, value, hole, None, 6.0, keys)[1].where(lse.isfinite() & hole, torch.tensor(0.0)),
+        correlation_with_lse(query, key, value, hole, None, 6.0, keys)[1].where(
+            lse.isfinite() & hole, torch.tensor(0.0)
+        ),
         lse.where(lse.isfinite() & hole, torch.tensor(0.0)),
     )
 
 
 def test_dense_read_is_the_definition():
     latent, memory, region = torch.randn(20, 8), torch.randn(3, 6, 8), torch.randint(-1, 3, (20,))
-    out, lse = read_rows(latent, memory, region, None, 7.0)
+    out, lse = read_with_lse(latent, memory, region, None, 7.0)
     torch.testing.assert_close(out, definitions.memory_read(latent, memory, region, 7.0))
-    expected = torch.ops.showface.memory_read_rows(latent, memory, region, None, 7.0)[1]
+    expected = torch.ops.showface.memory_read_with_lse(latent, memory, region, None, 7.0)[1]
     torch.testing.assert_close(lse[region >= 0], expected[region >= 0])
 
 

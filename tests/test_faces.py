@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -82,23 +81,6 @@ def test_overlapping_folders_give_each_face_once(faces: Path) -> None:
     dataset = FaceFolder([faces / "b", faces], Augmentation(16))
     assert len(dataset) == len(set(dataset.paths)) == 7
     assert dataset.labelled == 4
-
-
-def test_given_label_folders(faces: Path, tmp_path: Path) -> None:
-    labels = tmp_path / "labels"
-    shutil.move(faces / "a_parsing", labels)
-    assert FaceFolder(faces, Augmentation(16)).labelled == 0
-    assert FaceFolder(faces / "a", Augmentation(16), parsing=labels).labelled == 4
-    # Files with the same names in another folder are different faces.
-    assert FaceFolder([faces / "b", faces / "a"], Augmentation(16), parsing=[None, labels]).labelled == 4
-    inside = faces / "labels" / "a"
-    shutil.copytree(labels, inside)
-    dataset = FaceFolder(faces, Augmentation(16), parsing=faces / "labels")
-    assert (len(dataset), dataset.labelled) == (7, 4)
-    with pytest.raises(ValueError, match="one entry per folder"):
-        FaceFolder([faces / "b", faces / "a"], parsing=labels)
-    with pytest.raises(FileNotFoundError):
-        FaceFolder(faces / "a", parsing=tmp_path / "nowhere")
 
 
 def test_flipping_swaps_left_and_right(tmp_path: Path) -> None:

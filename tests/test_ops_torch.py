@@ -49,11 +49,11 @@ CALLS = {
 @pytest.mark.parametrize(
     "name",
     [
-        "memory_read_rows",
+        "memory_read_with_lse",
         "memory_accumulate",
         "memory_write",
         "memory_blend",
-        "masked_correlation_rows",
+        "masked_correlation_with_lse",
         "coordination_loss",
     ],
 )
@@ -62,8 +62,8 @@ def test_opcheck_of_backwards(device, name):
     tau = torch.tensor(3.0, device=device)
     latent, memory, region = memory_case(device)
     mass = torch.rand(memory.shape[:2], device=device)
-    if name == "memory_read_rows":
-        results = torch.ops.showface.memory_read_rows(latent, memory, region, tau, 1.0)
+    if name == "memory_read_with_lse":
+        results = torch.ops.showface.memory_read_with_lse(latent, memory, region, tau, 1.0)
         case = (latent, latent, memory, region, *results, tau, 1.0)
     elif name == "memory_accumulate":
         case = (mass, memory, latent, memory, region, tau, 1.0)
@@ -71,9 +71,9 @@ def test_opcheck_of_backwards(device, name):
         case = (memory, mass, latent, memory, region, tau, 1.0, 0.1)
     elif name == "memory_blend":
         case = (memory, memory, mass, memory, 0.1)
-    elif name == "masked_correlation_rows":
+    elif name == "masked_correlation_with_lse":
         case = image_case(3, device)
-        results = torch.ops.showface.masked_correlation_rows(*case, tau, 1.0, "all")
+        results = torch.ops.showface.masked_correlation_with_lse(*case, tau, 1.0, "all")
         case = (torch.randn(2, TOKENS, CHANNELS, device=device), *case, *results, tau, 1.0, "all")
     else:
         case = (torch.ones((), device=device), torch.ones((), device=device), *image_case(2, device), True)
@@ -107,9 +107,9 @@ def test_dispatch_modes_see_every_operator(op, recording):
         out = flat(CALLS[op][0](*case))
         if recording:
             sum(x.sum() for x in out).backward()
-    rows = {"memory_read": "memory_read_rows", "masked_correlation": "masked_correlation_rows"}.get(op, op)
-    assert log.names.count(f"showface.{rows}.default") == 1
-    assert log.names.count(f"showface.{rows}_backward.default") == recording
+    whole = {"memory_read": "memory_read_with_lse", "masked_correlation": "masked_correlation_with_lse"}.get(op, op)
+    assert log.names.count(f"showface.{whole}.default") == 1
+    assert log.names.count(f"showface.{whole}_backward.default") == recording
 
 
 @pytest.mark.parametrize("op", CALLS)

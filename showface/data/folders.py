@@ -13,7 +13,6 @@ from showface.data.images import find_images
 PARSING_SUFFIX = "_parsing"
 
 Folders = Path | str | Sequence[Path | str]
-LabelFolders = Path | str | Sequence[Path | str | None]
 
 
 class FaceFolder(FaceDataset):
@@ -32,19 +31,16 @@ class FaceFolder(FaceDataset):
         folders: Folders,
         augmentation: Augmentation | None = None,
         *,
-        parsing: LabelFolders | None = None,
         min_side: int = 0,
         seed: int = 0,
     ) -> None:
         """List the files and read the header of every image.
 
         Args:
-            folders: one or more folders, searched recursively.
+            folders: one or more folders, searched recursively. The labels of a folder, or of a folder below it, are in
+                `<folder>_parsing` beside it: PNGs of values 0..18 under the images' relative names; other values mean
+                no label. Label folders are not searched for faces.
             augmentation: makes a sample from a face; None takes the defaults of `Augmentation`.
-            parsing: label folders, one per entry of `folders` (None for a folder without labels). Each holds PNGs of
-                values 0..18 under the images' relative names; other values mean no label. By default, the labels of a
-                folder, or of a folder below it, are in `<folder>_parsing` beside it. Label folders are never searched
-                for faces.
             min_side: images with a shorter side below this are left out.
             seed: an integer >= 0.
 
@@ -53,7 +49,7 @@ class FaceFolder(FaceDataset):
             ValueError: an option out of range, a folder without images, or no image left.
             UnreadableImageError: every image is unreadable.
         """
-        pairs = list_faces(folders, parsing)
+        pairs = list_faces(folders)
         kept = select_faces([str(path) for path, _ in pairs], (shorter_side(path) for path, _ in pairs), min_side)
         source = _FolderSource([pairs[index] for index in kept.indices])
         super().__init__(source, augmentation or Augmentation(), seed, unreadable=kept.unreadable)
@@ -81,21 +77,14 @@ class _FolderSource:
         return self.labels[index]
 
 
-def list_faces(folders: Folders, parsing: LabelFolders | None = None) -> list[tuple[Path, Path | None]]:
-    """List each face once, with its label file or None, in the order of the folders. Arguments as for `FaceFolder`."""
+def list_faces(folders: Folders) -> list[tuple[Path, Path | None]]:
+    """List each face once, with its label file or None, in the order of the folders."""
     listed = [folders] if isinstance(folders, str | os.PathLike) else folders
     roots = [Path(folder) for folder in listed]
     if not roots:
         raise ValueError("folders is empty")
-    given: list[Path | None] = [None] * len(roots)
-    if parsing is not None:
-        entries = [parsing] if isinstance(parsing, str | os.PathLike) else list(parsing)
-        given = [None if entry is None else Path(entry) for entry in entries]
-        if len(given) != len(roots):
-            raise ValueError(f"parsing needs one entry per folder: {len(given)} for {len(roots)} folders")
     pairs: dict[Path, Path | None] = {}
-    for root, labels in zip(roots, given, strict=True):
-        named = {path.relative_to(labels).as_posix(): path for path in find_images(labels)} if labels else {}
+    for root in roots:
         # The label folder is looked up once per folder of images, not once per image.
         siblings: dict[Path, tuple[Path, Path] | None] = {}
         excluded: dict[Path, bool] = {}
@@ -103,19 +92,13 @@ def list_faces(folders: Folders, parsing: LabelFolders | None = None) -> list[tu
         for path in find_images(root):
             parent = path.parent
             if parent not in excluded:
-                excluded[parent] = _is_label_folder(parent, root, given)
-                siblings[parent] = _sibling_labels(parent, root) if parsing is None else None
+                excluded[parent] = _is_label_folder(parent, root)
+                siblings[parent] = _sibling_labels(parent, root)
             if excluded[parent]:
                 continue
             faces += 1
-            sibling = siblings[parent]
-            label = None
-            if labels is not None:
-                label = named.get(path.relative_to(root).with_suffix(".png").as_posix())
-            else:
-                label = _label_beside(path, sibling)
             if pairs.get(path) is None:
-                pairs[path] = label
+                pairs[path] = _label_beside(path, siblings[parent])
         if not faces:
             raise ValueError(f"folder {root} holds only region labels, no faces")
     return list(pairs.items())
@@ -144,12 +127,11 @@ def _upwards(folder: Path, root: Path) -> Iterator[Path]:
         yield folder
 
 
-def _is_label_folder(folder: Path, root: Path, given: Sequence[Path | None]) -> bool:
-    known = {path.resolve() for path in given if path is not None}
+def _is_label_folder(folder: Path, root: Path) -> bool:
     for above in _upwards(folder, root):
         path = Path(os.path.abspath(above))
         stem = path.name.removesuffix(PARSING_SUFFIX)
-        if path.resolve() in known or (stem and stem != path.name and path.with_name(stem).is_dir()):
+        if stem and stem != path.name and path.with_name(stem).is_dir():
             return True
     return False
 

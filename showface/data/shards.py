@@ -15,7 +15,7 @@ import numpy as np
 
 from showface.data.augmentation import Augmentation
 from showface.data.faces import FaceDataset, LostFacesError, select_faces, shorter_side
-from showface.data.folders import Folders, LabelFolders, list_faces
+from showface.data.folders import Folders, list_faces
 from showface.data.images import IMAGE_SUFFIXES
 from showface.data.tars import IMAGES, BrokenTarError, Key, list_members, open_tar, split_name
 from showface.data.urls import NamedBytes, Urls, expand_urls, read_range
@@ -86,16 +86,14 @@ class FaceShards(FaceDataset):
         self.too_small = kept.too_small
 
 
-def write_shards(
-    folders: Folders, out: Path | str, count_per_shard: int = 1000, *, parsing: LabelFolders | None = None
-) -> list[Path]:
+def write_shards(folders: Folders, out: Path | str, count_per_shard: int = 1000) -> list[Path]:
     """Pack the faces and labels of folders into shards for `FaceShards`.
 
     Files are packed unchanged, in the order of `FaceFolder`, so both datasets give the same samples. The same files
     always give the same shards.
 
     Args:
-        folders, parsing: as for `FaceFolder`.
+        folders: as for `FaceFolder`.
         out: the folder for `faces-000000.tar` and so on, created if needed. Each file is written atomically.
         count_per_shard: faces per shard; the last shard may have fewer.
 
@@ -113,7 +111,7 @@ def write_shards(
     # Shards of an earlier, longer run would stay among the new ones.
     if any(out.glob("faces-*.tar")):
         raise FileExistsError(f"{out} holds shards already: delete them, or choose another folder")
-    faces = list_faces(folders, parsing)
+    faces = list_faces(folders)
     out.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     for first in range(0, len(faces), count_per_shard):

@@ -17,10 +17,10 @@ from showface.ops.precision import temperature_factor, widen
 from showface.ops.transforms import dense_correlation
 
 
-def read_rows(
+def read_with_lse(
     latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """`memory_read_rows`: the values read (T, C), and the log-sum-exp of each token, base 2 (T,)."""
+    """`memory_read_with_lse`: the values read (T, C), and the log-sum-exp of each token, base 2 (T,)."""
     z, m = widen(latent, memory)
     tau = temperature_factor(temperature, scale, z)
     nowhere = (region < 0)[:, None]
@@ -31,7 +31,7 @@ def read_rows(
     return torch.where(nowhere, 0, out).to(latent.dtype), torch.where(nowhere[:, 0], 0, lse)
 
 
-def correlation_rows(
+def correlation_with_lse(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -41,7 +41,7 @@ def correlation_rows(
     keys: str,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """`masked_correlation_rows`: the output (B, N, Cv), and the log-sum-exp of each token, base 2 (B, N)."""
+    """`masked_correlation_with_lse`: the output (B, N, Cv), and the log-sum-exp of each token, base 2 (B, N)."""
     out, logits = dense_correlation(query, key, value, hole, temperature, scale, keys)
     answered = hole & ~hole.all(dim=1, keepdim=True) if keys == "valid" else hole
     lse = torch.logsumexp(logits, dim=-1) / math.log(2)
@@ -52,8 +52,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     """A table for `ExportedProgram.run_decompositions`, which leaves torch's own operators as they are."""
     ours = torch.ops.showface
     return {
-        ours.memory_read.default: lambda *args: read_rows(*args)[0],
-        ours.memory_read_rows.default: read_rows,
-        ours.masked_correlation.default: lambda *args: correlation_rows(*args)[0],
-        ours.masked_correlation_rows.default: correlation_rows,
+        ours.memory_read.default: lambda *args: read_with_lse(*args)[0],
+        ours.memory_read_with_lse.default: read_with_lse,
+        ours.masked_correlation.default: lambda *args: correlation_with_lse(*args)[0],
+        ours.masked_correlation_with_lse.default: correlation_with_lse,
     }

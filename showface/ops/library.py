@@ -46,13 +46,13 @@ def declare(schema: str, implementation: Callable[..., Any], fake: Callable[...,
     _runs[name] = run
 
 
-def declare_first(schema: str, rows: str) -> None:
-    """Define the operator `schema` as the first result of the operator `rows`, which has the same arguments.
+def declare_first(schema: str, whole: str) -> None:
+    """Define the operator `schema` as the first result of the operator `whole`, which has the same arguments.
 
     It needs an `autocast` of its own: its keys don't say whether autocast is on.
     """
     name = schema[: schema.index("(")]
-    operator, run, kernel = getattr(torch.ops.showface, rows).default, _runs[rows], _kernels[rows]
+    operator, run, kernel = getattr(torch.ops.showface, whole).default, _runs[whole], _kernels[whole]
 
     def first(keys: DispatchKeySet, *args: Any) -> Tensor:
         if keys.raw_repr() in _AUTOGRAD_THEN_RUN:

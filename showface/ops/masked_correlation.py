@@ -156,9 +156,9 @@ def _fake_gradients(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_:
 
 
 # The forward also returns what its backward needs: the log-sum-exp (base 2) of each corrupted token's softmax.
-declare(f"masked_correlation_rows({_ARGS}, str backend='auto') -> (Tensor, Tensor)", _forward, _fake_forward)
+declare(f"masked_correlation_with_lse({_ARGS}, str backend='auto') -> (Tensor, Tensor)", _forward, _fake_forward)
 declare(
-    "masked_correlation_rows_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor hole, Tensor out,"
+    "masked_correlation_with_lse_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor hole, Tensor out,"
     " Tensor lse, Tensor? temperature, float scale, str keys, str backend='auto')"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     _backward,
@@ -174,13 +174,13 @@ def _save(ctx: Any, args: Sequence[Any], result: Any) -> None:
 def _gradient(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
     saved = ctx.saved_tensors  # activation checkpointing lets them be read once
     temperature = saved[-1]
-    backward = torch.ops.showface.masked_correlation_rows_backward
+    backward = torch.ops.showface.masked_correlation_with_lse_backward
     *grads, grad_temperature = backward(grad, *saved, *ctx.rest)
     grad_temperature = None if temperature is None else grad_temperature.to(temperature.dtype)
     return *grads, None, grad_temperature, *(None for _ in ctx.rest)
 
 
-differentiate("masked_correlation_rows", _gradient, _save, public="masked_correlation")
-declare_first(f"masked_correlation({_ARGS}, str backend='auto') -> Tensor", "masked_correlation_rows")
+differentiate("masked_correlation_with_lse", _gradient, _save, public="masked_correlation")
+declare_first(f"masked_correlation({_ARGS}, str backend='auto') -> Tensor", "masked_correlation_with_lse")
 autocast("masked_correlation", cast=(0, 1, 2))
-autocast("masked_correlation_rows", cast=(0, 1, 2))
+autocast("masked_correlation_with_lse", cast=(0, 1, 2))

@@ -264,12 +264,12 @@ def _fake_sums(latent: Tensor, memory: Tensor, *_: Any) -> tuple[Tensor, Tensor]
 
 
 declare(
-    f"memory_read_rows({_ADDRESS}, {_TEMPERATURE}, {_BACKEND}) -> (Tensor, Tensor)",
+    f"memory_read_with_lse({_ADDRESS}, {_TEMPERATURE}, {_BACKEND}) -> (Tensor, Tensor)",
     _read_rows,
     _fake_rows,
 )
 declare(
-    f"memory_read_rows_backward(Tensor grad, {_ADDRESS}, Tensor out, Tensor lse, {_TEMPERATURE},"
+    f"memory_read_with_lse_backward(Tensor grad, {_ADDRESS}, Tensor out, Tensor lse, {_TEMPERATURE},"
     f" {_BACKEND}) -> (Tensor, Tensor, Tensor)",
     _read_rows_backward,
     lambda grad, latent, memory, *_: _fake_gradients(latent, memory),
@@ -328,7 +328,7 @@ def _gradient(op: str) -> Callable[..., tuple[Any, ...]]:
     """The gradients of the arguments (latent, memory, region, temperature, numbers and backend)."""
 
     def gradient(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        if op == "memory_read_rows":
+        if op == "memory_read_with_lse":
             grads = grads[:1]  # nothing depends on the lse
         backward = getattr(torch.ops.showface, f"{op}_backward")
         saved = ctx.saved_tensors  # activation checkpointing lets them be read once
@@ -344,13 +344,13 @@ def _blend_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return *torch.ops.showface.memory_blend_backward(grad, *ctx.saved_tensors, *ctx.rest), None, None
 
 
-differentiate("memory_read_rows", _gradient("memory_read_rows"), _save_read, public="memory_read")
-declare_first(f"memory_read({_ADDRESS}, {_TEMPERATURE}, {_BACKEND}) -> Tensor", "memory_read_rows")
+differentiate("memory_read_with_lse", _gradient("memory_read_with_lse"), _save_read, public="memory_read")
+declare_first(f"memory_read({_ADDRESS}, {_TEMPERATURE}, {_BACKEND}) -> Tensor", "memory_read_with_lse")
 differentiate("memory_accumulate", _gradient("memory_accumulate"), _save_address)
 differentiate("memory_write", _gradient("memory_write"), _save_address)
 differentiate("memory_blend", _blend_gradient, _save_blend)
 autocast("memory_read", cast=(0, 1))
-autocast("memory_read_rows", cast=(0, 1))
+autocast("memory_read_with_lse", cast=(0, 1))
 # The memory accumulates many small updates, so writes stay in float32 under autocast.
 autocast("memory_accumulate", cast=(0, 1), dtype=torch.float32)
 autocast("memory_write", cast=(0, 1), dtype=torch.float32)
