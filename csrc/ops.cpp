@@ -43,6 +43,7 @@ STABLE_TORCH_LIBRARY(SHOWFACE_LIBRARY, m) {
       "Tensor lse, Tensor? temperature, float scale, bool all_keys, bool tf32) -> (Tensor, Tensor, Tensor, Tensor)");
   // CUDA only. Keys of `channels` and values of `values` numbers, with the dtype of `like`; `memory` for the operators
   // memory_*, `sums` for memory_accumulate and memory_write.
-  // -> bytes of shared memory that a block needs at least, and those that the device of `like` has
+  // -> bytes of shared memory that a block needs at least, and those that the device of `like` has. Raises if the
+  // kernels can't run there: they were not compiled for it, or its driver is too old.
   m.def("shared_bytes(Tensor like, int channels, int values, bool memory, bool sums) -> (int, int)");
 }

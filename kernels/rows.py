@@ -78,8 +78,9 @@ def add_unit_rows(acc, weight, rows, inverse, ACCUMULATE: tl.constexpr, OPERAND:
 @triton.jit
 def unit_gradient(rows, inverse, grad, projection):
     """The gradient of rows, from `grad`, that of the unit rows. projection: (rows,), <grad, unit rows>."""
-    # Rows shorter than MIN_NORM are divided by the constant MIN_NORM, so nothing is projected out.
-    projection = tl.where(inverse < 1 / MIN_NORM, projection, 0.0) * inverse
+    # Rows shorter than MIN_NORM are divided by the constant MIN_NORM, so nothing is projected out. A GPU's 1 / MIN_NORM
+    # may be the next smaller number.
+    projection = tl.where(inverse < (1 - 1e-6) / MIN_NORM, projection, 0.0) * inverse
     return (grad - rows * projection[:, None]) * inverse[:, None]
 
 

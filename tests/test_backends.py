@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 
 from showface import native, ops
 from showface.ops import dispatch
-from showface.ops.backends import cuda
+from showface.ops.backends import cuda, triton
 
 from support.cuda_on_cpu import build
 
@@ -23,11 +23,21 @@ def read(dtype: torch.dtype = torch.float32, **options):
     return ops.memory_read(latent, memory, torch.randint(-1, 3, (20,)), temperature=8.0, **options)
 
 
+@pytest.fixture
+def capability(monkeypatch):
+    """Sets the compute capability of the GPU that fake tensors are on."""
+    triton._refuses_device.cache_clear()
+    yield lambda *version: monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: version)
+    triton._refuses_device.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("images", "tokens", "missing", "expected"),
     [(1, 512, "", "cuda"), (1, 8192, "", "triton"), (64, 2048, "", "triton"), (1, 512, "cuda", "triton")],
 )
-def test_little_work_on_a_gpu_prefers_the_extension(monkeypatch, images, tokens, missing, expected):
+def test_little_work_on_a_gpu_prefers_the_extension(monkeypatch, capability, images, tokens, missing, expected):
+    capability(9, 0)
+
     def why_not(op, backend, *_):
         return "it is missing" if backend in ("cpp", missing) else None
 
@@ -43,6 +53,18 @@ def test_little_work_on_a_gpu_prefers_the_extension(monkeypatch, images, tokens,
     on_cpu = torch.empty(1, 512, 64)
     found = dispatch.kernel("masked_correlation", "auto", on_cpu, on_cpu)
     assert found is dispatch._kernels["masked_correlation", "triton"], "the rule is for GPUs"
+
+
+def test_a_gpu_without_these_tensor_cores_takes_the_reference(monkeypatch, capability):
+    capability(7, 5)
+    monkeypatch.setattr(dispatch, "why_not", lambda op, backend, *_: None if backend != "cpp" else "it is for the CPU")
+    monkeypatch.setattr(cuda, "_lacks_shared_memory", lambda *_: "no kernel image")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        features = torch.empty(2, 64, 16, device="cuda")
+        found = dispatch.kernel("masked_correlation", "auto", features, features)
+        assert found is dispatch._kernels["masked_correlation", "reference"]
+        with pytest.raises(RuntimeError, match=r"need compute capability 8\.0, and this GPU has 7\.5"):
+            dispatch.kernel("masked_correlation", "triton", features, features)
 
 
 @pytest.mark.parametrize("op", dispatch.OPS)
@@ -121,6 +143,20 @@ def test_sizes_that_a_kernel_refuses(monkeypatch, little_shared_memory):
     monkeypatch.setattr(dispatch, "BACKENDS", ("cuda", "reference"))
     reference = ops.masked_correlation(*wide, temperature=8.0, backend="reference")
     assert torch.equal(ops.masked_correlation(*wide, temperature=8.0), reference)
+
+
+def test_kernels_that_were_compiled_for_other_gpus(monkeypatch, little_shared_memory):
+    build.load().cuda_on_cpu_image(0)
+    try:
+        with pytest.raises(RuntimeError, match=r"its cuda kernels don't run on this device .*no kernel image"):
+            read(backend="cuda")
+        memory, rho = torch.ones(2, 3, 4), torch.ones(2, 3)
+        with pytest.raises(RuntimeError, match="its cuda kernels don't run on this device"):
+            ops.memory_blend(memory, rho, memory, rate=0.1, backend="cuda")
+        monkeypatch.setattr(dispatch, "BACKENDS", ("cuda", "reference"))
+        assert read().isfinite().all()
+    finally:
+        build.load().cuda_on_cpu_image(1)
 
 
 def test_a_gradient_that_a_named_backend_is_too_narrow_for_is_refused(little_shared_memory):

@@ -238,11 +238,19 @@ size_t smallest_bytes(const Widths& width, bool sums) {
                    backward_bytes<T, A, Role::key>(width, kMinRows, columns, 1)});
 }
 
+// Compiled for the same GPUs as every kernel of this library.
+__global__ void nothing() {}
+
 std::tuple<int64_t, int64_t> shared_bytes(const Tensor& like, int64_t channels, int64_t values, bool memory,
                                           bool sums) {
   const int64_t sorted = memory ? sort_numbers(kSelfSorted, kSelfSortedRegions, kThreads / 32) : 0;
   const Widths width{channels, values, sorted};
-  const int64_t has = static_cast<int64_t>(LaunchGuard(like.get_device_index()).shared_bytes());
+  const LaunchGuard guard(like.get_device_index());
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, nothing);
+  static_cast<void>(cudaGetLastError());  // otherwise torch's next check would find this error
+  check_cuda(error, "CUDA");
+  const int64_t has = static_cast<int64_t>(guard.shared_bytes());
   switch (like.scalar_type()) {
     case ScalarType::Half:
     case ScalarType::BFloat16: return {smallest_bytes<c10::Half, float>(width, sums), has};

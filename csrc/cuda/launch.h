@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 #ifdef SHOWFACE_CUDA_ON_CPU
 #define SHOWFACE_CUDA_KEY CPU
@@ -15,6 +16,8 @@
 
 #include <array>
 #include <atomic>
+#include <map>
+#include <mutex>
 #define SHOWFACE_CUDA_KEY CUDA
 #endif
 
@@ -89,15 +92,34 @@ struct Identity {
   using type = T;
 };
 
+// Allow `kernel` all dynamic shared memory that a block may have; without this a block gets 48 KiB. Not just what one
+// launch needs: the limit belongs to the kernel, and another thread may be launching it with more.
+template <typename... Parameters>
+void allow_shared_memory(const char* name, void (*kernel)(Parameters...)) {
+  const auto allow = [&](size_t bytes) {
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+               name);
+  };
+#ifdef SHOWFACE_CUDA_ON_CPU
+  allow(cuda_on_cpu::shared_bytes_of_block);
+#else
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), name);
+  static std::mutex mutex;
+  static std::map<std::pair<void (*)(Parameters...), int>, bool> allowed;
+  const std::lock_guard lock(mutex);
+  if (bool& done = allowed[{kernel, device}]; !done) {
+    allow(attribute_of<cudaDevAttrMaxSharedMemoryPerBlockOptin>(device));
+    done = true;
+  }
+#endif
+}
+
 // Launch `kernel` with shared_bytes bytes of dynamic shared memory. Raises if the launch fails.
 template <typename... Parameters>
 void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 threads, size_t shared_bytes,
             cudaStream_t stream, typename Identity<Parameters>::type... arguments) {
-  // CUDA requires an opt-in per kernel for more than 48 KiB.
-  if (shared_bytes > 48 << 10) {
-    const int bytes = static_cast<int>(shared_bytes);
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), name);
-  }
+  if (shared_bytes > 48 << 10) allow_shared_memory(name, kernel);
   void* places[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
   check_cuda(cudaLaunchKernel(kernel, grid, threads, places, shared_bytes, stream), name);
 }

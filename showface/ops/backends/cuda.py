@@ -32,13 +32,21 @@ def _refuses_write(latent: Tensor, memory: Tensor) -> str | None:
     return _lacks_shared_memory(latent.device, dtype, latent.shape[-1], memory.shape[-1], True, True)
 
 
+def _refuses_blend(memory: Tensor) -> str | None:
+    """Why the kernels don't support this memory, or None if they do. They take any width."""
+    return _lacks_shared_memory(memory.device, memory.dtype, 1, 1, True, False)
+
+
 @cache
 def _lacks_shared_memory(
     device: torch.device, dtype: torch.dtype, keys: int, values: int, memory: bool, sums: bool
 ) -> str | None:
-    """Why this device's shared memory can't hold keys and values of these widths, or None if it can."""
+    """Why this device can't run the kernels, or hold keys and values of these widths; None if it can."""
     like = torch.empty(0, dtype=dtype, device=device)
-    needed, available = cuda_library(like).shared_bytes(like, keys, values, memory, sums)
+    try:
+        needed, available = cuda_library(like).shared_bytes(like, keys, values, memory, sums)
+    except RuntimeError as error:  # the kernels were compiled for other GPUs, or the driver is too old
+        return f"its cuda kernels don't run on this device ({str(error).splitlines()[0]})"
     if needed <= available:
         return None
     return (
@@ -118,5 +126,5 @@ def _masked_correlation_backward(
 register("memory_read", "cuda", _memory_attend, _memory_attend_backward, refuses=_refuses_read)
 register("memory_accumulate", "cuda", _memory_accumulate, refuses=_refuses_write)
 register("memory_write", "cuda", _memory_write, refuses=_refuses_write)
-register("memory_blend", "cuda", _memory_blend)
+register("memory_blend", "cuda", _memory_blend, refuses=_refuses_blend)
 register("masked_correlation", "cuda", _masked_correlation, _masked_correlation_backward, refuses=_refuses_correlation)

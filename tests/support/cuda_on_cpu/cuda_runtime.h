@@ -133,15 +133,31 @@ inline double rsqrt(double x) { return 1 / std::sqrt(x); }
 // The parts of the CUDA runtime that csrc/cuda/launch.h uses.
 using cudaStream_t = void*;
 using cudaError_t = int;
-constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidValue = 1;
+constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorNoKernelImageForDevice = 209;
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
-inline const char* cudaGetErrorString(cudaError_t) { return "invalid argument"; }
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorNoKernelImageForDevice ? "no kernel image is available for execution on the device"
+                                                  : "invalid argument";
+}
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+// Whether the kernels were compiled for the GPU that is played here.
+inline bool cuda_on_cpu_has_image = true;
+extern "C" __attribute__((used, weak, visibility("default"))) void cuda_on_cpu_image(int exists) {
+  cuda_on_cpu_has_image = exists;
+}
+struct cudaFuncAttributes {};
+template <typename Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
+  return cuda_on_cpu_has_image ? cudaSuccess : cudaErrorNoKernelImageForDevice;
+}
 
 // The dynamic shared memory that a kernel may use: 48 KB unless it asked for more.
 inline std::map<const void*, size_t> cuda_on_cpu_allowed_bytes;
 template <typename Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
-  if (static_cast<size_t>(bytes) > cuda_on_cpu::shared_bytes_of_block) return cudaErrorInvalidValue;
+  // The limit belongs to the kernel: another thread may be launching it with all that a block may have.
+  if (static_cast<size_t>(bytes) != cuda_on_cpu::shared_bytes_of_block) return cudaErrorInvalidValue;
   cuda_on_cpu_allowed_bytes[reinterpret_cast<const void*>(kernel)] = static_cast<size_t>(bytes);
   return cudaSuccess;
 }
