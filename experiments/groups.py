@@ -77,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, help="results.json of showface evaluate")
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="the folders of faces that it evaluated")
-    parser.add_argument("--system", default="default")
+    parser.add_argument("--system", default="showface default")
     parser.add_argument("--against", default="navier-stokes")
     options = parser.parse_args()
     scores = json.loads(options.results.read_text())["scores"]

@@ -26,7 +26,7 @@ def test_quarters():
 
 def test_table_of_an_evaluation(tmp_path, monkeypatch, capsys):
     save_faces(tmp_path / "faces", 8)
-    systems = {"default": lambda image, hole: image, "navier-stokes": lambda image, hole: np.zeros_like(image)}
+    systems = {"showface default": lambda image, hole: image, "navier-stokes": lambda image, hole: np.zeros_like(image)}
     run_evaluation(systems, [tmp_path / "faces"], tmp_path / "out", size=32)
     names = sorted(path.name for path in (tmp_path / "faces").iterdir())
     record = tmp_path / "groups.json"
@@ -40,8 +40,8 @@ def test_table_of_an_evaluation(tmp_path, monkeypatch, capsys):
     assert [line.split(" | ")[1] for line in lines[2:]] == ["8", "2", "2", "2"]
     scores = json.loads((tmp_path / "out" / "results.json").read_text())["scores"]
     found = {(x["system"], x["image"]): x["psnr"] for x in scores if x["bin"] == "1-20%"}
-    gains = [found["default", name] - found["navier-stokes", name] for name in names[:2]]
-    expected = f"{np.mean([found['default', name] for name in names[:2]]):.2f} ({np.mean(gains):.2f} ± "
+    gains = [found["showface default", name] - found["navier-stokes", name] for name in names[:2]]
+    expected = f"{np.mean([found['showface default', name] for name in names[:2]]):.2f} ({np.mean(gains):.2f} ± "
     assert lines[3].split(" | ")[2].startswith(expected)
 
     record.write_text(json.dumps({"strangers": {"faces": ["stranger.png"]}}))
