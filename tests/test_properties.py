@@ -92,8 +92,9 @@ words = st.sampled_from([*WORDS.split(), "", "\0"]) | st.text(max_size=6)
 @both_lists
 def test_any_command_ends_in_one_line(count: int, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "folder").mkdir()
-    monkeypatch.setattr("showface.hole_filling.fill_holes", None)
-    monkeypatch.setattr("showface.registry.load_model", refuse_to_load)
+    monkeypatch.setattr("showface.inference.fill_holes", None)
+    for module in ("registry", "inference"):
+        monkeypatch.setattr(f"showface.{module}.load_model", refuse_to_load)
     monkeypatch.setattr(
         "showface.info.describe",
         lambda: {"versions": {}, "devices": [], "extension": {"built": False, "why_missing": "x"}, "operators": {}},
