@@ -135,7 +135,7 @@ def _write_service_worker(folder: Path) -> None:
     version = hashlib.sha256()
     for name, path in zip(names, kept, strict=True):
         version.update(name.encode() + path.read_bytes())
-    (folder / worker.name).write_text(code.replace('"showface"; //', f'"showface-{version.hexdigest()[:16]}"; //'))
+    (folder / worker.name).write_text(code.replace('"showface"', f'"showface-{version.hexdigest()[:16]}"'))
 
 
 def copy_runtime(package: Path, out: Path, webgpu: bool) -> None:

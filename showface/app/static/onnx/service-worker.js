@@ -3,7 +3,9 @@
  * only what lies below it. A file from the host is preferred to the kept one.
  */
 
-const CACHE = "showface"; // followed by a hash of the site's files, so that browsers see a new version
+const VERSION = "showface"; // followed by a hash of the site's files, so that browsers see a new version
+const SITE = `${self.registration.scope} `; // caches belong to an origin, which may have several sites
+const CACHE = SITE + VERSION;
 const FILES = new URL("static/files.json", self.location);
 
 self.addEventListener("install", (event) => {
@@ -28,9 +30,9 @@ async function keepAll() {
   await cache.addAll(names.map((name) => new Request(new URL(name, self.location), { cache: "no-cache" })));
 }
 
-/** Delete the files of older versions. */
+/** Delete the files of this site's older versions. */
 async function dropOthers() {
-  const names = (await caches.keys()).filter((name) => name.startsWith("showface") && name !== CACHE);
+  const names = (await caches.keys()).filter((name) => name.startsWith(SITE) && name !== CACHE);
   await Promise.all(names.map((name) => caches.delete(name)));
 }
 
