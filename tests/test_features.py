@@ -10,6 +10,8 @@ from PIL import Image
 from torch import nn
 
 import showface
+from showface.losses import LossWeights
+from showface.training.feature_losses import feature_losses
 from showface.training.features import (
     FrozenFeatures,
     efficientnet_lite0,
@@ -130,6 +132,24 @@ def test_making_one_draws_no_random_numbers(tmp_path):
     state = torch.get_rng_state()
     vgg19(path)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_losses_under_autocast_are_float32(network):
+    result, target = 2 * torch.rand(2, 1, 3, 32, 32) - 1
+    result.requires_grad_()
+    hole, weights = torch.ones(1, 1, 32, 32), LossWeights(perceptual=1.0, style=1.0, distribution=1.0)
+    torch.manual_seed(1)  # the directions of the distribution loss
+    expected = feature_losses(network, result, target, hole, weights)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert network(result)[-1].dtype == torch.bfloat16
+        losses = feature_losses(network, result, target, hole, weights)
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        assert loss.shape == ()
+        assert loss.item() == pytest.approx(expected[name].item(), rel=0.05)
+    sum(losses.values()).backward()
+    assert result.grad.isfinite().all()
 
 
 def test_images_of_another_shape(network):

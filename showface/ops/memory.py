@@ -189,14 +189,14 @@ def _checked_kernel(
     return kernel
 
 
-def _read_rows(
+def _read(
     latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
     kernel = _checked_kernel("memory_read", backend, latent, memory, region, temperature)
     return kernel.forward(latent, memory, None, region, temperature, scale)
 
 
-def _read_rows_backward(
+def _read_backward(
     grad: Tensor,
     latent: Tensor,
     memory: Tensor,
@@ -249,7 +249,7 @@ def _blend_backward(
     return grad_memory, grad_rho.to(rho.dtype), grad_total.to(total.dtype)
 
 
-def _fake_rows(latent: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _fake_read(latent: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return latent.new_empty(latent.shape), latent.new_empty(latent.shape[:1], dtype=accumulation_dtype(latent.dtype))
 
 
@@ -265,13 +265,13 @@ def _fake_sums(latent: Tensor, memory: Tensor, *_: Any) -> tuple[Tensor, Tensor]
 
 declare(
     f"memory_read_with_lse({_ADDRESS}, {_TEMPERATURE}, {_BACKEND}) -> (Tensor, Tensor)",
-    _read_rows,
-    _fake_rows,
+    _read,
+    _fake_read,
 )
 declare(
     f"memory_read_with_lse_backward(Tensor grad, {_ADDRESS}, Tensor out, Tensor lse, {_TEMPERATURE},"
     f" {_BACKEND}) -> (Tensor, Tensor, Tensor)",
-    _read_rows_backward,
+    _read_backward,
     lambda grad, latent, memory, *_: _fake_gradients(latent, memory),
 )
 declare(
