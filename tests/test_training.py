@@ -46,6 +46,7 @@ class TestConfig:
             ("keep=0", "keep must be at least 1"),
             ("data.size=40", "data.size must be a multiple of 16, got 40"),
             ("precision=fp8", "precision must be 'fp32' or 'bf16', got 'fp8'"),
+            ("optimiser=sgd", "optimiser must be 'adamw' or 'muon', got 'sgd'"),
             ("lr=0", "lr must be positive"),
             ("model.channels=0", "channels must be a positive integer"),
             ("model.memory_rate=2", "memory_rate must lie in"),
@@ -189,9 +190,10 @@ class TestTrainer:
         assert (trainer.model.memory.idle[3] == 0).any()
         assert (trainer.model.memory.idle[:3] > 0).all()
 
-    def test_resuming_is_as_if_never_stopped(self, faces, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+    def test_resuming_is_as_if_never_stopped(self, faces, tmp_path, monkeypatch, optimiser):
         # With so many slots every step replaces an idle one, so it depends on the initial random numbers.
-        config = small(faces, "steps=8", "save_every=4", "log_every=1", "model.slots=16")
+        config = small(faces, "steps=8", "save_every=4", "log_every=1", "model.slots=16", f"optimiser={optimiser}")
         Trainer(config, tmp_path / "whole").run()
 
         stopped = Trainer(config, tmp_path / "stopped")

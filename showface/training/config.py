@@ -109,9 +109,10 @@ class TrainingConfig:
         steps: optimiser steps; the learning rate falls to 0 over them.
         batch: batch size, over all processes.
         accumulate: number of batches per step.
-        lr: AdamW's peak learning rate.
+        optimiser: "adamw", or "muon" for `showface.training.muon.Muon`.
+        lr: the peak learning rate.
         warmup: steps of linear warm-up of the learning rate.
-        weight_decay: AdamW's weight decay.
+        weight_decay: decoupled weight decay.
         clip: largest norm of the gradient.
         ema_decay: decay of the exponential moving average (EMA) of the weights, which is saved as the model.
         precision: "fp32", or "bf16" for autocast.
@@ -134,6 +135,7 @@ class TrainingConfig:
     steps: int = 100_000
     batch: int = 16
     accumulate: int = 1
+    optimiser: str = "adamw"
     lr: float = 5e-4
     warmup: int = 200
     weight_decay: float = 0.01
@@ -156,6 +158,8 @@ class TrainingConfig:
         find_network(self.system)
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be 'fp32' or 'bf16', got {self.precision!r}")
+        if self.optimiser not in ("adamw", "muon"):
+            raise ValueError(f"optimiser must be 'adamw' or 'muon', got {self.optimiser!r}")
         for name in ("steps", "batch", "accumulate", "log_every", "sample_every", "save_every", "keep"):
             _check(name, getattr(self, name), "at least 1", lambda x: x >= 1)
         _check("gan.channels", self.gan.channels, "at least 1", lambda x: x >= 1)

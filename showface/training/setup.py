@@ -1,11 +1,14 @@
-"""What a run is made of: processes and devices, training images, a discriminator, and the weights it starts from."""
+"""What a run is made of: processes, devices, images, a discriminator, optimisers, and the weights it starts from."""
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
 from torch.utils.data import DataLoader
 
 from showface.data import EpochSampler, FaceFolder, FaceShards
@@ -14,6 +17,7 @@ from showface.models import InpaintingNetwork
 from showface.models.discriminator import Discriminator, FeatureDiscriminator, MultiScaleDiscriminator
 from showface.training.config import GANConfig, TrainingConfig
 from showface.training.features import FrozenFeatures
+from showface.training.muon import Muon
 from showface.training.workers import start_worker
 
 
@@ -71,6 +75,17 @@ def make_loader(
         # Its own generator: otherwise the loader draws from the global one, which checkpoints restore.
         generator=torch.Generator(),
     )
+
+
+def make_optimiser(config: TrainingConfig, network: str, parameters: Iterable[Tensor]) -> Optimizer:
+    """The optimiser of the "model", or of the "discriminator", which is always AdamW."""
+    muon = config.optimiser == "muon" and network == "model"
+    # High momentum makes the two networks of a GAN oscillate; 0.5 is from Yu et al., 2019.
+    momentum = 0.5 if config.loss.adversarial else 0.95 if muon else 0.9
+    settings: dict[str, Any] = {"lr": config.lr, "betas": (momentum, 0.999), "weight_decay": config.weight_decay}
+    if muon:
+        return Muon(parameters, **settings, dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32)
+    return AdamW(parameters, **settings, fused=True)
 
 
 def make_discriminator(gan: GANConfig, features: FrozenFeatures | None) -> Discriminator:

@@ -5,7 +5,6 @@ import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -36,7 +35,14 @@ from showface.training.lock import FolderLock, lock_folder
 from showface.training.logger import Logger, Meter, NullLogger, peak_memory, sample_grid
 from showface.training.objective import Objective, frozen, shift_at, shifted
 from showface.training.resume import Change, explain, find_changes, remove_leftovers, write_config
-from showface.training.setup import make_accelerator, make_dataset, make_discriminator, make_loader, start_from
+from showface.training.setup import (
+    make_accelerator,
+    make_dataset,
+    make_discriminator,
+    make_loader,
+    make_optimiser,
+    start_from,
+)
 from showface.training.signals import StopRequest, stop_on_signal
 from showface.training.workers import batches_of, worker_errors
 
@@ -93,10 +99,7 @@ class Trainer:
         trained: dict[str, torch.nn.Module] = {"model": self.model}
         if self.discriminator is not None:
             trained["discriminator"] = self.discriminator
-        # High momentum makes the two networks of a GAN oscillate; 0.5 is from Yu et al., 2019.
-        betas = (0.5 if self.discriminator is not None else 0.9, 0.999)
-        self._optimiser = partial(torch.optim.AdamW, betas=betas, weight_decay=config.weight_decay, fused=True)
-        self.optimisers = {name: self._optimiser(network.parameters()) for name, network in trained.items()}
+        self.optimisers = {name: make_optimiser(config, name, x.parameters()) for name, x in trained.items()}
         self._lr_scales = {"model": 1.0, "discriminator": gan.lr_scale}
         self._saved: dict[str, torch.nn.Module] = {**trained, "ema": self.ema}
         self.step = 0
@@ -292,7 +295,7 @@ class Trainer:
             parameter.requires_grad_(True)
         self.optimisers.pop("model", None)
         if trained:
-            self.optimisers["model"] = self._optimiser(trained)
+            self.optimisers["model"] = make_optimiser(self.config, "model", trained)
 
     def _next_stage(self) -> None:
         """Go on with the next stage, from the averaged weights: those are saved, so later stages must fit them."""
