@@ -68,16 +68,28 @@ def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> 
 
 
 def region_l1(result: Tensor, target: Tensor, region: Tensor) -> Tensor:
-    """The mean |result - target| over the pixels of a region of the whole batch, 0-d; 0 where the region is empty.
+    """The mean |result - target| over each image's region, and of these over the images, 0-d.
 
-    With several processes the batch is that of all processes: see `batch_mean`.
+    Images count alike, and not their pixels: otherwise a batch would learn hardly anything from a hole that hides an
+    eye. PSNR, whose mean is taken over images too, also weighs relative errors alike.
 
     Args:
         result, target: (B, 3, H, W).
-        region: (B, 1, H, W) of 0 and 1.
+        region: (B, 1, H, W) of 0 and 1. Images where it is empty do not count; with no other image the mean is 0.
     """
     difference = (result.float() - target).abs() * region
-    return batch_mean(difference.sum(), result.shape[1] * region.sum())
+    return image_mean(difference.sum((1, 2, 3)), result.shape[1] * region.sum((1, 2, 3)))
+
+
+def image_mean(totals: Tensor, counts: Tensor) -> Tensor:
+    """The mean of total / count over the images with a count above 0, 0-d; 0 if there is none.
+
+    With several processes the mean is over the images of all processes: see `batch_mean`.
+
+    Args:
+        totals, counts: (B,).
+    """
+    return batch_mean((totals / counts.clamp_min(1)).sum(), (counts > 0).sum())
 
 
 def batch_mean(total: Tensor, count: Tensor) -> Tensor:

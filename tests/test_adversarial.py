@@ -293,6 +293,14 @@ def test_patches_that_the_hole_touches_count():
     assert generator_loss([fake], hole).item() == pytest.approx((0.5 + 1) / 2)
 
 
+def test_images_count_alike():
+    fake = torch.tensor([[1.0, 1.0, 1.0, 1.0], [3.0, 9.0, 9.0, 9.0], [9.0, 9.0, 9.0, 9.0]]).view(3, 1, 2, 2)
+    hole = torch.zeros(3, 1, 32, 32)
+    hole[0] = 1
+    hole[1, :, 0, 0] = 1  # one patch of the second image, and none of the third
+    assert generator_loss([fake], hole).item() == -2.0
+
+
 def test_an_empty_hole_can_still_be_differentiated():
     fake = torch.randn(1, 1, 2, 2, requires_grad=True)
     loss = generator_loss([fake], torch.zeros(1, 1, 32, 32))

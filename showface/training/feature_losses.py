@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from showface.losses import LossWeights, batch_mean
+from showface.losses import LossWeights, image_mean
 from showface.nn.tokens import pool_hole
 from showface.training.features import FrozenFeatures
 
@@ -52,8 +52,9 @@ def distribution_distance(result: Tensor, target: Tensor, hole: Tensor, directio
     """The sliced Wasserstein distance between two images' features in the hole, 0-d, float32 for half precision.
 
     The features of an image are projected onto each direction and sorted. The distance is the mean |difference| between
-    the k-th number of the result and the k-th of the target. So detail must look like that of the photo, but may be at
-    another place of the hole. A blurred fill has too few extreme features.
+    the k-th number of the result and the k-th of the target, and of these distances the mean over the images. So detail
+    must look like that of the photo, but may be at another place of the hole. A blurred fill has too few extreme
+    features.
 
     Source: Heitz et al., *A Sliced Wasserstein Loss for Neural Texture Synthesis*, 2021, and Delbracio et al.,
     *Projected Distribution Loss for Image Enhancement*, 2021. The hole is *ours*.
@@ -72,7 +73,7 @@ def distribution_distance(result: Tensor, target: Tensor, hole: Tensor, directio
             return projected.masked_fill(~touched, torch.finfo(dtype).max).sort(2).values
 
         difference = ordered(result) - ordered(target)
-        return batch_mean(difference.abs().sum(), len(directions) * touched.sum())
+        return image_mean(difference.abs().sum((1, 2)), len(directions) * touched.sum((1, 2)))
 
 
 def random_directions(features: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Hinge GAN losses (Lim & Ye, 2017; Miyato et al., 2018), feature matching, and a gradient penalty.
 
-All losses are means over the patches that the hole touches, a choice of *ours*. The other patches of a filled
-image are real: the discriminator can't learn to call them fake, and they would make the loss depend on the size of the
-hole. A patch is the area of one logit, H/h x W/w pixels, without the rest of its receptive field.
+All losses are means over an image's patches that the hole touches, and of these over the images: a choice of *ours*.
+The other patches of a filled image are real: the discriminator can't learn to call them fake, and they would make the
+loss depend on the size of the hole. A patch is the area of one logit, H/h x W/w pixels, without the rest of its
+receptive field.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from showface.losses import batch_mean
+from showface.losses import image_mean
 from showface.nn.tokens import pool_hole
 
 # Steps from one gradient penalty to the next, to save time (Karras et al., *Analyzing and Improving the Image Quality
@@ -91,4 +92,4 @@ def discriminator_objective(
 
 def _mean(values: Tensor, hole: Tensor) -> Tensor:
     touched = pool_hole(hole.float(), *values.shape[2:])
-    return batch_mean((values * touched).sum(), touched.sum())
+    return image_mean((values * touched).sum((1, 2, 3)), touched.sum((1, 2, 3)))
