@@ -15,11 +15,12 @@ parser.add_argument("--backend", default="auto", help="auto, reference, cpp, cud
 parser.add_argument("--device", default="cpu")
 parser.add_argument("--tokens", type=int, default=1024)
 arguments = parser.parse_args()
+device_type = torch.device(arguments.device).type
 
 for name in ("reference", "cpp", "cuda", "triton"):
-    reason = ops.why_not("masked_correlation", name, arguments.device)
+    reason = ops.why_not("masked_correlation", name, device_type)
     print(f"{name}: {'can run' if reason is None else reason}")
-print(f"auto takes {ops.choose('masked_correlation', arguments.device)}")
+print(f"auto takes {ops.choose('masked_correlation', device_type)} for much work")
 
 # Two images of `tokens` tokens with 64 channels; about a third of the tokens are corrupted.
 torch.manual_seed(0)

@@ -78,6 +78,9 @@ def test_auto_always_finds_a_backend(op):
 def test_reasons():
     assert "has no cuda kernel" in ops.why_not("coordination_loss", "cuda", "cpu")
     assert "do not take torch.int32" in ops.why_not("memory_read", "reference", "cpu", torch.int32)
+    if dispatch._has_triton():
+        assert "no float64 on a GPU" in ops.why_not("memory_read", "triton", "cuda", torch.float64)
+        assert ops.choose("memory_read", "cuda") == "triton" != ops.choose("memory_read", "cuda", torch.float64)
     assert "runs on cuda" in ops.why_not("memory_read", "triton", "mps") or not dispatch._has_triton()
     with pytest.raises(ValueError, match=r"op must be one of .*got 'memory'"):
         ops.why_not("memory", "cpp", "cpu")

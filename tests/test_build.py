@@ -68,6 +68,25 @@ def test_kernels_ask_torch_for_memory():
 
 
 @needs_extension
+@pytest.mark.parametrize("name", ["grad", "out", "lse"])
+def test_backwards_refuse_what_is_not_of_their_forward(name):
+    operators = torch.ops.showface_C
+    latent, memory, region = torch.randn(6, 16), torch.randn(3, 8, 16), torch.randint(-1, 3, (6,))
+    read = latent, memory, None, region
+    image, hole = torch.randn(1, 6, 16), torch.tensor([[True, False] * 3])
+    correlate = image, image, image, hole
+    for op, case in (("memory_attend", read), ("masked_correlation", correlate)):
+        flags = [False] * (2 if case is correlate else 1)
+        out, lse = getattr(operators, op)(*case, None, 8.0, *flags)
+        for wrong in (lambda x: x[..., :5], lambda x: x.double(), lambda x: x[None]):
+            saved = {"grad": out, "out": out, "lse": lse}
+            saved[name] = wrong(saved[name])
+            grad, out_, lse_ = saved.values()
+            with pytest.raises(RuntimeError, match=f"{op}_backward: the shape, dtype and device of {name}"):
+                getattr(operators, f"{op}_backward")(grad, *case, out_, lse_, None, 8.0, *flags)
+
+
+@needs_extension
 def test_memory_kernels_refuse_what_would_leave_the_memory():
     latent, memory, region = torch.randn(6, 16), torch.randn(3, 8, 16), torch.randint(-1, 3, (6,))
 

@@ -194,6 +194,28 @@ def test_rows_of_the_map_give_the_answers(keys):
     torch.testing.assert_close(rows.sum(-1), asks.double())
 
 
+@pytest.mark.parametrize("keys", KEYS)
+def test_rows_of_the_map_do_not_see_tokens_that_take_no_part(keys):
+    query, key, _, hole = make(2, 20, 5, 6)
+    tokens = torch.arange(20).expand(2, 20)
+    expected = ops.correlation_rows(query, key, hole, tokens, temperature=8.0, keys=keys)
+    query[~hole] = torch.nan
+    if keys == "valid":
+        key[hole] = torch.inf
+    tau = torch.tensor(8.0, dtype=torch.float64, requires_grad=True)
+    rows = ops.correlation_rows(query, key, hole, tokens, temperature=tau, keys=keys)
+    assert torch.equal(rows, expected)
+    assert torch.autograd.grad(rows.square().sum(), tau)[0].isfinite()
+
+
+def test_rows_of_the_map_are_in_full_precision_under_autocast():
+    query, key, _, hole = make(2, 20, 64, 6, torch.float32)
+    tokens = torch.arange(20).expand(2, 20)
+    expected = ops.correlation_rows(query, key, hole, tokens, temperature=64.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ops.correlation_rows(query, key, hole, tokens, temperature=64.0), expected)
+
+
 def test_rows_of_the_map_gradcheck():
     query, key, _, hole = make(2, 6, 3, 1)
     tokens = torch.tensor([[0, 5], [2, 2]])

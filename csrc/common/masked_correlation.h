@@ -13,9 +13,8 @@ struct CorrelationShape {
 };
 
 // query, key (B, N, C), value (B, N, Cv), hole (B, N) bool, temperature (); all on one device.
-inline CorrelationShape check_correlation(const Tensor& query, const Tensor& key, const Tensor& value,
+inline CorrelationShape check_correlation(const char* op, const Tensor& query, const Tensor& key, const Tensor& value,
                                           const Tensor& hole, const std::optional<Tensor>& temperature) {
-  constexpr const char* op = "masked_correlation";
   STD_TORCH_CHECK(query.dim() == 3 && key.dim() == 3 && value.dim() == 3 && hole.dim() == 2, op,
                   ": query, key and value must be (B, N, C), hole (B, N)");
   const CorrelationShape shape{query.size(0), query.size(1), query.size(2), value.size(2)};
@@ -31,6 +30,15 @@ inline CorrelationShape check_correlation(const Tensor& query, const Tensor& key
   STD_TORCH_CHECK(hole.scalar_type() == ScalarType::Bool, op, ": hole must be bool");
   check_temperature(op, temperature, query);
   return shape;
+}
+
+// grad, out (B, N, Cv), lse (B, N): the gradient and the results of the forward.
+inline void check_correlation_results(const char* op, const CorrelationShape& shape, const Tensor& query,
+                                      const Tensor& grad, const Tensor& out, const Tensor& lse) {
+  const ScalarType type = query.scalar_type();
+  check_saved(op, "grad", grad, {shape.batch, shape.tokens, shape.values}, type, query);
+  check_saved(op, "out", out, {shape.batch, shape.tokens, shape.values}, type, query);
+  check_saved(op, "lse", lse, {shape.batch, shape.tokens}, type_of_sums(type), query);
 }
 
 }  // namespace showface

@@ -37,6 +37,15 @@ inline MemoryShape check_memory(const char* op, const Tensor& latent, const Tens
           value.has_value() ? value->size(2) : memory.size(2)};
 }
 
+// grad, out (T, V), lse (T,): the gradient and the results of the forward.
+inline void check_memory_results(const char* op, const MemoryShape& shape, const Tensor& latent, const Tensor& grad,
+                                 const Tensor& out, const Tensor& lse) {
+  const ScalarType type = latent.scalar_type();
+  check_saved(op, "grad", grad, {shape.tokens, shape.values}, type, latent);
+  check_saved(op, "out", out, {shape.tokens, shape.values}, type, latent);
+  check_saved(op, "lse", lse, {shape.tokens}, type_of_sums(type), latent);
+}
+
 // memory, total (K, S, C), rho (K, S), all on one device; total and rho of one dtype.
 inline void check_memory_blend(const Tensor& memory, const Tensor& rho, const Tensor& total) {
   STD_TORCH_CHECK(memory.dim() == 3 && total.dim() == 3 && rho.dim() == 2,

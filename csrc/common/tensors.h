@@ -19,6 +19,8 @@ using torch::stable::Tensor;
 
 // Norms are clamped to this value from below.
 constexpr double kMinNorm = 1e-6;
+// log-sum-exps are in base 2: exp(x) is exp2(x * kLog2E).
+constexpr double kLog2E = 1.44269504088896340736;
 
 C10_HOST_DEVICE constexpr int64_t round_up(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
@@ -27,6 +29,21 @@ C10_HOST_DEVICE constexpr int64_t round_up(int64_t n, int64_t multiple) {
 inline bool is_floating(ScalarType type) {
   return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
          type == ScalarType::BFloat16;
+}
+
+// The dtype of sums, such as log-sum-exps, of numbers of a dtype.
+inline ScalarType type_of_sums(ScalarType type) {
+  return type == ScalarType::Half || type == ScalarType::BFloat16 ? ScalarType::Float : type;
+}
+
+// Checks a gradient, or a result of the forward, that a backward is given.
+inline void check_saved(const char* op, const char* name, const Tensor& tensor, std::initializer_list<int64_t> size,
+                        ScalarType type, const Tensor& like) {
+  bool fits = tensor.dim() == static_cast<int64_t>(size.size()) && tensor.scalar_type() == type &&
+              tensor.device() == like.device();
+  int64_t dim = 0;
+  for (const int64_t wanted : size) fits = fits && tensor.size(dim++) == wanted;
+  STD_TORCH_CHECK(fits, op, ": the shape, dtype and device of ", name, " must be those of the forward's result");
 }
 
 inline void check_temperature(const char* op, const std::optional<Tensor>& temperature, const Tensor& like) {

@@ -117,9 +117,6 @@ void run_tasks(int64_t count, int64_t scratch_size, const Task& task) {
   });
 }
 
-// log-sum-exps and temperatures are in base 2.
-constexpr double kLog2E = 1.44269504088896340736;
-
 // The dtype of the tensor. Raises unless it is float32 or float64.
 inline ScalarType check_cpu_type(const char* op, const Tensor& tensor) {
   const ScalarType type = tensor.scalar_type();

@@ -173,7 +173,7 @@ void prepare_tile(const Group<T>& group, int64_t tile, const Tile<T>& to, T* scr
       for (int64_t c = 0; c < width; ++c) delta += grad[r * width + c] * group.out[at * width + c];
     }
     to.delta[r] = delta;
-    // A huge lse makes the weights of padding rows 0.
+    // Gradients and queries of padding rows are 0, so they add nothing. A huge lse keeps their weights finite.
     to.lse[r] = r < real ? group.lse[group.query_index[first + r]] : std::numeric_limits<T>::max();
   }
   const auto query_row = [&](int64_t r) { return query + r * channels; };

@@ -58,12 +58,6 @@ struct Images {
   }
 };
 
-// The dtype of log-sum-exps and of the temperature's gradient.
-ScalarType type_of_sums(const Tensor& tensor) {
-  const ScalarType type = tensor.scalar_type();
-  return type == ScalarType::BFloat16 ? ScalarType::Float : type;
-}
-
 // Call run(T(), temperature), T being the dtype of the tensor and the temperature one of its sums.
 template <typename Run>
 void in_type_of_sums(const Tensor& tensor, const std::optional<Tensor>& temperature, double scale, const Run& run) {
@@ -76,9 +70,9 @@ void in_type_of_sums(const Tensor& tensor, const std::optional<Tensor>& temperat
 std::tuple<Tensor, Tensor> masked_correlation(const Tensor& query, const Tensor& key, const Tensor& value,
                                               const Tensor& hole, const std::optional<Tensor>& temperature,
                                               double scale, bool all_keys, bool) {
-  const CorrelationShape shape = check_correlation(query, key, value, hole, temperature);
+  const CorrelationShape shape = check_correlation("masked_correlation", query, key, value, hole, temperature);
   Tensor out = zeros(value, {shape.batch, shape.tokens, shape.values});
-  Tensor lse = zeros(value, {shape.batch, shape.tokens}, type_of_sums(value));
+  Tensor lse = zeros(value, {shape.batch, shape.tokens}, type_of_sums(value.scalar_type()));
   const Tensor q = as_contiguous(query), k = as_contiguous(key), v = as_contiguous(value), h = as_contiguous(hole);
   in_type_of_sums(query, temperature, scale, [&]<typename T, typename S>(T, S tau) {
     Images<T, S> images(shape, q, k, v, h, tau, all_keys);
@@ -94,16 +88,13 @@ std::tuple<Tensor, Tensor> masked_correlation(const Tensor& query, const Tensor&
 std::tuple<Tensor, Tensor, Tensor, Tensor> masked_correlation_backward(
     const Tensor& grad, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& hole,
     const Tensor& out, const Tensor& lse, const std::optional<Tensor>& temperature, double scale, bool all_keys, bool) {
-  const CorrelationShape shape = check_correlation(query, key, value, hole, temperature);
-  for (const Tensor* tensor : {&grad, &out, &lse}) {
-    const ScalarType type = tensor == &lse ? type_of_sums(query) : query.scalar_type();
-    STD_TORCH_CHECK(tensor->scalar_type() == type && tensor->size(0) == shape.batch && tensor->size(1) == shape.tokens,
-                    "masked_correlation_backward: grad, out and lse must match query");
-  }
+  constexpr const char* op = "masked_correlation_backward";
+  const CorrelationShape shape = check_correlation(op, query, key, value, hole, temperature);
+  check_correlation_results(op, shape, query, grad, out, lse);
   Tensor grad_query = zeros(query, {shape.batch, shape.tokens, shape.channels});
   Tensor grad_key = zeros(key, {shape.batch, shape.tokens, shape.channels});
   Tensor grad_value = zeros(value, {shape.batch, shape.tokens, shape.values});
-  Tensor grad_temperature = zeros(query, {}, type_of_sums(query));
+  Tensor grad_temperature = zeros(query, {}, type_of_sums(query.scalar_type()));
   const Tensor q = as_contiguous(query), k = as_contiguous(key), v = as_contiguous(value), h = as_contiguous(hole);
   const Tensor g = as_contiguous(grad), o = as_contiguous(out), l = as_contiguous(lse);
   in_type_of_sums(query, temperature, scale, [&]<typename T, typename S>(T, S tau) {

@@ -138,11 +138,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> memory_attend_backward(
     const Tensor& grad, const Tensor& latent, const Tensor& memory, const std::optional<Tensor>& value,
     const Tensor& region, const Tensor& out, const Tensor& lse, const std::optional<Tensor>& temperature, double scale,
     bool) {
-  const MemoryShape shape = check_memory("memory_attend_backward", latent, memory, value, region, temperature);
-  for (const Tensor* tensor : {&grad, &out, &lse}) {
-    STD_TORCH_CHECK(tensor->scalar_type() == latent.scalar_type() && tensor->size(0) == shape.tokens,
-                    "memory_attend_backward: grad, out and lse must match latent");
-  }
+  constexpr const char* op = "memory_attend_backward";
+  const MemoryShape shape = check_memory(op, latent, memory, value, region, temperature);
+  check_memory_results(op, shape, latent, grad, out, lse);
   const Tensor z = as_contiguous(latent), m = as_contiguous(memory), r = as_contiguous(region);
   const Tensor v = value.has_value() ? as_contiguous(*value) : m;
   const Tensor g = as_contiguous(grad), o = as_contiguous(out), l = as_contiguous(lse);
@@ -150,7 +148,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> memory_attend_backward(
   Tensor grad_memory = empty(memory, {shape.regions, shape.slots, shape.channels});
   Tensor grad_value = empty(memory, {value.has_value() ? shape.regions : 0, shape.slots, shape.values});
   Tensor grad_temperature = empty(latent, {});
-  in_type_of("memory_attend_backward", latent, temperature, scale, [&]<typename T>(T tau) {
+  in_type_of(op, latent, temperature, scale, [&]<typename T>(T tau) {
     Regions<T> regions(shape, z, m, v, r, tau, true);
     const Sums<T> of_memory(regions, shape.slots * shape.channels, data<T>(grad_memory));
     const Sums<T> of_value(regions, value.has_value() ? shape.slots * shape.values : 0, data<T>(grad_value));

@@ -19,12 +19,12 @@ constexpr int kColumnTiles = sizeof(T) == 2 ? 4 : 2;  // 8-column tiles per step
 // What the size of a block's shared memory depends on, besides its tile.
 struct Widths {
   int64_t channels, values;
-  int64_t sorted;  // Numbers that a block sorts itself.
+  int64_t sort_ints;  // Of shared memory, if a block sorts the tokens itself; otherwise 0.
 };
 
 Widths widths_of(const Attention& call) {
   const Groups& groups = call.groups;
-  return {call.channels, call.values, groups.unsorted ? sort_numbers(groups.tokens, groups.count, kThreads / 32) : 0};
+  return {call.channels, call.values, groups.unsorted ? sort_ints(groups.tokens, groups.count, kThreads / 32) : 0};
 }
 
 template <typename T, typename A>
@@ -32,7 +32,7 @@ size_t forward_bytes(const Widths& width, size_t rows, size_t columns, size_t st
   const size_t stride = row_stride<T>(width.channels);
   const size_t value_stride = row_stride<T>(std::min<int64_t>(width.values, kValueTiles<A> * 8));
   return sizeof(T) * (rows * (stride + row_stride<T>(columns)) + stages * columns * (stride + value_stride)) +
-         sizeof(int) * (rows + 2 * columns + width.sorted) + 256;
+         sizeof(int) * (rows + 2 * columns + width.sort_ints) + 256;
 }
 
 template <typename T, typename A, Role role>
@@ -43,7 +43,7 @@ size_t backward_bytes(const Widths& width, size_t rows, size_t columns, size_t s
       row_stride<T>(accumulate ? std::min<int64_t>(width.values, kGradTiles<A, role> * 8) : width.values);
   return sizeof(T) * (rows * (stride + (accumulate ? 0 : value_stride) + 2 * row_stride<T>(columns)) +
                       stages * columns * (stride + value_stride)) +
-         sizeof(A) * (4 * rows + 4 * columns) + sizeof(int) * (rows + 2 * columns + width.sorted) + 256;
+         sizeof(A) * (4 * rows + 4 * columns) + sizeof(int) * (rows + 2 * columns + width.sort_ints) + 256;
 }
 
 // Shared memory of a block: the rows of its tile, and how many column tiles it holds at once.
@@ -221,8 +221,6 @@ void accumulate_in_type(const Attention& call, const Tensor& lse, Tensor* total,
 
 void check(const Attention& call) {
   STD_TORCH_CHECK(is_floating(call.query.scalar_type()), call.op, " takes float16, bfloat16, float32 and float64");
-  STD_TORCH_CHECK(std::max(call.queries, call.keys) < INT_MAX / 2 && call.groups.segments < INT_MAX / 4, call.op,
-                  " on CUDA takes up to 2**30 tokens, and as many slots");
 }
 
 // Bytes of shared memory of the smallest tile. With `sums` for attention_accumulate and attention_write.
@@ -230,7 +228,7 @@ template <typename T, typename A>
 size_t smallest_bytes(const Widths& width, bool sums) {
   constexpr int columns = 8 * kColumnTiles<T>;
   if (sums) {
-    return std::max(forward_bytes<T, A>({width.channels, 0, width.sorted}, kMinRows, columns, 1),
+    return std::max(forward_bytes<T, A>({width.channels, 0, width.sort_ints}, kMinRows, columns, 1),
                     backward_bytes<T, A, Role::accumulate>(width, kMinRows, columns, 1));
   }
   return std::max({forward_bytes<T, A>(width, kMinRows, columns, 1),
@@ -243,8 +241,8 @@ __global__ void nothing() {}
 
 std::tuple<int64_t, int64_t> shared_bytes(const Tensor& like, int64_t channels, int64_t values, bool memory,
                                           bool sums) {
-  const int64_t sorted = memory ? sort_numbers(kSelfSorted, kSelfSortedRegions, kThreads / 32) : 0;
-  const Widths width{channels, values, sorted};
+  // Of the largest sort within a block. Calls with more tokens need less.
+  const Widths width{channels, values, memory ? sort_ints(kSelfSorted, kSelfSortedRegions, kThreads / 32) : 0};
   const LaunchGuard guard(like.get_device_index());
   cudaFuncAttributes attributes;
   const cudaError_t error = cudaFuncGetAttributes(&attributes, nothing);

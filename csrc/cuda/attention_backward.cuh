@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
     load_rows(row_values, p.values, token, rows, p.values, value_depth, p.aligned, row_value, value_stride);
   }
   load(steps.begin);
-  copy_wait<0>();
+  copy_wait();
   __syncthreads();
   make_unit<T, A>(row_vector, stride, rows, depth, inverse);
   if (!keys) {

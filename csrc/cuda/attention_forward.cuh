@@ -19,7 +19,6 @@
 
 namespace showface {
 
-constexpr double kLog2E = 1.44269504088896340736;
 // Value columns that one forward block accumulates in registers, in tiles of 8 columns.
 template <typename A>
 constexpr int kValueTiles = sizeof(A) == 8 ? 8 : 16;
@@ -129,7 +128,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<A>)
   __syncthreads();
   load_rows(p.query, p.channels, token, rows, p.channels, depth, p.aligned, query, stride);
   load(steps.begin);
-  copy_wait<0>();
+  copy_wait();
   __syncthreads();
   make_unit<T, A>(query, stride, rows, depth, nullptr);
 

@@ -34,19 +34,21 @@ struct Call {
   Tensor order, bounds;
   Attention attention;
 
-  Call(const CorrelationShape& shape, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& hole,
-       const std::optional<Tensor>& temperature, double scale, bool all_keys, bool tf32, const LaunchGuard& guard)
+  Call(const char* op, const CorrelationShape& shape, const Tensor& query, const Tensor& key, const Tensor& value,
+       const Tensor& hole, const std::optional<Tensor>& temperature, double scale, bool all_keys, bool tf32,
+       const LaunchGuard& guard)
       : order(empty(query, {shape.batch * shape.tokens}, ScalarType::Int)),
         bounds(empty(query, {2 * shape.batch + 1}, ScalarType::Int)) {
     const int64_t rows = shape.batch * shape.tokens;
-    STD_TORCH_CHECK(rows < INT_MAX / 2, "masked_correlation on CUDA takes up to 2**30 tokens");
+    STD_TORCH_CHECK(rows < INT_MAX / 2 && shape.batch < INT_MAX / 8, op,
+                    " on CUDA takes up to 2**30 tokens, and 2**28 images");
     const int tokens = static_cast<int>(shape.tokens), batch = static_cast<int>(shape.batch);
     const Tensor holes = as_contiguous(hole);
-    launch("masked_correlation", list_tokens_kernel, dim3(batch), kListThreads, 0, guard.stream(), numbers<bool>(holes),
+    launch(op, list_tokens_kernel, dim3(batch), kListThreads, 0, guard.stream(), numbers<bool>(holes),
            numbers_to_fill<int>(order), numbers_to_fill<int>(bounds), tokens);
     const Groups groups{
         numbers<int>(order), numbers<int>(bounds), nullptr, false, tokens, batch, 2 * batch, 2, !all_keys, tokens};
-    attention = {"masked_correlation",
+    attention = {op,
                  as_contiguous(query),
                  as_contiguous(key),
                  as_contiguous(value),
@@ -69,13 +71,13 @@ struct Call {
 std::tuple<Tensor, Tensor> masked_correlation(const Tensor& query, const Tensor& key, const Tensor& value,
                                               const Tensor& hole, const std::optional<Tensor>& temperature,
                                               double scale, bool all_keys, bool tf32) {
-  const CorrelationShape shape = check_correlation(query, key, value, hole, temperature);
+  constexpr const char* op = "masked_correlation";
+  const CorrelationShape shape = check_correlation(op, query, key, value, hole, temperature);
   const LaunchGuard guard(query.get_device_index());
-  const ScalarType sums = query.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   Tensor out = empty(query, {shape.batch, shape.tokens, shape.values});
-  Tensor lse = empty(query, {shape.batch, shape.tokens}, sums);
+  Tensor lse = empty(query, {shape.batch, shape.tokens}, type_of_sums(query.scalar_type()));
   if (shape.batch * shape.tokens == 0) return {out, lse};
-  const Call call(shape, query, key, value, hole, temperature, scale, all_keys, tf32, guard);
+  const Call call(op, shape, query, key, value, hole, temperature, scale, all_keys, tf32, guard);
   attention_forward(call.attention, &out, lse);
   return {out, lse};
 }
@@ -86,19 +88,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> masked_correlation_backward(const Ten
                                                                        const Tensor& lse,
                                                                        const std::optional<Tensor>& temperature,
                                                                        double scale, bool all_keys, bool tf32) {
-  const CorrelationShape shape = check_correlation(query, key, value, hole, temperature);
-  for (const Tensor* tensor : {&grad, &out, &lse}) {
-    STD_TORCH_CHECK(
-        tensor->size(0) == shape.batch && tensor->size(1) == shape.tokens && tensor->device() == query.device(),
-        "masked_correlation_backward: grad, out and lse must match query");
-  }
+  constexpr const char* op = "masked_correlation_backward";
+  const CorrelationShape shape = check_correlation(op, query, key, value, hole, temperature);
+  check_correlation_results(op, shape, query, grad, out, lse);
   const LaunchGuard guard(query.get_device_index());
   const auto like = [&](const Tensor& x) { return empty(query, {x.size(0), x.size(1), x.size(2)}); };
   Tensor grad_query = like(query), grad_key = like(key), grad_value = like(value);
   if (shape.batch * shape.tokens == 0) {
     return {grad_query, grad_key, grad_value, empty(query, {0}, lse.scalar_type())};
   }
-  const Call call(shape, query, key, value, hole, temperature, scale, all_keys, tf32, guard);
+  const Call call(op, shape, query, key, value, hole, temperature, scale, all_keys, tf32, guard);
   Tensor grad_temperature = attention_backward(call.attention, as_contiguous(grad), as_contiguous(out),
                                                as_contiguous(lse), grad_query, grad_key, &grad_value);
   return {grad_query, grad_key, grad_value, grad_temperature};

@@ -19,7 +19,7 @@ struct SortShared {
   __device__ explicit SortShared(int regions)
       : counts(dynamic_shared_memory<int>()), bounds(counts + kSortThreads / 32 * (regions + 1)) {}
 };
-size_t sort_bytes(int64_t regions) { return sizeof(int) * sort_numbers(0, regions, kSortThreads / 32); }
+size_t sort_bytes(int64_t regions) { return sizeof(int) * sort_ints(0, regions, kSortThreads / 32); }
 
 // Writes of_blocks (blocks, regions + 1): the number of tokens per region (last: region -1) among the `each` tokens of
 // a block.
@@ -45,10 +45,6 @@ __global__ void __launch_bounds__(kSortThreads, 4)
   sort_by_region(region + first, first, min(each, tokens - first), regions, gridDim.x > 1 ? of_blocks : nullptr,
                  shared.counts, shared.bounds, order);
   for (int i = threadIdx.x; i < regions + 2 && blockIdx.x == 0; i += kSortThreads) bounds[i] = shared.bounds[i];
-}
-
-ScalarType type_of_sums(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
 // The sorted tokens of a call (empty if the blocks sort them), and the arguments of the attention kernels.
@@ -120,7 +116,7 @@ std::tuple<Tensor, Tensor> memory_attend(const Tensor& latent, const Tensor& mem
   const LaunchGuard guard(latent.get_device_index());
   const Call call("memory_attend", latent, memory, value, region, temperature, scale, tf32, guard);
   Tensor out = empty(latent, {call.shape.tokens, call.shape.values});
-  Tensor lse = empty(latent, {call.shape.tokens}, type_of_sums(latent));
+  Tensor lse = empty(latent, {call.shape.tokens}, type_of_sums(latent.scalar_type()));
   attention_forward(call.attention, &out, lse);
   return {out, lse};
 }
@@ -130,17 +126,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> memory_attend_backward(
     const Tensor& region, const Tensor& out, const Tensor& lse, const std::optional<Tensor>& temperature, double scale,
     bool tf32) {
   const LaunchGuard guard(latent.get_device_index());
-  const Call call("memory_attend_backward", latent, memory, value, region, temperature, scale, tf32, guard);
+  constexpr const char* op = "memory_attend_backward";
+  const Call call(op, latent, memory, value, region, temperature, scale, tf32, guard);
   const MemoryShape& shape = call.shape;
-  for (const Tensor* tensor : {&grad, &out}) {
-    STD_TORCH_CHECK(tensor->scalar_type() == latent.scalar_type() && tensor->dim() == 2 &&
-                        tensor->size(0) == shape.tokens && tensor->size(1) == shape.values &&
-                        tensor->device() == latent.device(),
-                    "memory_attend_backward: grad and out must be (T, V) and match latent");
-  }
-  STD_TORCH_CHECK(
-      lse.scalar_type() == type_of_sums(latent) && lse.numel() == shape.tokens && lse.device() == latent.device(),
-      "memory_attend_backward: lse must be the (T,) result of memory_attend");
+  check_memory_results(op, shape, latent, grad, out, lse);
   const ScalarType type = latent.scalar_type();
   Tensor grad_latent = empty(latent, {shape.tokens, shape.channels}, type);
   Tensor grad_memory = empty(latent, {shape.regions, shape.slots, shape.channels}, type);
@@ -153,7 +142,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> memory_attend_backward(
 
 // The log-sum-exp (base 2) of each token's scores: the forward without values.
 Tensor lse_of(Call& call) {
-  Tensor lse = empty(call.attention.query, {call.shape.tokens}, type_of_sums(call.attention.query));
+  Tensor lse = empty(call.attention.query, {call.shape.tokens}, type_of_sums(call.attention.query.scalar_type()));
   call.attention.values = 0;
   attention_forward(call.attention, nullptr, lse);
   call.attention.values = call.shape.channels;
@@ -165,8 +154,8 @@ std::tuple<Tensor, Tensor> memory_accumulate(const Tensor& latent, const Tensor&
   const LaunchGuard guard(latent.get_device_index());
   Call call("memory_accumulate", latent, memory, std::nullopt, region, temperature, scale, tf32, guard);
   const MemoryShape& shape = call.shape;
-  Tensor rho = empty(latent, {shape.regions, shape.slots}, type_of_sums(latent));
-  Tensor total = empty(latent, {shape.regions, shape.slots, shape.channels}, type_of_sums(latent));
+  Tensor rho = empty(latent, {shape.regions, shape.slots}, type_of_sums(latent.scalar_type()));
+  Tensor total = empty(latent, {shape.regions, shape.slots, shape.channels}, type_of_sums(latent.scalar_type()));
   attention_accumulate(call.attention, lse_of(call), total, rho);
   return {rho, total};
 }
@@ -177,7 +166,7 @@ std::tuple<Tensor, Tensor> memory_write(const Tensor& latent, const Tensor& memo
   const LaunchGuard guard(latent.get_device_index());
   Call call("memory_write", latent, memory, std::nullopt, region, temperature, scale, tf32, guard);
   const MemoryShape& shape = call.shape;
-  Tensor rho = empty(latent, {shape.regions, shape.slots}, type_of_sums(latent));
+  Tensor rho = empty(latent, {shape.regions, shape.slots}, type_of_sums(latent.scalar_type()));
   Tensor after = empty(latent, {shape.regions, shape.slots, shape.channels});
   attention_write(call.attention, lse_of(call), rate, after, rho);
   return {after, rho};
@@ -185,7 +174,7 @@ std::tuple<Tensor, Tensor> memory_write(const Tensor& latent, const Tensor& memo
 
 Tensor memory_blend(const Tensor& memory, const Tensor& rho, const Tensor& total, double rate) {
   check_memory_blend(memory, rho, total);
-  STD_TORCH_CHECK(is_floating(memory.scalar_type()) && rho.scalar_type() == type_of_sums(memory),
+  STD_TORCH_CHECK(is_floating(memory.scalar_type()) && rho.scalar_type() == type_of_sums(memory.scalar_type()),
                   "memory_blend on CUDA takes rho and total in float64 for a float64 memory, else in float32");
   const LaunchGuard guard(memory.get_device_index());
   Tensor after = empty(memory, {memory.size(0), memory.size(1), memory.size(2)});

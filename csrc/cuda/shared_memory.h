@@ -33,23 +33,16 @@ __device__ T* dynamic_shared_memory() {
 #endif
 }
 
-// Start to copy 4, 8 or 16 bytes, aligned to their size, from global to shared memory. If not `valid`, writes zeros and
-// does not read `global`. Afterwards copy_commit() ends a group of copies, copy_wait<N>() waits until at most N groups
-// of this thread are pending, and __syncthreads() makes the copies visible to the other threads.
-template <int Bytes>
-__device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid = true) {
-  static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16, "cp.async copies 4, 8 or 16 bytes");
+// Start to copy 16 bytes, aligned to 16, from global to shared memory. If not `valid`, writes zeros and does not read
+// `global`. Afterwards copy_commit() ends a group of copies, copy_wait() waits for all groups of this thread, and
+// __syncthreads() makes the copies visible to the other threads.
+__device__ __forceinline__ void copy_16_bytes(void* shared, const void* global, bool valid) {
+  const int read = valid ? 16 : 0;
 #ifdef SHOWFACE_CUDA_ON_CPU
-  cuda_on_cpu::copy_async(shared, global, Bytes, valid ? Bytes : 0);
+  cuda_on_cpu::copy_async(shared, global, 16, read);
 #else
   const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-  const int read = valid ? Bytes : 0;
-  if constexpr (Bytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(read) : "memory");
-  } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(Bytes), "r"(read)
-                 : "memory");
-  }
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(read) : "memory");
 #endif
 }
 
@@ -61,12 +54,11 @@ __device__ __forceinline__ void copy_commit() {
 #endif
 }
 
-template <int Groups>
 __device__ __forceinline__ void copy_wait() {
 #ifdef SHOWFACE_CUDA_ON_CPU
-  cuda_on_cpu::copy_wait(Groups);
+  cuda_on_cpu::copy_wait(0);
 #else
-  asm volatile("cp.async.wait_group %0;" ::"n"(Groups) : "memory");
+  asm volatile("cp.async.wait_group 0;" ::: "memory");
 #endif
 }
 

@@ -192,7 +192,7 @@ __device__ inline void sort_by_region(const int64_t* region, int first, int toke
 constexpr int kSelfSorted = 1024, kSelfSortedRegions = 256;
 
 // Number of ints of shared memory that a block needs to sort: `order`, `bounds` and the counts of its warps.
-C10_HOST_DEVICE constexpr int64_t sort_numbers(int64_t tokens, int64_t regions, int64_t warps) {
+C10_HOST_DEVICE constexpr int64_t sort_ints(int64_t tokens, int64_t regions, int64_t warps) {
   return tokens + (regions + 2) + warps * (regions + 1);
 }
 

@@ -31,7 +31,7 @@ __device__ __forceinline__ void load_rows(const T* from, int row_size, const int
     if (aligned) {
       for (int c = lane * vector; c < padded; c += 8 * vector) {
         const bool valid = exists && c < width;
-        copy_async<16>(to + c, valid ? row + c : from, valid);
+        copy_16_bytes(to + c, valid ? row + c : from, valid);
       }
     } else {
       for (int c = lane; c < padded; c += 8) to[c] = exists && c < width ? row[c] : static_cast<T>(0.f);
@@ -101,7 +101,7 @@ __device__ __forceinline__ void pipeline(int begin, int end, int stages, Fetch f
   if (begin + 1 < end) fetch(begin + 1);
   for (int step = begin; step < end; ++step) {
     const bool more = step + 1 < end;
-    copy_wait<0>();
+    copy_wait();
     __syncthreads();
     if (more) list(step + 1);
     prepare(step);

@@ -100,7 +100,9 @@ def why_not(op: str, backend: str, device_type: str, dtype: torch.dtype = torch.
     if backend == "triton":
         if not _has_triton():
             return "triton is not installed"
-        if device_type == "cuda" or (device_type == "cpu" and _interpreting()):
+        if device_type == "cuda":
+            return "its triton kernel takes no float64 on a GPU" if dtype == torch.float64 else None
+        if device_type == "cpu" and _interpreting():
             return None
         return f"it runs on cuda (or on cpu under TRITON_INTERPRET=1), not {device_type}"
     return None
@@ -119,8 +121,8 @@ def _warn_if_not_compiled() -> None:
 
 
 def _is_small(query: torch.Tensor, key: torch.Tensor | None = None, *_: torch.Tensor) -> bool:
-    """Whether these queries (..., C) and keys, or values, (..., N, V) are little work for a GPU."""
-    return key is not None and query.numel() * key.shape[-2] <= SMALL
+    """Whether these queries (..., C) and keys, or values, (..., N, V) are little work for a GPU. A blend always is."""
+    return key is None or query.numel() * key.shape[-2] <= SMALL
 
 
 @cache

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet
 
+from showface.ops.precision import AUTOCAST_KEYS
+
 LIBRARY = torch.library.Library("showface", "DEF")
 
 # The dispatch keys, as bits, that lead straight to an operator's implementation, and to it past autograd. There are
@@ -99,7 +101,9 @@ def _register_autograd(name: str, backward: Callable[..., Any], save: Callable[.
         save(ctx, args, result)
         return result
 
-    def gradient(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    def gradient(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        if all(grad is None for grad in grads):  # where `save` asked for no zeros in their place
+            return (None,) * len(ctx.needs_input_grad)
         return *backward(ctx, *grads), None
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(gradient)}
@@ -126,12 +130,7 @@ def autocast(name: str, cast: Sequence[int], dtype: torch.dtype | None = None) -
                 x.to(wanted) if i in cast and isinstance(x, Tensor) and x.dtype != torch.float64 else x
                 for i, x in enumerate(args)
             ]
-            with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
+            with torch._C._ExcludeDispatchKeyGuard(AUTOCAST_KEYS):
                 return operator(*args_cast)
 
         LIBRARY.impl(name, cast_and_call, f"Autocast{device_type.upper()}")
-
-
-_AUTOCAST_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
-    torch._C.DispatchKey.AutocastCUDA
-)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from showface.ops import checks, dispatch, transforms
+from showface.ops.backends.reference import is_key
 from showface.ops.definitions import unit
 from showface.ops.library import autocast, declare, declare_first, differentiate
-from showface.ops.precision import accumulation_dtype, temperature_factor, widen
+from showface.ops.precision import accumulation_dtype, full_precision, temperature_factor, widen
 
 
 def masked_correlation(
@@ -98,15 +99,19 @@ def correlation_rows(
     tensor, scale = checks.check_temperature(temperature, query)
     checks.check_temperature_value(tensor, query)
     checks.check_tokens(tokens, query.shape[1])
+    keyed = is_key(hole, keys)
     q_all, k_all = widen(query, key)
-    tau = temperature_factor(tensor, scale, q_all)
-    chosen = torch.take_along_dim(unit(q_all), tokens[..., None], dim=1)
-    is_key = (~hole if keys == "valid" else torch.ones_like(hole))[:, None]
-    logits = (tau * chosen @ unit(k_all).mT).masked_fill(~is_key, -torch.inf)
-    # A row without any key would be NaN, and so would its gradient.
-    logits = torch.where(is_key.any(-1, keepdim=True), logits, 0)
+    # Tokens that take no part must not reach the weights or the gradients, whatever they hold.
+    q_all, k_all = torch.where(hole[..., None], q_all, 1), torch.where(keyed[..., None], k_all, 1)
+    keyed = keyed[:, None]
+    with full_precision(q_all):
+        chosen = torch.take_along_dim(unit(q_all), tokens[..., None], dim=1)
+        logits = temperature_factor(tensor, scale, q_all) * chosen @ unit(k_all).mT
+        # A row without any key would be NaN, and so would its gradient.
+        logits = torch.where(keyed | ~keyed.any(-1, keepdim=True), logits, -torch.inf)
+        weights = torch.softmax(logits, dim=-1)
     corrupted = torch.take_along_dim(hole, tokens, dim=1)[..., None]
-    return (torch.softmax(logits, dim=-1) * (corrupted & is_key)).to(query.dtype)
+    return torch.where(corrupted & keyed, weights, 0).to(query.dtype)
 
 
 # The torch operators.
@@ -169,9 +174,11 @@ declare(
 def _save(ctx: Any, args: Sequence[Any], result: Any) -> None:
     query, key, value, hole, temperature, *ctx.rest = args
     ctx.save_for_backward(query, key, value, hole, *result, temperature)
+    ctx.mark_non_differentiable(result[1])
+    ctx.set_materialize_grads(False)  # otherwise each backward fills a gradient of the lse with zeros
 
 
-def _gradient(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+def _gradient(ctx: Any, grad: Tensor, _: None) -> tuple[Any, ...]:
     saved = ctx.saved_tensors  # activation checkpointing lets them be read once
     temperature = saved[-1]
     backward = torch.ops.showface.masked_correlation_with_lse_backward

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from showface.ops import checks, definitions, dispatch, memory_gradients, transforms
 from showface.ops.library import autocast, declare, declare_first, differentiate
-from showface.ops.precision import accumulation_dtype, temperature_factor, widen
+from showface.ops.precision import accumulation_dtype, full_precision, temperature_factor, widen
 
 
 def memory_read(
@@ -148,10 +148,10 @@ def memory_address(latent: Tensor, memory: Tensor, region: Tensor, *, temperatur
     checks.check_regions(region, memory.shape[0])
     checks.check_temperature_value(tensor, latent)
     z, m = widen(latent, memory)
-    tau = temperature_factor(tensor, scale, z)
     # Only a GPU can have other regions here, which count as -1. Indexing with them would end the CUDA context.
     region = torch.where(region < len(m), region, -1)
-    return definitions.memory_address(z, m, region, tau).to(latent.dtype)
+    with full_precision(z):
+        return definitions.memory_address(z, m, region, temperature_factor(tensor, scale, z)).to(latent.dtype)
 
 
 def _check(latent: Tensor, memory: Tensor, region: Tensor, backend: str) -> None:
@@ -317,6 +317,8 @@ def _save_address(ctx: Any, args: Sequence[Any], result: Any) -> None:
 def _save_read(ctx: Any, args: Sequence[Any], result: tuple[Tensor, Tensor]) -> None:
     latent, memory, region, temperature, *ctx.rest = args
     ctx.save_for_backward(latent, memory, region, *result, temperature)
+    ctx.mark_non_differentiable(result[1])
+    ctx.set_materialize_grads(False)  # otherwise each backward fills a gradient of the lse with zeros
 
 
 def _save_blend(ctx: Any, args: Sequence[Any], result: Tensor) -> None:
@@ -341,7 +343,8 @@ def _gradient(op: str) -> Callable[..., tuple[Any, ...]]:
 
 
 def _blend_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    return *torch.ops.showface.memory_blend_backward(grad, *ctx.saved_tensors, *ctx.rest), None, None
+    backward = torch.ops.showface.memory_blend_backward
+    return *backward(grad, *ctx.saved_tensors, *ctx.rest), *(None for _ in ctx.rest)
 
 
 differentiate("memory_read_with_lse", _gradient("memory_read_with_lse"), _save_read, public="memory_read")

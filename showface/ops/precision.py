@@ -1,7 +1,15 @@
-"""The dtype of accumulators."""
+"""The dtype of accumulators, and autocast's absence where it is chosen already."""
 
 import torch
 from torch import Tensor
+from torch._C import DispatchKey, DispatchKeySet
+
+AUTOCAST_KEYS = DispatchKeySet(DispatchKey.AutocastCPU) | DispatchKeySet(DispatchKey.AutocastCUDA)
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """Turn autocast off for tensors that are in the dtype to compute in. torch can trace it."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 from showface.ops import definitions
 from showface.ops.backends import reference
 from showface.ops.definitions import unit
-from showface.ops.precision import temperature_factor, widen
+from showface.ops.precision import full_precision, temperature_factor, widen
 
 
 def is_needed(op: str, backend: str, *tensors: Tensor | None) -> bool:
@@ -40,7 +40,7 @@ def is_needed(op: str, backend: str, *tensors: Tensor | None) -> bool:
 def memory_read(latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float) -> Tensor:
     """`showface.ops.memory_read`, with the temperature in two factors."""
     z, m, region = _address(latent, memory, region)
-    with _full_precision(z):
+    with full_precision(z):
         out = definitions.memory_read(z, m, region, temperature_factor(temperature, scale, z))
     return out.to(latent.dtype)
 
@@ -50,7 +50,7 @@ def memory_accumulate(
 ) -> tuple[Tensor, Tensor]:
     """`showface.ops.memory_accumulate`, with the temperature in two factors."""
     z, m, region = _address(latent, memory, region)
-    with _full_precision(z):
+    with full_precision(z):
         return definitions.memory_accumulate(z, m, region, temperature_factor(temperature, scale, z))
 
 
@@ -91,12 +91,12 @@ def dense_correlation(
     Logits of tokens that are no keys are -inf, unless the image has no keys.
     """
     q, k, v = widen(query, key, value)
-    is_key = ~hole if keys == "valid" else torch.ones_like(hole)
+    is_key = reference.is_key(hole, keys)
     has_key = is_key.any(-1)[:, None, None]
     # Tokens that take no part must not reach the gradients, whatever they hold.
     q, k = torch.where(hole[..., None], q, 1), torch.where(is_key[..., None], k, 1)
     v = torch.where(is_key[..., None], v, 0)
-    with _full_precision(q):
+    with full_precision(q):
         logits = (temperature_factor(temperature, scale, q) * unit(q)) @ unit(k).mT
         # Without any key a row would be NaN, and so would its gradient.
         logits = torch.where(is_key[:, None] | ~has_key, logits, -torch.inf)
@@ -107,10 +107,5 @@ def dense_correlation(
 def coordination_loss(features: Tensor, target: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
     """`showface.ops.coordination_loss`: the reference's forward, which is out of place and has no branches."""
     f, g = widen(features, target)
-    with _full_precision(f):
+    with full_precision(f):
         return reference.coordination_loss(f, g, hole)
-
-
-def _full_precision(x: Tensor) -> torch.autocast:
-    """Turn autocast off: the tensors are in the dtype to compute in."""
-    return torch.autocast(x.device.type, enabled=False)

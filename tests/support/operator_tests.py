@@ -211,6 +211,18 @@ class OperatorTests:
                     assert got.dtype == self.autocast_dtype(half)
                     torch.testing.assert_close(got.float(), exact, rtol=0.1, atol=0.1)
 
+    @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+    def test_backward_inside_autocast(self, device, backend, half):
+        """A gradient that is computed inside autocast is the one computed outside."""
+        case = on(device, self.make(20, 6, torch.float32))
+        inputs = [x.requires_grad_() if x.is_floating_point() else x for x in case]
+        floats = [x for x in inputs if x.requires_grad]
+        with torch.autocast(device, half):
+            loss = sum(x.float().square().sum() for x in flat(self.call(*inputs, temperature=64.0, backend=backend)))
+            inside = torch.autograd.grad(loss, floats, retain_graph=True)
+        for got, expected in zip(inside, torch.autograd.grad(loss, floats), strict=True):
+            assert torch.equal(got, expected)
+
     def autocast_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype of the results under autocast to `dtype`."""
         return dtype

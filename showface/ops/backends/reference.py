@@ -11,15 +11,18 @@ from torch import Tensor
 from showface.ops import definitions
 from showface.ops.definitions import EPSILON, unit
 from showface.ops.dispatch import register
-from showface.ops.precision import accumulation_dtype, temperature_factor, widen
+from showface.ops.precision import AUTOCAST_KEYS, accumulation_dtype, temperature_factor, widen
 
 
 def _below_autograd(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Skip the search of torch's own operators for gradients to record: 8% of the time of a small loss."""
+    """Skip the search of torch's own operators for gradients to record: 8% of the time of a small loss.
+
+    And skip autocast, which has converted the arguments of the operator, and would round again in a backward inside it.
+    """
 
     @wraps(function)
     def run(*args: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
+        with torch._C._AutoDispatchBelowAutograd(), torch._C._ExcludeDispatchKeyGuard(AUTOCAST_KEYS):
             return function(*args)
 
     return run
@@ -167,7 +170,8 @@ def _memory_write(
 # masked_correlation: image by image.
 
 
-def _is_key(hole: Tensor, keys: str) -> Tensor:
+def is_key(hole: Tensor, keys: str) -> Tensor:
+    """The tokens that are keys, as a mask of the shape of `hole`: the known ones, or all."""
     return ~hole if keys == "valid" else torch.ones_like(hole)
 
 
@@ -178,7 +182,7 @@ def _masked_correlation(
     q, k, v = widen(query, key, value)
     tau = temperature_factor(temperature, scale, q)
     out, lse = torch.zeros_like(v, memory_format=torch.contiguous_format), v.new_zeros(hole.shape)
-    for b, (rows, source) in enumerate(zip(hole, _is_key(hole, keys), strict=True)):
+    for b, (rows, source) in enumerate(zip(hole, is_key(hole, keys), strict=True)):
         out[b, rows], lse[b, rows] = attend(q[b, rows], k[b, source], v[b, source], tau)
     return out.to(value.dtype), lse
 
@@ -200,7 +204,7 @@ def _masked_correlation_backward(
     tau = temperature_factor(temperature, scale, g)
     grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     grad_tau = q.new_zeros(())
-    for b, (rows, source) in enumerate(zip(hole, _is_key(hole, keys), strict=True)):
+    for b, (rows, source) in enumerate(zip(hole, is_key(hole, keys), strict=True)):
         grad_q[b, rows], grad_k[b, source], grad_v[b, source], partial = attend_backward(
             g[b, rows], q[b, rows], k[b, source], v[b, source], o[b, rows], lse[b, rows], tau
         )

@@ -19,7 +19,7 @@ def _refuses_memory(latent: Tensor, memory: Tensor) -> str | None:
         return "its triton kernel takes latents, and blocks, of less than 2**31 numbers"
     if memory.shape[0] > _MAX_BLOCKS:
         return f"its triton kernel takes up to {_MAX_BLOCKS:,} blocks, not {memory.shape[0]}"
-    return _refuses_device(latent.device, latent.dtype)
+    return _refuses_device(latent.device)
 
 
 def _refuses_correlation(query: Tensor, value: Tensor) -> str | None:
@@ -28,16 +28,14 @@ def _refuses_correlation(query: Tensor, value: Tensor) -> str | None:
         return "its triton kernel takes images of less than 2**31 numbers"
     if query.shape[0] > _MAX_IMAGES:
         return f"its triton kernel takes up to {_MAX_IMAGES:,} images, not {query.shape[0]}"
-    return _refuses_device(query.device, query.dtype)
+    return _refuses_device(query.device)
 
 
 @cache
-def _refuses_device(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why the kernels don't support this dtype on this device, or None if they do. The interpreter takes all."""
+def _refuses_device(device: torch.device) -> str | None:
+    """Why the kernels don't support this device, or None if they do. The interpreter takes all."""
     if device.type != "cuda":
         return None
-    if dtype == torch.float64:
-        return "its triton kernel takes no float64 on a GPU"
     if torch.version.hip is not None:
         return "its triton kernels are for NVIDIA's GPUs"
     # Without tensor cores for these tiles, the kernels spill registers and are slower than the reference.

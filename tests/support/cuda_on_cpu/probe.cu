@@ -97,12 +97,12 @@ __global__ void collectives(const float* in, float* out, int n) {
 template <bool Wait>
 __global__ void copies(const float* in, float* out, int n) {
   float* line = showface::dynamic_shared_memory<float>();
-  if (threadIdx.x % 4 == 0) showface::copy_async<16>(line + threadIdx.x, in + threadIdx.x, threadIdx.x + 4 < n);
+  if (threadIdx.x % 4 == 0) showface::copy_16_bytes(line + threadIdx.x, in + threadIdx.x, threadIdx.x + 4 < n);
   showface::copy_commit();
-  if (Wait) showface::copy_wait<0>();
+  if (Wait) showface::copy_wait();
   __syncthreads();
   out[threadIdx.x] = line[threadIdx.x];
-  if (!Wait) showface::copy_wait<0>();
+  if (!Wait) showface::copy_wait();
 }
 
 // D = A B^T (n = 0) or A B. `in` holds A (16, K), then B with 16 columns. `out` is D (16, 16).
