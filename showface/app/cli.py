@@ -35,7 +35,7 @@ def serve_app(
         Path | None, typer.Option(help="With --static: an unpacked onnxruntime-web. Default: npm downloads it.")
     ] = None,
     webgpu: Annotated[bool, typer.Option("--webgpu", help="With --static: also for WebGPU, 17 MB more.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="With --static: replace such a folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="With --static: replace such a site; other files stay.")] = False,
 ) -> None:
     """Serve a page and an HTTP endpoint that fill holes. Only this machine reaches them, unless HOST says otherwise."""
     if static is not None:
@@ -70,7 +70,7 @@ def _write_static(out: Path, models: list[str], onnxruntime_web: Path | None, we
         write_static_site(out, models, onnxruntime_web=onnxruntime_web, webgpu=webgpu, overwrite=overwrite)
     except ModuleNotFoundError as error:
         raise ValueError(f"--static needs the package {error.name}: install 'showface[export]'") from error
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in (out / "static").rglob("*") if path.is_file())
     print(
         f"written: {out.resolve()}, {size / 1e6:.1f} MB; any static host can serve it: python -m http.server -d {out}"
     )

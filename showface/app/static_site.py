@@ -46,7 +46,7 @@ def write_static_site(
             cache folder.
         webgpu: also write the variant for WebGPU, which adds 17 MB. Browsers without WebGPU don't load it.
         check: compare the ONNX files with PyTorch, see `showface.export`.
-        overwrite: replace a folder that this function wrote.
+        overwrite: replace a site that this function wrote. Other files in the folder stay.
 
     Returns:
         The folder.
@@ -57,13 +57,14 @@ def write_static_site(
         FileNotFoundError: the parent folder, npm, or a file of onnxruntime-web is missing.
         ModuleNotFoundError: a package of the extra `export` is missing.
     """
-    out = Path(out)
+    out = Path(out).resolve()
     names = [Path(model).resolve().name for model in models]
     if not names or len(set(names)) < len(names) or "faces" in names:
         raise ValueError(f"models must have different names, got {', '.join(names) or 'none'}")
     _check_folder(out, overwrite)
     runtime = Path(onnxruntime_web) if onnxruntime_web is not None else fetch_onnxruntime_web()
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+    # In the folder itself, if it exists: it may be a disk of its own, and files can't be moved from one to another.
+    with tempfile.TemporaryDirectory(dir=out if out.exists() else out.parent, prefix=f".{out.name}-") as temporary:
         folder = Path(temporary) / "site"
         static = folder / "static"
         shutil.copytree(STATIC, static)
@@ -73,11 +74,22 @@ def write_static_site(
         files = _write_networks(static, models, names, check)
         _write_config(static, models, files, webgpu)
         _write_service_worker(folder)
-        folder.chmod(0o755)
         if out.exists():
-            shutil.rmtree(out)
-        folder.rename(out)
+            _replace(folder, out)
+        else:
+            folder.chmod(0o755)
+            folder.rename(out)
     return out
+
+
+def _replace(folder: Path, out: Path) -> None:
+    """Put the parts of a new site in the place of the old one's. What else is in the folder may be the user's own."""
+    old = folder.with_name("old")
+    old.mkdir()
+    for part in sorted(folder.iterdir()):
+        if (out / part.name).exists():
+            (out / part.name).rename(old / part.name)
+        part.rename(out / part.name)
 
 
 def _check_folder(out: Path, overwrite: bool) -> None:
@@ -85,7 +97,6 @@ def _check_folder(out: Path, overwrite: bool) -> None:
         raise FileNotFoundError(f"there is no folder {out.parent}")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    # Only what this module wrote is deleted.
     if not (overwrite and (out / "static" / "engine-config.json").is_file()):
         raise FileExistsError(f"{out} exists and is not empty: choose another folder, or pass --overwrite")
 
