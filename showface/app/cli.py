@@ -35,7 +35,9 @@ def serve_app(
         Path | None, typer.Option(help="With --static: an unpacked onnxruntime-web. Default: npm downloads it.")
     ] = None,
     webgpu: Annotated[bool, typer.Option("--webgpu", help="With --static: also for WebGPU, 17 MB more.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="With --static: replace such a site; other files stay.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="With --static: replace such a site; other files stay.")
+    ] = False,
 ) -> None:
     """Serve a page and an HTTP endpoint that fill holes. Only this machine reaches them, unless HOST says otherwise."""
     if static is not None:

@@ -15,8 +15,9 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from showface.data.exif import upright
 from showface.data.urls import is_special
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -263,12 +264,13 @@ def _load(source: Source) -> Image.Image:
         source = array_to_image(source)
     if isinstance(source, Image.Image):
         try:
-            return ImageOps.exif_transpose(source)  # it decodes an image that was opened, but not read
+            source.load()  # it may be opened, but not read
         except (OSError, SyntaxError) as error:
             raise UnreadableImageError(f"cannot read the image: {error}") from error
+        return upright(source, "the image")
     with open_image(source) as image:
         image.load()
-        return ImageOps.exif_transpose(image)
+        return upright(image, source_name(source))
 
 
 def _flatten(image: Image.Image, background: int) -> Image.Image:
