@@ -192,6 +192,14 @@ class TestFolders:
             assert found.any()
             assert not (found & ~hole).any()
 
+    def test_photos_with_an_empty_hole_are_copied(self, showface, folder, photos, masks):
+        Image.new("L", (50, 50)).save(masks / "1.bmp")
+        code, out, err = showface("inpaint", "--no-faces", photos, "--mask", masks, "-o", "out", "--model", folder)
+        assert code == 0
+        assert err.splitlines() == ["note: 1.png: the hole is empty, the photo is copied"]
+        assert "2 filled, 1 copied, 0 finished before, 0 failed" in out
+        assert not changed(photos / "1.png", Path("out/1.png")).any()
+
     def test_one_mask_for_all_is_as_photo_by_photo(self, showface, folder, photos, tmp_path):
         mask = box_mask(tmp_path / "m.png")
         assert showface("inpaint", "--no-faces", photos, mask, "-o", "out", "--model", folder)[0] == 0
