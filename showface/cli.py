@@ -186,7 +186,7 @@ def show_mask(
     save_photo(hole_picture(before.rgb, hole, faces), out, overwrite=overwrite)
     pieces = "1 piece" if report.pieces == 1 else f"{report.pieces} pieces"
     console.print(f"hole: {report.ratio:.1%} of {before.rgb.width}x{before.rgb.height} in {pieces}; {marks}")
-    console.print(f"faces: {len(faces)}")
+    console.print(f"faces seen before filling: {len(faces)}")
     console.print(f"photo | hole in red, faces in blue: {escape(str(out.resolve()))}")
 
 

@@ -1,5 +1,6 @@
 """The app's page in a real browser, with the real server and the bundled model: drawing, filling, comparing, files."""
 
+import json
 import warnings
 
 import numpy as np
@@ -273,10 +274,41 @@ def test_errors_are_said(visit):
     visitor.fill()
 
 
+def test_photos_that_cannot_be_shown_are_named_together(visit):
+    page = visit().page
+    broken = [{"name": f"{name}.jpg", "mimeType": "image/jpeg", "buffer": b"nothing"} for name in "abc"]
+    good = [png_file(f"{name}.png", noise(64, 64)) for name in "xy"]
+    page.set_input_files("#photo-file", [broken[0], good[0], broken[1], good[1], broken[2]])
+    page.wait_for_selector("#error:has-text('c.jpg')")
+    for name in "abc":
+        assert f"can't show {name}.jpg" in page.inner_text("#error")
+    assert page.locator("#thumbs li").count() == 2
+    assert page.locator("#thumbs li").nth(0).locator("[aria-current=true]").count() == 1
+
+
+def test_notes_of_the_photos_own_format_are_said(visit):
+    visitor = visit()
+    visitor.open(png_file("noise.jpg", noise(64, 64)))
+    visitor.draw((0.4, 0.4), (0.6, 0.6))
+    visitor.fill()
+    notes = json.dumps(["the JPEG file can't hold it", visitor.page.inner_text("#notes li").rstrip(".")])
+
+    def answer(route):
+        response = route.fetch()
+        route.fulfill(response=response, headers=response.headers | {"x-showface-notes": notes})
+
+    visitor.page.route("**/api/inpaint", answer)
+    visitor.download("#download-same")
+    visitor.page.wait_for_selector('#status:has-text("The JPEG file can\'t hold it.")', state="attached")
+
+
 def test_the_token_in_the_address(visit):
     with serving(token="a-secret-of-some-length") as address:
         visitor = visit(address=f"{address}#token=a-secret-of-some-length")
         assert visitor.page.url == address
+        without = visitor.context.new_page()
+        without.goto(address)
+        without.wait_for_selector("#error:has-text('Open the address that showface app printed')")
         visitor.open(PORTRAIT)
         visitor.draw((0.4, 0.4), (0.6, 0.6))
         visitor.fill()

@@ -175,7 +175,7 @@ class TestMaskCommand:
         detector.find_faces = lambda photo: [SimpleNamespace(box=(5, 30, 20, 45), points=[(30, 40)])]
         monkeypatch.setitem(sys.modules, "showface.faces", detector)
         _, out, _ = showface("mask", photos / "0.png", masks / "0.png")
-        assert "faces: 1" in out
+        assert "faces seen before filling: 1" in out
         marked = Image.open("showface-mask.png").crop((58, 0, 108, 50))
         assert marked.getpixel((5, 37)) == marked.getpixel((30, 40)) == (30, 200, 255)
 
