@@ -130,7 +130,8 @@ async function findFaces(photo) {
   try {
     await engineIsReady;
     photo.faces = (await engine.faces(photo.file)).faces;
-    if (photo === current() && !photo.faces.length) say(NO_FACE);
+    // An error stays; the panel says it too.
+    if (photo === current() && !photo.faces.length && !byId("error").textContent) say(NO_FACE);
   } catch (error) {
     photo.isSearched = false;
     photo.facesError = sentence(error.message);
