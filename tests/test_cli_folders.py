@@ -264,7 +264,7 @@ class TestFolders:
 
     def test_a_single_photo_has_no_shards(self, showface, folder, photos, masks):
         result = showface("inpaint", photos / "0.png", masks / "0.png", "-o", "r.png", "--model", folder, "--shard=1/2")
-        assert_fails(result, "--shard is for a folder of photos or tar files, and")
+        assert_fails(result, "--shard does not belong to one photo")
 
     def test_bad_arguments(self, showface, folder, photos, masks):
         def run(mask, out="out", *more):

@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
+from showface.options import refuse_options
+
 
 def serve_app(
+    context: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen on; beyond this machine, with a token.")] = "127.0.0.1",
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Default: 7860, or the next free one. 0: any free one.")
@@ -41,10 +44,11 @@ def serve_app(
 ) -> None:
     """Serve a page and an HTTP endpoint that fill holes. Only this machine reaches them, unless HOST says otherwise."""
     if static is not None:
+        served = ("host", "port", "no_open", "token", "allow_host", "device", "precision")
+        refuse_options(context, served, "--static")
         _write_static(static, model or ["default"], onnxruntime_web, webgpu, overwrite)
         return
-    if onnxruntime_web or webgpu or overwrite:
-        raise ValueError("--onnxruntime-web, --webgpu and --overwrite belong to --static")
+    refuse_options(context, ("onnxruntime_web", "webgpu", "overwrite"), "an app that is served, without --static")
     try:
         from showface.app import serve
     except ModuleNotFoundError as error:
