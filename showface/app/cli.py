@@ -15,9 +15,16 @@ def serve_app(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Default: 7860, or the next free one. 0: any free one.")
     ] = None,
-    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open the browser.")] = False,
+    no_open: Annotated[
+        bool, typer.Option("--no-open", help="Do not open the browser. With a token it is not opened.")
+    ] = False,
     token: Annotated[
-        str | None, typer.Option(help="What requests must carry. Default: a new one, if others can reach HOST.")
+        str | None,
+        typer.Option(
+            envvar="SHOWFACE_TOKEN",
+            help="What requests must carry. Default: a new one, if others can reach HOST. Other users of this machine"
+            " can read command lines, so better set the variable.",
+        ),
     ] = None,
     model: Annotated[
         list[str] | None,
