@@ -20,7 +20,7 @@ from showface import crops, hole_filling
 from showface.app import static_site
 from showface.crops import Crop
 from showface.faces import detector
-from showface.models.network import usual_detail
+from showface.registry import about_model
 
 MEGABYTES = 50
 DEMO = files("showface") / "assets" / "demo"
@@ -284,7 +284,9 @@ shared = pytest.mark.shared("static site")
 def test_written_folder(site):
     config = json.loads((site / "static" / "engine-config.json").read_text())
     assert config["engine"] == "onnx"
-    assert [(model["name"], model["detail"]) for model in config["models"]] == [("default", usual_detail("default"))]
+    assert [(model["name"], model["detail"]) for model in config["models"]] == [
+        ("default", about_model("default").detail)
+    ]
     for name in (*config["files"].values(), *(f"ort/{name}" for name in static_site.CPU.values())):
         assert (site / "static" / name).stat().st_size
 
