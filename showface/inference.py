@@ -191,6 +191,7 @@ def inpaint(
     mask: Mask,
     *,
     model: Model | None = None,
+    device: str | torch.device | None = None,
     mask_polarity: str = "white",
     size: int | None = None,
     faces: bool = True,
@@ -202,12 +203,15 @@ def inpaint(
         result = showface.inpaint("photo.jpg", "mask.png")
         result.save("restored.png")
 
+    The result has pixels alone. `showface.data.read_photo` and `save_photo` keep what else the photo's file carried,
+    such as EXIF data and the colour profile: see examples/restore_photo.py.
+
     Args:
         image: a path, a PIL image of any mode, or a uint8 array (H, W, 3) or (H, W). The EXIF orientation is applied,
             and transparent parts become white.
         mask: a path, a PIL image, or a bool array (H, W), True = hole. Grey values are cut at one half. A mask with
             another size than the image is resized, with a warning.
-        model, size, faces, detail, precision: see `Inpainter`.
+        model, device, size, faces, detail, precision: see `Inpainter`.
         mask_polarity: the colour of the hole, "white" or "black"; ignored for a bool array.
 
     Returns:
@@ -218,7 +222,7 @@ def inpaint(
         FileNotFoundError, OSError: a file is missing or is not an image.
         TypeError, ValueError: an unknown polarity, an image or a mask of another type, or as for `Inpainter`.
     """
-    inpainter = Inpainter(model, faces=faces, size=size, detail=detail, precision=precision)
+    inpainter = Inpainter(model, device=device, faces=faces, size=size, detail=detail, precision=precision)
     return inpainter._fill([(image, mask)], mask_polarity)[0].image
 
 

@@ -199,6 +199,14 @@ def test_the_bundled_model_is_loaded_once(model, monkeypatch):
     assert len(calls) == 1
 
 
+def test_inpaint_takes_a_device(model):
+    photo, hole = noise(40, 33), a_hole(40, 33)
+    on_cpu = showface.inpaint(photo, hole, model=model, device="cpu")
+    assert np.array_equal(pixels(on_cpu), pixels(showface.inpaint(photo, hole, model=model)))
+    with pytest.raises(ValueError, match="device nonsense can't be used"):
+        showface.inpaint(photo, hole, model=model, device="nonsense")
+
+
 def test_a_device_gets_a_model_of_its_own():
     """Otherwise one inpainter would move the network of another."""
     shared = Inpainter(faces=False).model
