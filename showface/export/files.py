@@ -42,7 +42,7 @@ def export_faces(path: str | Path, *, check: bool = True, overwrite: bool = Fals
     """Write the face detector as ONNX. Returns the largest difference from PyTorch in pixels, None without a check.
 
     Raises:
-        ValueError: another ending than .onnx.
+        ValueError: another ending than .onnx, or a file that differs too much from PyTorch, which is deleted.
         FileNotFoundError, FileExistsError: see `check_output`.
         ModuleNotFoundError: a package of the extra `export` is missing.
     """
