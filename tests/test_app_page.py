@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 import showface
 from showface.models import BUNDLED
@@ -235,6 +235,31 @@ def test_photos_are_dropped_and_pasted(visit):
         visitor.page.evaluate(script, [kind, list(PORTRAIT.read_bytes())])
         visitor.page.locator("#thumbs li").nth(number).wait_for(state="attached")
         visitor.wait_for_faces()
+
+
+def test_the_browser_decodes_photos_as_srgb(visit):
+    """What the engine of static hosts reads."""
+    page = visit().page
+    photo = noise(40, 30)
+    linear = PngImagePlugin.PngInfo()
+    linear.add(b"gAMA", (100_000).to_bytes(4, "big"))
+    script = """async (numbers) => {
+      const { decode } = await import("./static/onnx/photo.js");
+      const { data, isFlattened } = await decode(new Blob([new Uint8Array(numbers)], {type: "image/png"}));
+      return [Array.from(data), isFlattened];
+    }"""
+    seen = []
+    for image, options in ((photo, {}), (photo, {"pnginfo": linear}), (photo.convert("RGBA"), {}), (_clear(photo), {})):
+        data, is_flattened = page.evaluate(script, list(png_file("a.png", image, **options)["buffer"]))
+        seen.append((np.array_equal(np.reshape(data, (30, 40, 3)), np.asarray(photo)), is_flattened))
+    assert seen == [(True, False), (False, False), (True, False), (False, True)]
+
+
+def _clear(photo: Image.Image) -> Image.Image:
+    """The photo with a transparent pixel."""
+    clear = photo.convert("RGBA")
+    clear.putpixel((5, 5), (0, 0, 0, 0))
+    return clear
 
 
 def test_the_example(visit):
