@@ -16,6 +16,7 @@ from showface.app.cli import serve_app
 from showface.export.cli import export_file
 from showface.files import with_home
 from showface.hub.cli import push_model
+from showface.options import refuse_options
 
 app = typer.Typer(
     name="showface",
@@ -91,6 +92,7 @@ def demo(
 
 @app.command()
 def inpaint(
+    context: typer.Context,
     photo: Annotated[
         str,
         typer.Argument(help="Photo of any size and format, folder of photos, or tar files: 'photos-{000..099}.tar'."),
@@ -135,6 +137,7 @@ def inpaint(
     if mask and mask_option:
         raise ValueError("give the mask once: as MASK, or with --mask")
     tars, path = are_tars(photo), Path(photo)
+    _check_polarity(context, paint, alpha)
     own = tars and not (mask or mask_option or paint or alpha)
     marks = Marks(mask or mask_option, paint, alpha, mask_polarity, invert, grow, own)
     share = Shard.parse(shard) if shard else None
@@ -143,8 +146,7 @@ def inpaint(
         together = batch or (1 if device == "cpu" else 8)
         fill_and_report(photo if tars else path, out, marks, inpainter, together, overwrite, share)
         return
-    if share:
-        raise ValueError(f"--shard is for a folder of photos or tar files, and {photo} is neither")
+    refuse_options(context, ("batch", "shard"), "one photo")
     _check_output(out, [path, marks.mask], overwrite)
     before = read_photo(path)
     output_format(out, before.rgb.size)
@@ -158,6 +160,7 @@ def inpaint(
 
 @app.command("mask")
 def show_mask(
+    context: typer.Context,
     photo: Annotated[Path, typer.Argument(help="Photo of any size and format.")],
     mask: MaskArgument = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output image.")] = PREVIEW,
@@ -173,6 +176,7 @@ def show_mask(
     from showface.faces import find_faces
     from showface.preview import hole_picture
 
+    _check_polarity(context, paint, alpha)
     marks = Marks(mask, paint, alpha, mask_polarity, invert, grow)
     overwrite = _check_output(out, [photo, marks.mask], overwrite or out == PREVIEW)
     before = read_photo(photo)
@@ -186,7 +190,7 @@ def show_mask(
     save_photo(hole_picture(before.rgb, hole, faces), out, overwrite=overwrite)
     pieces = "1 piece" if report.pieces == 1 else f"{report.pieces} pieces"
     console.print(f"hole: {report.ratio:.1%} of {before.rgb.width}x{before.rgb.height} in {pieces}; {marks}")
-    console.print(f"faces: {len(faces)}")
+    console.print(f"faces seen before filling: {len(faces)}")
     console.print(f"photo | hole in red, faces in blue: {escape(str(out.resolve()))}")
 
 
@@ -360,6 +364,12 @@ def main() -> None:
             raise
         Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
+
+
+def _check_polarity(context: typer.Context, paint: str | None, alpha: bool) -> None:
+    """Raise ValueError if a colour of the mask is given, but no mask."""
+    if paint is not None or alpha:
+        refuse_options(context, ("mask_polarity",), "--alpha" if alpha else "--paint")
 
 
 def _check_output(path: Path, inputs: list[Path | None], overwrite: bool) -> bool:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from showface.crops import Crop
 from showface.data import read_image, read_mask
+from showface.data.images import source_name
 from showface.faces import FaceDetector
 from showface.hole_filling import FindFaces, Progress, fill_holes
 from showface.models import InpaintingNetwork
@@ -108,7 +109,7 @@ class Inpainter:
 
     def __call__(self, image: Photo, mask: Mask, *, mask_polarity: str = "white") -> Image.Image:
         """Fill the hole of a photo; see `inpaint`."""
-        return self.restore(image, mask, mask_polarity=mask_polarity).image
+        return self._fill([(image, mask)], mask_polarity)[0].image
 
     def restore(
         self,
@@ -123,7 +124,7 @@ class Inpainter:
         `progress` is called with a stage of the work, such as "filling faces", and the fraction that is done, 0 to 1.
         An exception that it raises ends the work.
         """
-        return self.restore_many([(image, mask)], mask_polarity=mask_polarity, progress=progress)[0]
+        return self._fill([(image, mask)], mask_polarity, progress)[0]
 
     def restore_many(
         self,
@@ -139,6 +140,15 @@ class Inpainter:
             mask_polarity: as for `inpaint`.
             progress: as for `restore`.
         """
+        return self._fill(list(photos), mask_polarity, progress)
+
+    def _fill(
+        self,
+        photos: list[tuple[Photo, Mask]],
+        mask_polarity: str,
+        progress: Progress = lambda stage, fraction: None,
+    ) -> list[Restoration]:
+        """`restore_many`. Each public function calls this one itself, so its warnings point to the caller's line."""
         read = []
         for image, mask in photos:
             photo = read_image(image)
@@ -151,17 +161,17 @@ class Inpainter:
         finally:
             self.model.train(training)
         results = []
-        for photo, hole in read:
+        for (photo, hole), name in zip(read, _names([image for image, _ in photos]), strict=True):
             if not hole.any():
-                warnings.warn("the mask is empty: nothing to fill, the photo is returned unchanged", stacklevel=4)
+                problem = "the mask is empty: nothing to fill, the photo is returned unchanged"
+                warnings.warn(problem + name, stacklevel=3)
                 results.append(Restoration(photo, hole, photo))
                 continue
             fill = next(fills)
             results.append(Restoration(photo, hole, _set_in(np.asarray(photo), hole, fill.image), tuple(fill.crops)))
             if self.detector is not None and not results[-1].faces:
-                warnings.warn(
-                    "no face was found at the hole, which is filled as in a picture without faces", stacklevel=4
-                )
+                problem = "no face was found at the hole, which is filled as in a picture without faces"
+                warnings.warn(problem + name, stacklevel=3)
         return results
 
     def _ways_to_find(self) -> list[FindFaces]:
@@ -181,6 +191,7 @@ def inpaint(
     mask: Mask,
     *,
     model: Model | None = None,
+    device: str | torch.device | None = None,
     mask_polarity: str = "white",
     size: int | None = None,
     faces: bool = True,
@@ -192,12 +203,15 @@ def inpaint(
         result = showface.inpaint("photo.jpg", "mask.png")
         result.save("restored.png")
 
+    The result has pixels alone. `showface.data.read_photo` and `save_photo` keep what else the photo's file carried,
+    such as EXIF data and the colour profile: see examples/restore_photo.py.
+
     Args:
         image: a path, a PIL image of any mode, or a uint8 array (H, W, 3) or (H, W). The EXIF orientation is applied,
             and transparent parts become white.
         mask: a path, a PIL image, or a bool array (H, W), True = hole. Grey values are cut at one half. A mask with
             another size than the image is resized, with a warning.
-        model, size, faces, detail, precision: see `Inpainter`.
+        model, device, size, faces, detail, precision: see `Inpainter`.
         mask_polarity: the colour of the hole, "white" or "black"; ignored for a bool array.
 
     Returns:
@@ -208,8 +222,8 @@ def inpaint(
         FileNotFoundError, OSError: a file is missing or is not an image.
         TypeError, ValueError: an unknown polarity, an image or a mask of another type, or as for `Inpainter`.
     """
-    inpainter = Inpainter(model, faces=faces, size=size, detail=detail, precision=precision)
-    return inpainter.restore(image, mask, mask_polarity=mask_polarity).image
+    inpainter = Inpainter(model, device=device, faces=faces, size=size, detail=detail, precision=precision)
+    return inpainter._fill([(image, mask)], mask_polarity)[0].image
 
 
 @cache
@@ -240,6 +254,15 @@ def _find_model(model: Model | None, detail: float | None, device: str | torch.d
             "give precision='bf16'"
         )
     return model if device is None else move_model(model, device)
+
+
+def _names(photos: list[Photo]) -> list[str]:
+    """What ends a warning about each photo: its path, or its number among several. Equal warnings are shown once."""
+    several = len(photos) > 1
+    return [
+        f": {source_name(photo)}" if isinstance(photo, str | PathLike) else f": photo {number}" if several else ""
+        for number, photo in enumerate(photos, 1)
+    ]
 
 
 def _read_hole(mask: Mask, size: tuple[int, int], polarity: str) -> NDArray[np.bool_]:

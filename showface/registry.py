@@ -12,7 +12,7 @@ from showface import baselines
 from showface.distributed import check_device, device_errors
 from showface.models import BUNDLED, InpaintingNetwork, MDRNets
 from showface.models.find import CARD_FILE, find_detail, find_model
-from showface.models.network import Network, saved_system
+from showface.models.network import Network, saved_detail, saved_system
 from showface.nn import channels_last
 
 NETWORKS: dict[str, type[InpaintingNetwork]] = {MDRNets.system: MDRNets, **baselines.NETWORKS}
@@ -26,11 +26,21 @@ _MAX_CARD = 1 << 20  # bytes
 
 @dataclass(frozen=True)
 class About:
-    """What people should know of a saved model: its name, what it does, and what its weights may be used for."""
+    """What is known of a saved model before it is loaded.
+
+    Attributes:
+        name, description, licence: its name, what it does, and what its weights may be used for.
+        folder: where it is; a model on the Hub is looked up there once for all that follows.
+        detail: the usual one; None if there is no choice, as of "psnr", which is "default" with 0.
+        image_size: side in pixels of the images that it was trained on.
+    """
 
     name: str
     description: str
     licence: str
+    folder: Path
+    detail: float | None
+    image_size: int
 
 
 def about_model(model: str | PathLike[str]) -> About:
@@ -39,11 +49,14 @@ def about_model(model: str | PathLike[str]) -> About:
     Raises:
         FileNotFoundError, ValueError, OSError: as for `load_model`.
     """
-    if isinstance(model, str) and model in BUNDLED:
-        return About(model, _BUNDLED[model], _BUNDLED_LICENCE)
     folder = find_model(model)
+    detail = saved_detail(folder) if find_detail(model) is None else None
+    system = saved_system(folder)
+    size = find_network(system).saved_config(folder).image_size
+    if isinstance(model, str) and model in BUNDLED:
+        return About(model, _BUNDLED[model], _BUNDLED_LICENCE, folder, detail, size)
     name = Path(model).resolve().name  # of "org/name" too
-    return About(name, f"a saved {saved_system(folder)} model", stated_licence(folder) or "not stated")
+    return About(name, f"a saved {system} model", stated_licence(folder) or "not stated", folder, detail, size)
 
 
 def stated_licence(folder: Path) -> str | None:

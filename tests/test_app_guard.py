@@ -1,7 +1,10 @@
 """What the app refuses: strangers, large and slow requests, taken ports; and the headers of every answer."""
 
+import queue
+import re
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -154,6 +157,32 @@ def test_a_taken_port():
     assert lines == [f"port {port} is taken, trying the next ones"]
     with pytest.raises(ValueError, match="no address for the host"):
         launch.bind("no.such.host.invalid", 0, print)
+
+
+@pytest.mark.parametrize(("host", "token"), [("127.0.0.1", None), ("127.0.0.1", "a" * 20), ("0.0.0.0", None)])
+def test_the_browser_gets_no_token(monkeypatch: pytest.MonkeyPatch, host: str, token: str | None):
+    opened = queue.Queue[str]()
+    lines: list[str] = []
+    monkeypatch.setattr(launch, "load_models", lambda *_, **__: {})
+    monkeypatch.setattr(launch, "create_app", lambda *_, **__: SimpleNamespace(state=SimpleNamespace()))
+    monkeypatch.setattr(launch, "make_server", lambda _: SimpleNamespace(run=lambda sockets: None))
+    monkeypatch.setattr(launch, "_open_browser", opened.put)
+    launch.serve(host, 0, token=token, say=lines.append)
+    address = re.search(r"http://\S+", lines[0])
+    assert address is not None
+    if host == "127.0.0.1" and token is None:
+        assert opened.get(timeout=10) == address[0]
+    else:
+        assert "#token=" in address[0]
+        assert opened.empty()
+
+
+def test_the_token_of_the_environment(showface, monkeypatch: pytest.MonkeyPatch):
+    given = []
+    monkeypatch.setattr("showface.app.serve", lambda *_, token, **__: given.append(token) or True)
+    monkeypatch.setenv("SHOWFACE_TOKEN", "a-secret-of-some-length")
+    assert showface("app")[0] == 0
+    assert given == ["a-secret-of-some-length"]
 
 
 def test_tokens_that_are_made_and_refused():

@@ -1,10 +1,11 @@
 """The app's page in a real browser, with the real server and the bundled model: drawing, filling, comparing, files."""
 
+import json
 import warnings
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 import showface
 from showface.models import BUNDLED
@@ -236,6 +237,31 @@ def test_photos_are_dropped_and_pasted(visit):
         visitor.wait_for_faces()
 
 
+def test_the_browser_decodes_photos_as_srgb(visit):
+    """What the engine of static hosts reads."""
+    page = visit().page
+    photo = noise(40, 30)
+    linear = PngImagePlugin.PngInfo()
+    linear.add(b"gAMA", (100_000).to_bytes(4, "big"))
+    script = """async (numbers) => {
+      const { decode } = await import("./static/onnx/photo.js");
+      const { data, isFlattened } = await decode(new Blob([new Uint8Array(numbers)], {type: "image/png"}));
+      return [Array.from(data), isFlattened];
+    }"""
+    seen = []
+    for image, options in ((photo, {}), (photo, {"pnginfo": linear}), (photo.convert("RGBA"), {}), (_clear(photo), {})):
+        data, is_flattened = page.evaluate(script, list(png_file("a.png", image, **options)["buffer"]))
+        seen.append((np.array_equal(np.reshape(data, (30, 40, 3)), np.asarray(photo)), is_flattened))
+    assert seen == [(True, False), (False, False), (True, False), (False, True)]
+
+
+def _clear(photo: Image.Image) -> Image.Image:
+    """The photo with a transparent pixel."""
+    clear = photo.convert("RGBA")
+    clear.putpixel((5, 5), (0, 0, 0, 0))
+    return clear
+
+
 def test_the_example(visit):
     visitor = visit()
     visitor.page.click("#example")
@@ -273,10 +299,41 @@ def test_errors_are_said(visit):
     visitor.fill()
 
 
+def test_photos_that_cannot_be_shown_are_named_together(visit):
+    page = visit().page
+    broken = [{"name": f"{name}.jpg", "mimeType": "image/jpeg", "buffer": b"nothing"} for name in "abc"]
+    good = [png_file(f"{name}.png", noise(64, 64)) for name in "xy"]
+    page.set_input_files("#photo-file", [broken[0], good[0], broken[1], good[1], broken[2]])
+    page.wait_for_selector("#error:has-text('c.jpg')")
+    for name in "abc":
+        assert f"can't show {name}.jpg" in page.inner_text("#error")
+    assert page.locator("#thumbs li").count() == 2
+    assert page.locator("#thumbs li").nth(0).locator("[aria-current=true]").count() == 1
+
+
+def test_notes_of_the_photos_own_format_are_said(visit):
+    visitor = visit()
+    visitor.open(png_file("noise.jpg", noise(64, 64)))
+    visitor.draw((0.4, 0.4), (0.6, 0.6))
+    visitor.fill()
+    notes = json.dumps(["the JPEG file can't hold it", visitor.page.inner_text("#notes li").rstrip(".")])
+
+    def answer(route):
+        response = route.fetch()
+        route.fulfill(response=response, headers=response.headers | {"x-showface-notes": notes})
+
+    visitor.page.route("**/api/inpaint", answer)
+    visitor.download("#download-same")
+    visitor.page.wait_for_selector('#status:has-text("The JPEG file can\'t hold it.")', state="attached")
+
+
 def test_the_token_in_the_address(visit):
     with serving(token="a-secret-of-some-length") as address:
         visitor = visit(address=f"{address}#token=a-secret-of-some-length")
         assert visitor.page.url == address
+        without = visitor.context.new_page()
+        without.goto(address)
+        without.wait_for_selector("#error:has-text('Open the address that showface app printed')")
         visitor.open(PORTRAIT)
         visitor.draw((0.4, 0.4), (0.6, 0.6))
         visitor.fill()

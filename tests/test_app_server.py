@@ -16,15 +16,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("fastapi")
 
 import showface
 from showface import app as app_package
+from showface import registry
 from showface.app.docs_page import docs_page
 from showface.app.server import create_app
 from showface.app.work import disposition, load_models, stem
+from showface.models import network
 from showface.models.interpolation import save_difference
 
 from support.app import (
@@ -40,6 +43,7 @@ from support.app import (
     picture,
     running,
     wait_until,
+    with_size,
 )
 
 DEMO = Path(showface.__file__).parent / "assets" / "demo"
@@ -264,6 +268,22 @@ def test_models_by_folder(tmp_path: Path, model: showface.MDRNets):
         load_models(["default", "default"])
 
 
+def test_a_model_is_looked_up_once(monkeypatch: pytest.MonkeyPatch):
+    looked_up = []
+    find = registry.find_model
+
+    def find_model(model: str | Path, revision: str | None = None) -> Path:
+        looked_up.append(model)
+        return find(model, revision)
+
+    for module in (registry, network):
+        monkeypatch.setattr(module, "find_model", find_model)
+    (loaded,) = load_models(["psnr"]).values()
+    assert [model for model in looked_up if not isinstance(model, Path)] == ["psnr"]
+    smooth = showface.load_model("psnr").state_dict()
+    assert all(torch.equal(x, smooth[name]) for name, x in loaded.with_faces.model.state_dict().items())
+
+
 def test_detail(tmp_path: Path, model: showface.MDRNets):
     """Each job gets the weights that it asks for, or the usual ones, whatever the job before asked for."""
     sharp = deepcopy(model)
@@ -273,9 +293,10 @@ def test_detail(tmp_path: Path, model: showface.MDRNets):
     model.save_pretrained(tmp_path / "plain")
     save_difference(tmp_path / "pair", sharp)
     form = {"photo": encoded(picture()), "mask": encoded(box_mask()), "faces": "false"}
-    with running(load_models([str(tmp_path / "pair"), str(tmp_path / "plain")], size=32)) as client:
-        assert [about["detail"] for about in client.get("/api/models").json["models"]] == [1.0, None]
-        for detail in ("0", "0.5", "", "1", "0"):
+    models = load_models([str(tmp_path / "pair"), str(tmp_path / "plain"), "psnr"])
+    with running(with_size(models, 32)) as client:
+        assert [about["detail"] for about in client.get("/api/models").json["models"]] == [1.0, None, None]
+        for detail in ("0", "0.5", "", "1", "0.30000000000000004", "0"):
             answer = client.post("/api/inpaint", form | {"detail": detail})
             expected = showface.inpaint(
                 picture(),
@@ -286,12 +307,14 @@ def test_detail(tmp_path: Path, model: showface.MDRNets):
                 detail=float(detail) if detail else None,
             )
             assert np.array_equal(np.asarray(answer.image), np.asarray(expected)), detail
-        for detail in ("2", "-0.1", "nan", "1e-3", "half", "0,5"):
+        for detail in ("2", "-0.1", "nan", "inf", "half", "0,5"):
             answer = client.post("/api/inpaint", form | {"detail": detail})
             assert (answer.status, answer.detail) == (422, "detail must be a number from 0 to 1, such as 0.5")
         answer = client.post("/api/inpaint", form | {"detail": "1", "model": "plain"})
         assert answer.status == 422
         assert answer.detail == "detail can't be chosen for plain, which has no difference.safetensors"
+        answer = client.post("/api/inpaint", form | {"detail": "1", "model": "psnr"})
+        assert (answer.status, answer.detail) == (422, "psnr is default with detail 0: choose default")
 
 
 def test_a_missing_package_is_named(showface, monkeypatch: pytest.MonkeyPatch):

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "showface"
 # From the lowest to the highest.
 LAYERS = (
-    ("files", "native", "distributed", "kernels"),
+    ("files", "native", "options", "distributed", "kernels"),
     ("ops",),
     ("nn",),
     ("data", "crops", "enlargement"),

@@ -248,6 +248,17 @@ fill_tars(sys.argv[1], Path(sys.argv[2]), lambda *_: HOLE, fill)
         assert Path("out/p-000.tar").read_bytes() == finished
 
 
+def test_photos_with_an_empty_hole_are_copied(inpaint, tmp_path):
+    blank = encoded(Image.fromarray(np.zeros_like(pixels(mask()))))
+    members = sample("a") | {"b.png": encoded(picture(1)), "b.mask.png": blank}
+    code, out, err = inpaint(write_tar(tmp_path / "in" / "x.tar", members))
+    assert (code, err.splitlines()) == (0, ["note: x.tar:b.png: the hole is empty, the photo is copied"])
+    assert "1 photos filled, 1 copied in 1 of 1 tar files" in out
+    assert np.array_equal(pixels(read_tar("out/x.tar")["b.png"]), pixels(members["b.png"]))
+    only = write_tar(tmp_path / "in" / "only.tar", {"b.png": members["b.png"], "b.mask.png": blank})
+    assert inpaint(only)[0] == 0
+
+
 class TestFailures:
     def test_bad_samples_are_left_out(self, inpaint, tmp_path):
         members = sample("a") | sample("b") | {"c.png": encoded(picture(2)), "c.txt": b"no mask"} | sample("d", 3)

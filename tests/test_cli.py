@@ -215,6 +215,32 @@ class TestMemory:
         assert_fails(showface("memory", faces, "--model", tmp_path / "coarse"), "no memory to inspect")
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        *(
+            (f"app --static site {option}", f"{option.split()[0]} does not belong to --static")
+            for option in ("--host ::1", "--port 1", "--no-open", "--token a", "--allow-host a", "--device cpu")
+        ),
+        ("app --static site --precision bf16", "--precision does not belong to --static"),
+        ("app --webgpu", "--webgpu does not belong to an app that is served"),
+        ("app --overwrite", "--overwrite does not belong to an app that is served"),
+        *(
+            (f"export --faces -o y.onnx {option}", f"{option.split()[0]} does not belong to --faces")
+            for option in ("--model psnr", "--half", "--compile", "--detail 1", "--detail-input", "--device cpu")
+        ),
+        ("export -o x.onnx --device cpu", "--device does not belong to an .onnx file"),
+        ("export -o x.pt2 --no-check", "--no-check does not belong to a .pt2 file"),
+        ("export -o x.aoti.pt2 --check", "--check does not belong to a .pt2 file"),
+        ("inpaint a.png mask.png -o b.png --batch 2", "--batch does not belong to one photo"),
+        ("inpaint a.png -o b.png --paint red --mask-polarity black", "--mask-polarity does not belong to --paint"),
+        ("mask a.png --alpha --mask-polarity white", "--mask-polarity does not belong to --alpha"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(showface, command, message):
+    assert_fails(showface(*command.split()), message)
+
+
 def test_info(showface):
     code, out, err = showface("info")
     assert (code, err) == (0, "")

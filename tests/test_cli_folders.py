@@ -175,7 +175,7 @@ class TestMaskCommand:
         detector.find_faces = lambda photo: [SimpleNamespace(box=(5, 30, 20, 45), points=[(30, 40)])]
         monkeypatch.setitem(sys.modules, "showface.faces", detector)
         _, out, _ = showface("mask", photos / "0.png", masks / "0.png")
-        assert "faces: 1" in out
+        assert "faces seen before filling: 1" in out
         marked = Image.open("showface-mask.png").crop((58, 0, 108, 50))
         assert marked.getpixel((5, 37)) == marked.getpixel((30, 40)) == (30, 200, 255)
 
@@ -191,6 +191,14 @@ class TestFolders:
             found = changed(photos / name, Path("out", name))
             assert found.any()
             assert not (found & ~hole).any()
+
+    def test_photos_with_an_empty_hole_are_copied(self, showface, folder, photos, masks):
+        Image.new("L", (50, 50)).save(masks / "1.bmp")
+        code, out, err = showface("inpaint", "--no-faces", photos, "--mask", masks, "-o", "out", "--model", folder)
+        assert code == 0
+        assert err.splitlines() == ["note: 1.png: the hole is empty, the photo is copied"]
+        assert "2 filled, 1 copied, 0 finished before, 0 failed" in out
+        assert not changed(photos / "1.png", Path("out/1.png")).any()
 
     def test_one_mask_for_all_is_as_photo_by_photo(self, showface, folder, photos, tmp_path):
         mask = box_mask(tmp_path / "m.png")
@@ -256,7 +264,7 @@ class TestFolders:
 
     def test_a_single_photo_has_no_shards(self, showface, folder, photos, masks):
         result = showface("inpaint", photos / "0.png", masks / "0.png", "-o", "r.png", "--model", folder, "--shard=1/2")
-        assert_fails(result, "--shard is for a folder of photos or tar files, and")
+        assert_fails(result, "--shard does not belong to one photo")
 
     def test_bad_arguments(self, showface, folder, photos, masks):
         def run(mask, out="out", *more):

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 import showface
 
@@ -41,6 +41,16 @@ def test_examples_are_short():
 def test_restore_photo(run):
     assert "256 x 256" in run("restore_photo", "--model", "psnr")
     assert Image.open("restored.png").size == (256, 256)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Camera"
+    Image.open("restored.png").resize((64, 64)).save("photo.jpg", exif=exif)
+    Image.new("1", (64, 64), 1).save("mask.png")
+    before = Path("photo.jpg").read_bytes()
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        run("restore_photo", "photo.jpg", "mask.png", "--out", "photo.jpg")
+    assert Path("photo.jpg").read_bytes() == before
+    run("restore_photo", "photo.jpg", "mask.png", "--out", "filled.jpg")
+    assert Image.open("filled.jpg").getexif()[ExifTags.Base.Make] == "Camera"
 
 
 def test_fine_tune(run):

@@ -208,6 +208,26 @@ def test_detail_is_an_input(tmp_path):
     assert (results[0] - results[1]).abs().max() > 0.01  # so the check of the export compared different weights
 
 
+@pytest.mark.parametrize("worst", [1.0, float("nan")])
+def test_a_wrong_detector_leaves_the_old_file(tmp_path, monkeypatch, worst):
+    onnx = pytest.importorskip("onnx")
+    from showface.export import faces
+
+    monkeypatch.setattr(torch.export, "export", lambda *_, **__: None)
+    for name in ("onnx_model", "_name_sizes", "describe"):
+        monkeypatch.setattr(faces, name, lambda *_, **__: None)
+    monkeypatch.setattr(onnx.checker, "check_model", lambda _: None)
+    monkeypatch.setattr(onnx, "save", lambda _, path: path.write_text("new"))
+    monkeypatch.setattr(faces, "_difference", lambda *_: worst)
+    (tmp_path / "yunet.onnx").write_text("mine")
+    with pytest.raises(ValueError, match=r"differ from PyTorch's by .* pixels, over 0.01"):
+        faces.write_faces_onnx(tmp_path / "yunet.onnx")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+    monkeypatch.setattr(faces, "_difference", lambda *_: 1e-3)
+    assert faces.write_faces_onnx(tmp_path / "yunet.onnx") == 1e-3
+    assert (tmp_path / "yunet.onnx").read_text() == "new"
+
+
 @pytest.mark.long
 def test_faces(showface, tmp_path):
     pytest.importorskip("onnxscript")

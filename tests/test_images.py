@@ -206,10 +206,9 @@ def test_paint_on_a_transparent_mask(tmp_path: Path, polarity: str) -> None:
     assert (read_mask(path, polarity=polarity) == hole).all()
 
 
-def test_soft_edges_and_threshold(tmp_path: Path) -> None:
+def test_soft_edges(tmp_path: Path) -> None:
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None].repeat(8, 0))
     assert read_mask(ramp).sum(1).tolist() == [128] * 8
-    assert read_mask(ramp, threshold=0.2).sum(1).tolist() == [205] * 8
     assert (read_mask(ramp, polarity="black") == ~read_mask(ramp)).all()
     hole = drawn_mask()
     path = save(Image.fromarray(hole).convert("L"), tmp_path / "m.jpg", quality=60)
@@ -223,6 +222,12 @@ def test_a_mask_of_another_size_is_resized_with_a_warning() -> None:
     assert (result == drawn_mask().repeat(2, 0).repeat(2, 1)).all()
 
 
+def test_a_mask_of_a_photo_before_it_was_turned_is_refused(tmp_path: Path) -> None:
+    path = save(Image.fromarray(drawn_mask()), tmp_path / "m.png")
+    with pytest.raises(ValueError, match=r"m.png is 24x32 \(height x width\), and the photo 32x24: .* upright photo"):
+        read_mask(path, (32, 24))
+
+
 def test_a_mask_of_zeros_and_ones() -> None:
     with pytest.warns(UserWarning, match="0 and 1"):
         assert (read_mask(Image.fromarray(drawn_mask().astype(np.uint8))) == drawn_mask()).all()
@@ -233,9 +238,6 @@ def test_read_mask_refuses_bad_options() -> None:
     image = Image.new("L", (8, 8))
     with pytest.raises(ValueError, match="polarity"):
         read_mask(image, polarity="grey")
-    for threshold in (0.0, 1.0, 128.0):
-        with pytest.raises(ValueError, match="threshold"):
-            read_mask(image, threshold=threshold)
     with pytest.raises(ValueError, match="size"):
         read_mask(image, (0, 8))
 

@@ -120,6 +120,30 @@ def test_an_empty_mask_gives_the_photo(model):
     assert [record.filename for record in caught] == [__file__]
 
 
+@pytest.mark.filterwarnings("always")
+def test_warnings_name_the_photo_and_the_line_of_the_caller(model, tmp_path):
+    photo, blank = noise(40, 33), np.zeros((33, 40), dtype=bool)
+    path = tmp_path / "photo.png"
+    photo.save(path)
+    inpainter = Inpainter(model)
+    calls = [
+        (lambda: showface.inpaint(path, blank, model=model), [f": {path}"]),
+        (lambda: inpainter(photo, blank), [""]),
+        (lambda: inpainter.restore(str(path), blank), [f": {path}"]),
+        (lambda: inpainter.restore_many([(path, blank), (photo, blank)]), [f": {path}", ": photo 2"]),
+    ]
+    for call, names in calls:
+        with pytest.warns(UserWarning, match="the mask is empty") as said:
+            call()
+        texts = [f"the mask is empty: nothing to fill, the photo is returned unchanged{name}" for name in names]
+        assert [str(one.message) for one in said] == texts
+        assert {one.filename for one in said} == {__file__}
+        assert {one.lineno for one in said} == {call.__code__.co_firstlineno}
+    with pytest.warns(UserWarning, match=f"no face was found at the hole.*: {path}") as said:
+        inpainter.restore(path, a_hole(40, 33))
+    assert said[0].filename == __file__
+
+
 def test_a_full_mask_gives_a_picture(model):
     result = Inpainter(model).restore(noise(40, 33), np.ones((33, 40), dtype=bool))
     assert result.hole_ratio == 1
@@ -173,6 +197,14 @@ def test_the_bundled_model_is_loaded_once(model, monkeypatch):
     finally:
         default_model.cache_clear()
     assert len(calls) == 1
+
+
+def test_inpaint_takes_a_device(model):
+    photo, hole = noise(40, 33), a_hole(40, 33)
+    on_cpu = showface.inpaint(photo, hole, model=model, device="cpu")
+    assert np.array_equal(pixels(on_cpu), pixels(showface.inpaint(photo, hole, model=model)))
+    with pytest.raises(ValueError, match="device nonsense can't be used"):
+        showface.inpaint(photo, hole, model=model, device="nonsense")
 
 
 def test_a_device_gets_a_model_of_its_own():

@@ -101,13 +101,38 @@ def test_16_bit_colour_is_read_with_a_warning(tmp_path: Path) -> None:
     rgb = np.zeros((4, 4, 3), dtype=">u2")
     cv2 = pytest.importorskip("cv2")
     cv2.imwrite(str(tmp_path / "deep.png"), rgb.astype(np.uint16))
-    with pytest.warns(UserWarning, match="deep.png has 16 bits a sample: only 8 are read"):
+    with pytest.warns(UserWarning, match="deep.png has more than 8 bits a sample: only 8 are read"):
         assert read_photo(tmp_path / "deep.png").mode == "RGB"
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_32_bits_are_read_with_a_warning(tmp_path: Path, mode: str) -> None:
+    path = save(noise().convert(mode), tmp_path / "deep.tif")
+    for source in (path, noise().convert(mode)):
+        with pytest.warns(UserWarning, match="more than 8 bits a sample: only 8 are read") as said:
+            assert read_photo(source).mode == "L"
+        assert said[0].filename == __file__
+
+
+# In these, "16" is in Pillow's numbers of bytes: of a row (2160), of the strip (16112), and of the file (11619).
+@pytest.mark.parametrize(
+    ("name", "size", "options"),
+    [("a.bmp", (4, 720), {}), ("a.tif", (98, 40), {"compression": "tiff_lzw"}), ("a.jp2", (85, 40), {})],
+)
+def test_8_bits_are_read_without_a_warning(
+    tmp_path: Path, name: str, size: tuple[int, int], options: dict[str, Any]
+) -> None:
+    path = save(noise(*size), tmp_path / name, **options)
+    with Image.open(path) as image:
+        assert "16" in str(image.tile)
+    assert read_photo(path).mode == "RGB"
 
 
 @pytest.mark.parametrize(("mode", "wanted"), [("1", "L"), ("P", "RGB"), ("CMYK", "RGB"), ("I", "L"), ("F", "L")])
 def test_other_modes_become_the_nearest_one(tmp_path: Path, mode: str, wanted: str) -> None:
-    photo = read_photo(save(noise().convert(mode), tmp_path / "in.tif"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* has more than 8 bits")  # of I and F
+        photo = read_photo(save(noise().convert(mode), tmp_path / "in.tif"))
     save_photo(filled(photo.rgb), tmp_path / "out.png", photo, hole=HOLE)
     with Image.open(tmp_path / "out.png") as result:
         assert result.mode == wanted
@@ -200,6 +225,22 @@ def test_broken_exif_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         photo = read_photo(path)
     assert photo.exif == b""
     assert np.array_equal(pixels(photo.rgb), pixels(noise()))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_exif_that_is_none(tmp_path: Path, suffix: str) -> None:
+    path = save(noise(), tmp_path / f"in.{suffix}", exif=b"Exif\0\0garbage!")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        photo = read_photo(path)
+        rgb = read_image(path)
+    # Pillow reads such data of a JPEG as empty.
+    assert [Path(warning.filename).name for warning in said] == ["test_photo.py"] * (0 if suffix == "jpg" else 2)
+    assert all(f"EXIF data of {path} is left out" in str(warning.message) for warning in said)
+    assert photo.exif == b""
+    with Image.open(path) as stored:
+        assert np.array_equal(pixels(photo.rgb), pixels(stored))
+        assert np.array_equal(pixels(rgb), pixels(stored))
 
 
 # JPEG

@@ -38,6 +38,20 @@ console.log(JSON.stringify(outputs.map(({ width, height }) => [width, height])))
 """
 
 
+CANCEL = """
+const config = { models: [{ name: "default", size: 256 }], files: {} };
+globalThis.fetch = async () => ({ ok: true, json: async () => config });
+globalThis.Worker = class { postMessage() {} }; // the networks never come
+const { createEngine } = await import("./engine-onnx.js");
+const engine = await createEngine();
+const controller = new AbortController();
+const stages = [];
+const filling = engine.inpaint({ signal: controller.signal, onProgress: (stage) => stages.push(stage) });
+setTimeout(() => controller.abort());
+console.log(JSON.stringify([await filling.catch((error) => error.name), ...stages]));
+"""
+
+
 class Node:
     """Calls functions of the modules. Arrays are pictures (H, W, 3) or holes (H, W), tensors are planes (C, H, W)."""
 
@@ -144,6 +158,15 @@ def test_crops(node, crop):
     got = [floats(x) for x in outputs]
     torch.testing.assert_close(got[0].view(3, 64, 64), image, atol=1e-3, rtol=0)
     assert torch.equal(got[1].view(1, 64, 64), corrupted)
+
+
+def test_a_fill_is_cancelled_while_the_networks_load(tmp_path):
+    shutil.copy(STATIC / "engine-onnx.js", tmp_path)
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "run.js").write_text(CANCEL)
+    done = subprocess.run(["node", "run.js"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["AbortError", "loading the network"]
 
 
 def test_enlargement(node):

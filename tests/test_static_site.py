@@ -20,7 +20,7 @@ from showface import crops, hole_filling
 from showface.app import static_site
 from showface.crops import Crop
 from showface.faces import detector
-from showface.models.network import usual_detail
+from showface.registry import about_model
 
 MEGABYTES = 50
 DEMO = files("showface") / "assets" / "demo"
@@ -88,14 +88,52 @@ def test_another_folder_is_not_replaced(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_runtime_from_a_folder(tmp_path):
-    package = tmp_path / "package"
+@pytest.fixture
+def quick(tmp_path, monkeypatch):
+    """Writes a site without networks into a folder."""
+    package = runtime(tmp_path / "package", static_site.CPU)
+
+    def write_networks(static, *_):
+        (static / "models").mkdir()
+        return {}
+
+    monkeypatch.setattr(static_site, "_write_networks", write_networks)
+    return functools.partial(static_site.write_static_site, onnxruntime_web=package)
+
+
+def test_only_the_site_is_replaced(quick, tmp_path):
+    site = quick(tmp_path / "site")
+    written = set(os.listdir(site))
+    (site / ".git").mkdir()
+    (site / "CNAME").write_text("faces.example.org")
+    (site / "static" / "stale.js").write_text("")
+    assert quick(site, overwrite=True) == site
+    assert set(os.listdir(site)) == {*written, ".git", "CNAME"}
+    assert not (site / "static" / "stale.js").exists()
+
+
+def test_the_folder_of_the_shell(quick, tmp_path, monkeypatch):
+    (tmp_path / "site").mkdir()
+    monkeypatch.chdir(tmp_path / "site")
+    assert quick(".") == (tmp_path / "site").resolve()
+    quick(".", overwrite=True)
+    assert os.path.samefile(".", tmp_path / "site")  # it may be a mounted disk
+    assert sorted(os.listdir()) == ["index.html", "service-worker.js", "static"]
+
+
+def runtime(package, names):
+    """A folder like an unpacked onnxruntime-web with these files."""
     (package / "dist").mkdir(parents=True)
     (package / "package.json").write_text('{"version": "1.2.3"}')
-    with pytest.raises(FileNotFoundError, match="onnxruntime-web"):
-        static_site.copy_runtime(package, tmp_path / "broken", webgpu=False)
-    for name in static_site.CPU:
+    for name in names:
         (package / "dist" / name).write_text(name)
+    return package
+
+
+def test_runtime_from_a_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="onnxruntime-web"):
+        static_site.copy_runtime(runtime(tmp_path / "empty", ()), tmp_path / "broken", webgpu=False)
+    package = runtime(tmp_path / "package", static_site.CPU)
     static_site.copy_runtime(package, tmp_path / "ort", webgpu=False)
     assert {path.name for path in (tmp_path / "ort").iterdir()} == {*static_site.CPU.values(), "README.txt"}
     assert "1.2.3" in (tmp_path / "ort" / "README.txt").read_text()
@@ -242,7 +280,9 @@ shared = pytest.mark.shared("static site")
 def test_written_folder(site):
     config = json.loads((site / "static" / "engine-config.json").read_text())
     assert config["engine"] == "onnx"
-    assert [(model["name"], model["detail"]) for model in config["models"]] == [("default", usual_detail("default"))]
+    assert [(model["name"], model["detail"]) for model in config["models"]] == [
+        ("default", about_model("default").detail)
+    ]
     for name in (*config["files"].values(), *(f"ort/{name}" for name in static_site.CPU.values())):
         assert (site / "static" / name).stat().st_size
 

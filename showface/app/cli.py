@@ -6,15 +6,25 @@ from typing import Annotated
 
 import typer
 
+from showface.options import refuse_options
+
 
 def serve_app(
+    context: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen on; beyond this machine, with a token.")] = "127.0.0.1",
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Default: 7860, or the next free one. 0: any free one.")
     ] = None,
-    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open the browser.")] = False,
+    no_open: Annotated[
+        bool, typer.Option("--no-open", help="Do not open the browser. With a token it is not opened.")
+    ] = False,
     token: Annotated[
-        str | None, typer.Option(help="What requests must carry. Default: a new one, if others can reach HOST.")
+        str | None,
+        typer.Option(
+            envvar="SHOWFACE_TOKEN",
+            help="What requests must carry. Default: a new one, if others can reach HOST. Other users of this machine"
+            " can read command lines, so better set the variable.",
+        ),
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -35,14 +45,17 @@ def serve_app(
         Path | None, typer.Option(help="With --static: an unpacked onnxruntime-web. Default: npm downloads it.")
     ] = None,
     webgpu: Annotated[bool, typer.Option("--webgpu", help="With --static: also for WebGPU, 17 MB more.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="With --static: replace such a folder.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="With --static: replace such a site; other files stay.")
+    ] = False,
 ) -> None:
     """Serve a page and an HTTP endpoint that fill holes. Only this machine reaches them, unless HOST says otherwise."""
     if static is not None:
+        served = ("host", "port", "no_open", "token", "allow_host", "device", "precision")
+        refuse_options(context, served, "--static")
         _write_static(static, model or ["default"], onnxruntime_web, webgpu, overwrite)
         return
-    if onnxruntime_web or webgpu or overwrite:
-        raise ValueError("--onnxruntime-web, --webgpu and --overwrite belong to --static")
+    refuse_options(context, ("onnxruntime_web", "webgpu", "overwrite"), "an app that is served, without --static")
     try:
         from showface.app import serve
     except ModuleNotFoundError as error:
@@ -70,7 +83,7 @@ def _write_static(out: Path, models: list[str], onnxruntime_web: Path | None, we
         write_static_site(out, models, onnxruntime_web=onnxruntime_web, webgpu=webgpu, overwrite=overwrite)
     except ModuleNotFoundError as error:
         raise ValueError(f"--static needs the package {error.name}: install 'showface[export]'") from error
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in (out / "static").rglob("*") if path.is_file())
     print(
         f"written: {out.resolve()}, {size / 1e6:.1f} MB; any static host can serve it: python -m http.server -d {out}"
     )

@@ -185,9 +185,13 @@ def _grow(text: str) -> int:
 def _detail(text: str) -> float | None:
     if not text:
         return None
-    if not re.fullmatch(r"(0|1|0?\.[0-9]{1,6}|1\.0{1,6})", text):
+    try:
+        detail = float(text)
+    except ValueError:
+        detail = -1.0
+    if not 0 <= detail <= 1:  # nor is nan
         raise Refusal(422, "detail must be a number from 0 to 1, such as 0.5")
-    return float(text)
+    return detail
 
 
 def _check_colour(text: str) -> None:

@@ -52,7 +52,7 @@ def serve(
         token: what requests below /api must carry.
         allow: more names by which the server may be called, such as a proxy's.
         limits: sizes and times; by default `Limits`, with the pixels of SHOWFACE_MAX_PIXELS if it is set.
-        browser: open the page.
+        browser: open the page, unless there is a token: others could read it in the browser's command line.
         say: prints a line for the user.
 
     Returns:
@@ -73,7 +73,7 @@ def serve(
         say(f"showface runs at {address} (Ctrl-C stops it)")
         if not is_loopback(host):
             say("Other machines can reach it, unencrypted. In a network that you don't trust, put TLS before it.")
-        if browser:
+        if browser and token is None:
             threading.Thread(target=_open_browser, args=(address,), daemon=True).start()
         with suppress(KeyboardInterrupt):
             make_server(app).run(sockets=[listener])

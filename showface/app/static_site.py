@@ -7,10 +7,12 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from showface.registry import About
 
 STATIC = Path(__file__).parent / "static"
 PACKAGE = "onnxruntime-web"
@@ -46,7 +48,7 @@ def write_static_site(
             cache folder.
         webgpu: also write the variant for WebGPU, which adds 17 MB. Browsers without WebGPU don't load it.
         check: compare the ONNX files with PyTorch, see `showface.export`.
-        overwrite: replace a folder that this function wrote.
+        overwrite: replace a site that this function wrote. Other files in the folder stay.
 
     Returns:
         The folder.
@@ -57,27 +59,42 @@ def write_static_site(
         FileNotFoundError: the parent folder, npm, or a file of onnxruntime-web is missing.
         ModuleNotFoundError: a package of the extra `export` is missing.
     """
-    out = Path(out)
+    from showface.registry import about_model
+
+    out = Path(out).resolve()
     names = [Path(model).resolve().name for model in models]
     if not names or len(set(names)) < len(names) or "faces" in names:
         raise ValueError(f"models must have different names, got {', '.join(names) or 'none'}")
     _check_folder(out, overwrite)
     runtime = Path(onnxruntime_web) if onnxruntime_web is not None else fetch_onnxruntime_web()
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+    # In the folder itself, if it exists: it may be a disk of its own, and files can't be moved from one to another.
+    with tempfile.TemporaryDirectory(dir=out if out.exists() else out.parent, prefix=f".{out.name}-") as temporary:
         folder = Path(temporary) / "site"
         static = folder / "static"
         shutil.copytree(STATIC, static)
         if (static / "index.html").exists():
             (static / "index.html").rename(folder / "index.html")
         copy_runtime(runtime, static / "ort", webgpu)
-        files = _write_networks(static, models, names, check)
-        _write_config(static, models, files, webgpu)
+        described = [about_model(model) for model in models]
+        files = _write_networks(static, models, described, names, check)
+        _write_config(static, described, files, webgpu)
         _write_service_worker(folder)
-        folder.chmod(0o755)
         if out.exists():
-            shutil.rmtree(out)
-        folder.rename(out)
+            _replace(folder, out)
+        else:
+            folder.chmod(0o755)
+            folder.rename(out)
     return out
+
+
+def _replace(folder: Path, out: Path) -> None:
+    """Put the parts of a new site in the place of the old one's. What else is in the folder may be the user's own."""
+    old = folder.with_name("old")
+    old.mkdir()
+    for part in sorted(folder.iterdir()):
+        if (out / part.name).exists():
+            (out / part.name).rename(old / part.name)
+        part.rename(out / part.name)
 
 
 def _check_folder(out: Path, overwrite: bool) -> None:
@@ -85,40 +102,37 @@ def _check_folder(out: Path, overwrite: bool) -> None:
         raise FileNotFoundError(f"there is no folder {out.parent}")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    # Only what this module wrote is deleted.
     if not (overwrite and (out / "static" / "engine-config.json").is_file()):
         raise FileExistsError(f"{out} exists and is not empty: choose another folder, or pass --overwrite")
 
 
-def _write_networks(static: Path, models: Sequence[str], names: Sequence[str], check: bool) -> dict[str, str]:
+def _write_networks(
+    static: Path, models: Sequence[str], described: "Sequence[About]", names: Sequence[str], check: bool
+) -> dict[str, str]:
     """Write the ONNX files. Returns their URLs by name, as in the page's configuration."""
     from showface.export import export_faces, export_model
-    from showface.models.network import usual_detail
 
     (static / "models").mkdir()
     files = {"faces": "models/yunet.onnx"} | {name: f"models/{name}.onnx" for name in names}
     export_faces(static / files["faces"], check=check)
-    for model, name in zip(models, names, strict=True):
-        export_model(static / files[name], model, half=True, check=check, detail_input=usual_detail(model) is not None)
+    for model, about, name in zip(models, described, names, strict=True):
+        export_model(static / files[name], model, half=True, check=check, detail_input=about.detail is not None)
     shutil.copy(STATIC.parents[1] / "assets" / "faces" / "LICENSE-yunet.txt", static / "models")
     return {name: quote(file) for name, file in files.items()}
 
 
-def _write_config(static: Path, models: Sequence[str], files: dict[str, str], webgpu: bool) -> None:
-    from showface.models.network import usual_detail
-    from showface.registry import about_model, load_model
-
-    described = [
-        asdict(about_model(model)) | {"detail": usual_detail(model), "size": load_model(model).config.image_size}
-        for model in models
+def _write_config(static: Path, described: "Sequence[About]", files: dict[str, str], webgpu: bool) -> None:
+    models = [
+        {
+            "name": about.name,
+            "description": about.description,
+            "licence": about.licence,
+            "detail": about.detail,
+            "size": about.image_size,
+        }
+        for about in described
     ]
-    config = {
-        "engine": "onnx",
-        "version": version("showface"),
-        "models": described,
-        "files": files,
-        "gpu": webgpu,
-    }
+    config = {"engine": "onnx", "models": models, "files": files, "gpu": webgpu}
     (static / "engine-config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -31,11 +31,10 @@ from showface.data import (
     read_photo,
 )
 from showface.data.images import TooManyPixelsError, open_image
-from showface.faces import default_detector
 from showface.inference import Inpainter
-from showface.models.find import find_model
+from showface.models.find import BUNDLED, find_detail
 from showface.models.interpolation import read_weights
-from showface.models.network import check_detail, usual_detail
+from showface.models.network import check_detail
 from showface.registry import about_model, load_model
 
 KINDS = {
@@ -81,6 +80,9 @@ class Model:
         Raises:
             Refusal: it can't be chosen for this model.
         """
+        bundled, fixed = BUNDLED.get(self.name, (None, None))
+        if detail is not None and fixed is not None and self.folder == bundled:
+            raise Refusal(422, f"{self.name} is default with detail {fixed:g}: choose default")
         if detail is not None:
             try:
                 check_detail(detail, self.name, self.usual_detail)
@@ -93,33 +95,33 @@ class Model:
 
 
 def load_models(
-    names: Iterable[str] = ("default",), device: str = "cpu", size: int | None = None, precision: str = "fp32"
+    names: Iterable[str] = ("default",), device: str = "cpu", *, precision: str = "fp32"
 ) -> dict[str, Model]:
     """Load models by name; the first is the default.
 
     Args:
         names: bundled models, or folders of saved models, which are offered by the name of the folder.
         device: where they run.
-        size, precision: as for `showface.Inpainter`.
+        precision: as for `showface.Inpainter`.
 
     Raises:
         FileNotFoundError, ValueError: as for `showface.load_model`; or two models with one name.
     """
     models: dict[str, Model] = {}
-    for folder in names:
-        network, about = load_model(folder, device), about_model(folder)
-        detail = usual_detail(folder)
+    for name in names:
+        about = about_model(name)
         if about.name in models:
             raise ValueError(f"two models have the name {about.name}: rename a folder")
+        network = load_model(about.folder, device, detail=find_detail(name))
         models[about.name] = Model(
             about.name,
             about.description,
             about.licence,
-            Inpainter(network, size=size, precision=precision),
-            Inpainter(network, faces=False, size=size, precision=precision),
-            detail,
-            detail,
-            find_model(folder),
+            Inpainter(network, precision=precision),
+            Inpainter(network, faces=False, precision=precision),
+            about.detail,
+            about.detail,
+            about.folder,
         )
     if not models:
         raise ValueError("the app needs a model")
@@ -170,8 +172,10 @@ def faces(data: bytes, model: Model, max_pixels: int, progress: Progress) -> dic
     progress("reading", 0.0)
     photo, _ = read_upload(data, max_pixels)
     progress("finding faces", 0.1)
+    detector = model.with_faces.detector
+    assert detector is not None
     with _memory_errors():
-        found = (model.with_faces.detector or default_detector()).find(photo.rgb)
+        found = detector.find(photo.rgb)
     rows = [
         {
             "box": [round(x, 2) for x in face.box],

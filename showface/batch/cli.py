@@ -53,9 +53,12 @@ def fill_and_report(
             result = fill_tars(
                 photos, out, lambda sample, photo: marks.hole(photo, sample.mask() if marks.own else None), **options
             )
+    notes = [f"{name}: the hole is empty, the photo is copied" for name in result.empty]
     if inpainter.detector is not None:
-        for name in result.without_face:
-            errors.print(f"[yellow]note:[/] {escape(f'{name}: no face was found at the hole')}", highlight=False)
+        notes += [f"{name}: no face was found at the hole" for name in result.without_face]
+    for note in notes:
+        errors.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
+    if inpainter.detector is not None:
         console.print(f"faces filled: {result.faces}")
     counts, failures = _folder_counts(result) if isinstance(result, BatchResult) else _tar_counts(result)
     console.print(f"{counts}: {escape(str(out.resolve()))}")
@@ -81,19 +84,21 @@ def _check_mask(photos: Path | str, out: Path, mask: Path | None) -> MaskFolder 
 
 def _folder_counts(result: BatchResult) -> tuple[str, str]:
     """What was done, and what failed in the end."""
-    done = f"{len(result.filled)} filled, {len(result.skipped)} finished before, {len(result.failed)} failed"
+    copied = f"{len(result.empty)} copied, " if result.empty else ""
+    done = f"{len(result.filled)} filled, {copied}{len(result.skipped)} finished before, {len(result.failed)} failed"
     if not result.failed:
         return done, ""
-    total = len(result.filled) + len(result.skipped) + len(result.failed)
+    total = len(result.filled) + len(result.empty) + len(result.skipped) + len(result.failed)
     return done, f"{len(result.failed)} of {total} photos failed: {', '.join(map(str, result.failed))}"
 
 
 def _tar_counts(result: TarsResult) -> tuple[str, str]:
     """What was done, and what failed in the end."""
     tars = len(result.written) + len(result.skipped) + len(result.failed_tars)
+    copied = f", {len(result.empty)} copied" if result.empty else ""
     done = (
-        f"{result.filled} photos filled in {len(result.written)} of {tars} tar files, {len(result.skipped)} finished "
-        f"before, {len(result.failed_tars)} failed"
+        f"{result.filled} photos filled{copied} in {len(result.written)} of {tars} tar files, "
+        f"{len(result.skipped)} finished before, {len(result.failed_tars)} failed"
     )
     failures = []
     if result.failed:

@@ -21,6 +21,7 @@ class BatchResult:
 
     Attributes:
         filled: the photos that were filled.
+        empty: the photos with an empty hole, which are saved as they are.
         skipped: the photos whose result existed already.
         failed: the photos that could not be read, filled or saved, with the reason.
         faces: the number of faces that were filled.
@@ -28,6 +29,7 @@ class BatchResult:
     """
 
     filled: list[Path] = field(default_factory=list)
+    empty: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: dict[Path, str] = field(default_factory=dict)
     faces: int = 0
@@ -102,8 +104,10 @@ def fill_folder(
             except FAILURES as error:
                 failed(name, error)
             else:
-                result.filled.append(name)
-                if done is not None:
+                if done is None:
+                    result.empty.append(name)
+                else:
+                    result.filled.append(name)
                     result.faces += done.faces
                     result.without_face += [name] * (not done.faces)
     progress(len(names), len(names))

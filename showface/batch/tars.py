@@ -38,6 +38,7 @@ class TarsResult:
 
     Attributes:
         filled: the number of photos that were filled.
+        empty: the photos with an empty hole, which are saved as they are.
         written: the tar files that were filled.
         skipped: the tar files whose result existed already.
         failed: the photos that could not be read, filled or encoded, with the reason. Their samples are left out.
@@ -47,6 +48,7 @@ class TarsResult:
     """
 
     filled: int = 0
+    empty: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -112,6 +114,7 @@ def fill_tars(
         else:
             result.written.append(name)
             result.filled += filler.filled
+            result.empty += filler.empty
             result.faces += filler.faces
             result.without_face += filler.without_face
         result.failed |= filler.failed
@@ -125,17 +128,18 @@ class _Filler:
     def __init__(self, find_hole: FindSampleHole, fill: Fill, on_failure: Callable[[str, str], object]) -> None:
         self.find_hole, self.fill, self.on_failure = find_hole, fill, on_failure
         self.filled = self.faces = 0
+        self.empty: list[str] = []
         self.without_face: list[str] = []
         self.failed: dict[str, str] = {}
 
     def write(self, samples: Iterator[Sample], batch: int, path: Path) -> None:
-        """Write the filled samples into a tar file. Raises ValueError if no photo was filled."""
+        """Write the filled samples into a tar file. Raises ValueError if every photo failed, or there is none."""
         with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
             while some := list(itertools.islice(samples, batch)):
                 for sample in self._fill(some):
                     for info, data in sample.members:
                         add_member(tar, info, data)
-        if not self.filled:
+        if not (self.filled or self.empty):
             raise ValueError(
                 f"none of its {len(self.failed)} photos was filled" if self.failed else f"no images ({IMAGES})"
             )
@@ -171,8 +175,10 @@ class _Filler:
         form = output_format(Path(info.name).name, photo.rgb.size)
         image = photo.rgb if done is None else done.image
         sample.members[sample.image] = info, encode_photo(image, form, photo, hole=hole, name=name)
-        self.filled += 1
-        if done is not None:
+        if done is None:
+            self.empty.append(name)
+        else:
+            self.filled += 1
             self.faces += done.faces
             self.without_face += [name] * (not done.faces)
 

@@ -15,8 +15,9 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from showface.data.exif import upright
 from showface.data.urls import is_special
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -97,32 +98,27 @@ def read_image(source: Source) -> Image.Image:
     return _flatten(_load(source), background=255)
 
 
-def read_mask(
-    source: Source, size: tuple[int, int] | None = None, polarity: str = "white", threshold: float = 0.5
-) -> NDArray[np.bool_]:
+def read_mask(source: Source, size: tuple[int, int] | None = None, polarity: str = "white") -> NDArray[np.bool_]:
     """Read a mask as booleans, True = hole.
 
-    Soft edges are cut at the threshold. Transparent parts of a mask count as known pixels, for either polarity. An
+    Soft edges are cut at one half. Transparent parts of a mask count as known pixels, for either polarity. An
     8-bit mask whose largest value is 1 is read as 0 and 1, with a warning.
 
     Args:
         source: a path, a file open for reading bytes, a PIL image of any mode, or a uint8 array (H, W, 3) or (H, W).
         size: the wanted `(height, width)`, usually the image's. A mask of another size is resized to the nearest pixel,
-            with a warning. None keeps the mask's own size.
+            with a warning, but not if only its sides are swapped. None keeps the mask's own size.
         polarity: the colour of the holes, "white" or "black".
-        threshold: in (0, 1); a pixel belongs to the hole if its similarity to the holes' colour is at least this.
 
     Returns:
         bool array `(H, W)`.
 
     Raises:
-        ValueError: an unknown polarity, or a threshold or size out of range.
+        ValueError: an unknown polarity, a size out of range, or a mask whose sides are swapped.
         TypeError, FileNotFoundError, UnreadableImageError: as for `read_image`.
     """
     if polarity not in POLARITIES:
         raise ValueError(f"polarity must be one of {POLARITIES}, got {polarity!r}")
-    if not 0.0 < threshold < 1.0:
-        raise ValueError(f"threshold must be in (0, 1), got {threshold}")
     image = _load(source)
     name = "the mask" if isinstance(source, Image.Image | np.ndarray) else f"mask {source_name(source)}"
     grey = np.asarray(_flatten(image, background=0 if polarity == "white" else 255).convert("L"))
@@ -130,7 +126,7 @@ def read_mask(
         warnings.warn(f"{name} holds only the values 0 and 1: they are read as black and white", stacklevel=2)
         grey = grey * np.uint8(255)
     white = grey.astype(np.float32) / 255.0
-    hole = (white if polarity == "white" else 1.0 - white) >= threshold
+    hole = (white if polarity == "white" else 1.0 - white) >= 0.5
     if polarity == "white" and not hole.any():
         _say_brightest(image, name)
     if size is None or hole.shape == tuple(size):
@@ -139,6 +135,11 @@ def read_mask(
     if height < 1 or width < 1:
         raise ValueError(f"size must be positive, got {size}")
     own = f"{hole.shape[0]}x{hole.shape[1]}"
+    if hole.shape == (width, height):
+        raise ValueError(
+            f"{name} is {own} (height x width), and the photo {height}x{width}: draw it on the upright photo, as the "
+            "photo's EXIF orientation turns it"
+        )
     warnings.warn(f"{name} is {own} (height x width), not {height}x{width}: resized with nearest", stacklevel=2)
     resized = Image.fromarray(hole.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
     return np.asarray(resized) > 0
@@ -263,12 +264,13 @@ def _load(source: Source) -> Image.Image:
         source = array_to_image(source)
     if isinstance(source, Image.Image):
         try:
-            return ImageOps.exif_transpose(source)  # it decodes an image that was opened, but not read
+            source.load()  # it may be opened, but not read
         except (OSError, SyntaxError) as error:
             raise UnreadableImageError(f"cannot read the image: {error}") from error
+        return upright(source, "the image")
     with open_image(source) as image:
         image.load()
-        return ImageOps.exif_transpose(image)
+        return upright(image, source_name(source))
 
 
 def _flatten(image: Image.Image, background: int) -> Image.Image:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, JpegImagePlugin
+from PIL import Image, JpegImagePlugin
 
+from showface.data.exif import upright, upright_exif
 from showface.data.images import Source, array_to_image, open_image, read_image, source_name
 from showface.files import write_atomically
 
@@ -25,13 +26,6 @@ _WITH_ALPHA = frozenset({"PNG", "TIFF", "WEBP", "AVIF", "JPEG2000"})
 _WITH_16_BITS = frozenset({"PNG", "TIFF"})
 _WITH_EXIF = frozenset({"JPEG", "PNG", "TIFF", "WEBP", "AVIF"})
 _ONLY_RGB = frozenset({"WEBP", "AVIF"})
-
-# Tags of a TIFF file that describe how its pixels are stored. They would be wrong in another file.
-_STORAGE_TAGS = (
-    *(254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 292, 293, 297, 301),
-    *(317, 318, 319, 320, 321, 322, 323, 324, 325, 330, 332, 338, 339, 340, 341, 347, 513, 514, 529, 530, 531, 532),
-    *(700, 33723, 34377, 34675),  # XMP, IPTC, Photoshop's own data, and the ICC profile, which is saved by itself
-)
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,8 @@ class Photo:
 def read_photo(source: Source) -> Photo:
     """Read a photo with all that `save_photo` can save again.
 
-    Pillow reads 16 bits a sample only in greyscale. Colour photos with 16 bits are read with 8, with a warning.
+    16 bits a sample are kept in greyscale alone, since Pillow has no colours of 16 bits. Colour in PNG and TIFF, and
+    greyscale of 32 bits, are read with 8, with a warning.
 
     Args:
         source: a path, a file open for reading bytes, a PIL image of any mode, or a uint8 array (H, W, 3) or (H, W).
@@ -90,12 +85,15 @@ def read_photo(source: Source) -> Photo:
     name = source_name(source)
     with open_image(source) as image:
         # Only the decoder's tiles say how deep the file is, and they are gone once it is decoded.
-        deep = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+        deep = any(";16" in _raw_mode(tile[3]) for tile in getattr(image, "tile", ()))
         image.load()
-        photo = _photo(image, name)
-    if deep and photo.mode != "I;16":
-        warnings.warn(f"{name} has 16 bits a sample: only 8 are read, since it is not plain greyscale", stacklevel=2)
-    return photo
+        return _photo(image, name, deep)
+
+
+def _raw_mode(arguments: object) -> str:
+    """The raw mode in the arguments of the decoder of PNG or TIFF, such as RGB;16B."""
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
 
 
 def save_photo(
@@ -219,13 +217,16 @@ def refuse_overwrite(path: str | Path, inputs: Iterable[str | Path], overwrite: 
     raise FileExistsError(f"{path} {what}: give -o another name, or --overwrite")
 
 
-def _photo(image: Image.Image, name: str) -> Photo:
-    original = ImageOps.exif_transpose(image)  # first: `_exif` changes the orientation in Pillow's own copy
-    exif = _exif(image, name)
+def _photo(image: Image.Image, name: str, deep: bool = False) -> Photo:
+    original = upright(image, name)  # first: `upright_exif` changes the orientation in Pillow's own copy
+    exif = upright_exif(image, name)
     dpi = image.info.get("dpi")
     jpeg = _jpeg_options(image) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
     if original.mode == "I" and image.format == "PNG":  # as older versions of Pillow read 16 bits
         original = Image.fromarray(np.asarray(original).astype(np.uint16))
+    if original.mode in ("I", "F") or (deep and not original.mode.startswith("I;16")):
+        problem = "has more than 8 bits a sample: only 8 are read, since it is not greyscale of 16 bits"
+        warnings.warn(f"{name} {problem}", stacklevel=3)
     return Photo(
         rgb=read_image(original),
         original=original,
@@ -235,26 +236,6 @@ def _photo(image: Image.Image, name: str) -> Photo:
         dpi=(float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None,
         jpeg=jpeg,
     )
-
-
-def _exif(image: Image.Image, name: str) -> bytes:
-    """The image's EXIF data for an upright copy. Broken data is left out: the pixels are good without it."""
-    try:
-        exif = image.getexif()
-        turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-        for tag in _STORAGE_TAGS:
-            exif.pop(tag, None)
-        if ExifTags.Base.Orientation in exif:
-            exif[ExifTags.Base.Orientation] = 1
-        if turned and ExifTags.IFD.Exif in exif:
-            details = exif.get_ifd(ExifTags.IFD.Exif)
-            sides = ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight
-            if all(side in details for side in sides):
-                details[sides[0]], details[sides[1]] = details[sides[1]], details[sides[0]]
-        return exif.tobytes() if len(exif) else b""
-    except Exception as error:  # Pillow's parser raises as many kinds of errors as its decoders
-        warnings.warn(f"the EXIF data of {name} is left out, it can't be read: {error}", stacklevel=4)
-        return b""
 
 
 def _jpeg_options(image: JpegImagePlugin.JpegImageFile) -> dict[str, Any] | None:

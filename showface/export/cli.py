@@ -5,8 +5,11 @@ from typing import Annotated
 
 import typer
 
+from showface.options import refuse_options
+
 
 def export_file(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output: .onnx, .pt2 or .aoti.pt2.")],
     faces: Annotated[
         bool, typer.Option("--faces", help="Export the face detector (.onnx) instead of a model.")
@@ -29,7 +32,15 @@ def export_file(
     from rich.markup import escape
 
     from showface.export import export_faces, export_model, parity_table
+    from showface.export.files import kind_of
 
+    if faces:
+        of_models = ("model", "half", "compiled", "detail", "detail_input", "device")
+        refuse_options(context, of_models, "--faces")
+    elif kind_of(out) == ".onnx":
+        refuse_options(context, ("device",), "an .onnx file")
+    else:
+        refuse_options(context, ("check",), "a .pt2 file, which is not compared with PyTorch")
     console = Console(soft_wrap=True)
     try:
         if faces:

@@ -42,7 +42,7 @@ def export_faces(path: str | Path, *, check: bool = True, overwrite: bool = Fals
     """Write the face detector as ONNX. Returns the largest difference from PyTorch in pixels, None without a check.
 
     Raises:
-        ValueError: another ending than .onnx.
+        ValueError: another ending than .onnx, or a file that differs too much from PyTorch, which is deleted.
         FileNotFoundError, FileExistsError: see `check_output`.
         ModuleNotFoundError: a package of the extra `export` is missing.
     """
@@ -107,7 +107,7 @@ def export_model(
     return []
 
 
-def _load(model: str, device: str, detail: float | None) -> "InpaintingNetwork":
+def _load(model: str | Path, device: str, detail: float | None) -> "InpaintingNetwork":
     from showface.baselines.pluralistic import PluralisticBaseline
     from showface.registry import load_model
 
@@ -121,13 +121,13 @@ def _export_onnx(
     path: Path, model: str, half: bool, check: bool, detail: float | None, detail_input: bool
 ) -> "list[Parity]":
     from showface.export.onnx import TOLERANCE, write_onnx
-    from showface.models.find import find_model
+    from showface.models.find import find_detail
     from showface.models.interpolation import read_difference
     from showface.registry import about_model
 
-    network = _load(model, "cpu", 0.0 if detail_input else detail)
-    difference = read_difference(find_model(model), network.state_dict()) if detail_input else None
     about = about_model(model)
+    network = _load(about.folder, "cpu", 0.0 if detail_input else find_detail(model, detail))
+    difference = read_difference(about.folder, network.state_dict()) if detail_input else None
     rows: list[Parity] = []
 
     def write(file: Path) -> None:

@@ -124,13 +124,8 @@ class InpaintingNetwork(nn.Module):
         usual = saved_detail(folder)
         if detail is not None:
             check_detail(detail, folder, usual)
+        config = cls.saved_config(folder)
         try:
-            values = _read_config(folder)
-            system = values.pop("system", DEFAULT_SYSTEM)
-            if system != cls.system:
-                raise ValueError(f"its system is {system!r}, which showface.load_model loads")
-            values.pop("detail", None)
-            config = cls.config_type.from_dict(values)
             header = weights_header(folder / WEIGHTS_FILE)
             check_sizes(config, header, WEIGHTS_FILE)
         except UnreadableWeightsError:
@@ -147,6 +142,19 @@ class InpaintingNetwork(nn.Module):
         except Exception as error:  # safetensors and torch raise different exceptions
             raise ValueError(f"{folder / WEIGHTS_FILE} does not fit its configuration: {error}") from error
         return model.eval()
+
+    @classmethod
+    def saved_config(cls, folder: Path) -> NetworkConfig:
+        """The configuration of the model in a folder. Raises ValueError for a broken one, or one of another system."""
+        try:
+            values = _read_config(folder)
+            system = values.pop("system", DEFAULT_SYSTEM)
+            if system != cls.system:
+                raise ValueError(f"its system is {system!r}, which showface.load_model loads")
+            values.pop("detail", None)
+            return cls.config_type.from_dict(values)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{folder / CONFIG_FILE} is not a configuration of {cls.__name__}: {error}") from error
 
 
 def saved_system(folder: Path) -> str:
@@ -171,15 +179,6 @@ def saved_detail(folder: Path) -> float | None:
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG_FILE} is not a configuration of a model: {error}") from error
     return float(usual)
-
-
-def usual_detail(model: str | PathLike[str]) -> float | None:
-    """The `detail` that a model has by default; None if there is no choice, as of "psnr", which is "default" with 0.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: as `saved_detail` and `showface.models.find.find_model`.
-    """
-    return saved_detail(find_model(model)) if find_detail(model) is None else None
 
 
 def check_detail(detail: float, model: object, usual: float | None) -> None:

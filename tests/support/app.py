@@ -59,6 +59,13 @@ def fake_models(filler: FakeInpainter | None = None) -> dict[str, Model]:
     return {name: Model(name, f"the {name} one", "free", filler, filler) for name in ("default", "other")}
 
 
+def with_size(models: dict[str, Model], size: int) -> dict[str, Model]:
+    """Loaded models that fill crops of this size, since small ones are filled fast."""
+    for model in models.values():
+        model.with_faces.size = model.without_faces.size = size
+    return models
+
+
 @dataclass
 class Answer:
     """A response."""

@@ -13,6 +13,8 @@ from showface.app.protocol import Protocol
 from showface.app.server import create_app
 from showface.app.work import load_models
 
+from support.app import with_size
+
 TOKEN = "a-token-for-tests"
 LIMITS = Limits(body=3 * 2**20, body_seconds=1.0, pixels=1_000_000, waiting=4, job_seconds=20.0)
 
@@ -29,7 +31,7 @@ def main() -> None:
     """Serve until a signal comes."""
     sys.dont_write_bytecode = True
     Protocol.header_seconds = Protocol.stuck_seconds = 1.0
-    models = load_models(["default"], size=64)
+    models = with_size(load_models(["default"]), 64)
     listener = bind("127.0.0.1", 0, print)
     port = listener.getsockname()[1]
     app = create_app(models, Hosts.of("127.0.0.1", port), token=TOKEN, limits=LIMITS)

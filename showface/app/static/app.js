@@ -10,7 +10,7 @@ import { fillPhoto, resultInOwnFormat } from "./fill.js";
 import { listenToKeys } from "./keys.js";
 import { readMaskFile } from "./mask.js";
 import { openPhoto, Photo, Photos } from "./photos.js";
-import { showPanel, showRun } from "./panel.js";
+import { NO_FACE, showPanel, showRun } from "./panel.js";
 import { Pointers } from "./pointers.js";
 import { Strip } from "./strip.js";
 import { Tools } from "./tools.js";
@@ -83,17 +83,20 @@ function setMode(mode) {
 
 /** @param {File[]} files */
 async function open(files) {
-  for (const [at, file] of files.entries()) {
+  const problems = [];
+  let isFirst = true;
+  for (const file of files) {
     try {
       say(`Opening ${file.name}`);
       const photo = await openPhoto(file);
       photos.add(photo);
-      if (at === 0 || !current()) await choose(photo);
-      say("");
+      if (isFirst || !current()) await choose(photo);
+      isFirst = false;
     } catch (error) {
-      sayError(error);
+      problems.push(sentence(error.message));
     }
   }
+  say(problems.join(" "), problems.length ? "error" : "");
   update();
 }
 
@@ -127,7 +130,8 @@ async function findFaces(photo) {
   try {
     await engineIsReady;
     photo.faces = (await engine.faces(photo.file)).faces;
-    if (photo === current() && !photo.faces.length) say("No face was found in this photo.");
+    // An error stays; the panel says it too.
+    if (photo === current() && !photo.faces.length && !byId("error").textContent) say(NO_FACE);
   } catch (error) {
     photo.isSearched = false;
     photo.facesError = sentence(error.message);
@@ -182,8 +186,12 @@ function clickCancel() {
 async function downloadOwnFormat() {
   const photo = current();
   try {
+    const { notes: shown } = photo.result;
     const answer = await resultInOwnFormat(engine, photo, update);
-    if (answer) save(answer.blob, answer.name || `${photo.stem}-filled`);
+    if (!answer) return;
+    save(answer.blob, answer.name || `${photo.stem}-filled`);
+    const notes = answer.notes.filter((note) => !shown.includes(note));
+    if (notes.length) say(notes.map(sentence).join(" "));
   } catch (error) {
     sayError(error);
   }

@@ -42,6 +42,24 @@ async function keepOffline() {
   }
 }
 
+/**
+ * What a promise gives, unless a signal comes first. What the promise waits for goes on.
+ *
+ * @template T
+ * @param {Promise<T>} promise
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<T>}
+ */
+function unlessAborted(promise, signal) {
+  if (!signal) return promise;
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(signal.reason);
+    if (signal.aborted) abort();
+    signal.addEventListener("abort", abort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
+  });
+}
+
 /** Calls to the worker, which answers them in turn. */
 class Calls {
   constructor(config) {
@@ -70,8 +88,7 @@ class Calls {
   async send(kind, request, signal, onProgress) {
     signal?.throwIfAborted();
     onProgress?.("loading the network", 0);
-    await this.opened(request.model ?? this.config.models[0].name);
-    signal?.throwIfAborted();
+    await unlessAborted(this.opened(request.model ?? this.config.models[0].name), signal);
     return this.post(kind, request, signal, onProgress);
   }
 

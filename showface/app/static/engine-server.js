@@ -52,6 +52,7 @@ async function inpaint({ photo, mask, model, detail, faces: withFaces, format, s
   form.append("job", job);
   if (model) form.append("model", model);
   if (typeof detail === "number") form.append("detail", String(detail));
+  onProgress?.("sending the photo", 0);
   const stop = onProgress ? watch(job, onProgress) : () => {};
   try {
     const answer = await call("api/inpaint", { method: "POST", body: form, signal });
@@ -114,6 +115,7 @@ async function call(path, options = {}) {
     throw new Error("The showface server can't be reached. Is it still running?");
   }
   if (answer.ok) return answer;
+  if (answer.status === 401) throw new Error("Open the address that showface app printed: it ends in #token=…");
   throw new Error(await sentence(answer));
 }
 

@@ -75,7 +75,7 @@ async function unlessCancelled(photo, onUpdate, work) {
 /** @param {Photo} photo @param {() => void} onUpdate */
 function start(photo, onUpdate) {
   const controller = new AbortController();
-  const run = { controller, stage: "sending the photo", fraction: 0, began: performance.now() };
+  const run = { controller, stage: "starting", fraction: 0, began: performance.now() };
   photo.run = run;
   onUpdate();
   const onProgress = (stage, fraction) => {

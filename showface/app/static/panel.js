@@ -4,6 +4,8 @@ import { byId, percent, sentence } from "./ui.js";
 
 /** @typedef {import("./photos.js").Photo} Photo */
 
+// Of a covered face little is seen before the hole is filled.
+export const NO_FACE = "No face was found yet. It is looked for again when the hole is filled.";
 const MEASURE = 150; // milliseconds after the last change
 let measuring = 0;
 /** The mask whose share is shown. */
@@ -43,7 +45,7 @@ function showShare(photo) {
 function facesText({ faces, facesError }) {
   if (facesError) return `Faces were not looked for: ${facesError}`;
   if (!faces) return "Looking for faces…";
-  if (!faces.length) return "No face was found. The hole is filled as in a picture without faces, which looks worse on a face.";
+  if (!faces.length) return NO_FACE;
   return faces.length === 1 ? "1 face was found." : `${faces.length} faces were found.`;
 }
 

@@ -10,16 +10,17 @@ const FORMATS = {
 };
 
 /**
- * The pixels of an image, upright. Transparent parts become white, and its colours are not converted.
+ * The pixels of an image, upright, in sRGB, as the result says nothing of a colour space. Transparent parts become white.
  *
  * @param {Blob} file
- * @returns {Promise<Picture>} RGB
+ * @returns {Promise<Picture & {isFlattened: boolean}>} RGB, and whether there were transparent parts
  */
 export async function decode(file) {
-  const { width, height, data } = await rgba(file);
-  const out = { width, height, channels: 3, data: new Uint8Array(width * height * 3) };
+  const { width, height, data } = await rgba(file, "default");
+  const out = { width, height, channels: 3, data: new Uint8Array(width * height * 3), isFlattened: false };
   for (let i = 0; i < width * height; i++) {
     const alpha = data[4 * i + 3];
+    if (alpha !== 255) out.isFlattened = true;
     for (let c = 0; c < 3; c++) {
       const value = data[4 * i + c];
       out.data[3 * i + c] = alpha === 255 ? value : Math.round((value * alpha + 255 * (255 - alpha)) / 255);
@@ -36,19 +37,20 @@ export async function decode(file) {
  * @returns {Promise<import("./crops.js").Hole>}
  */
 export async function decodeMask(file, photo) {
-  const { width, height, data } = await rgba(file);
+  const { width, height, data } = await rgba(file, "none");
   if (width !== photo.width || height !== photo.height) {
     throw new Error(`The mask is ${width} x ${height} pixels, and the photo ${photo.width} x ${photo.height}.`);
   }
   return { width, height, data: Uint8Array.from({ length: width * height }, (_, i) => Number(data[4 * i] >= 128)) };
 }
 
-async function rgba(file) {
+/** @param {Blob} file @param {ColorSpaceConversion} colorSpaceConversion @returns {Promise<ImageData>} */
+async function rgba(file, colorSpaceConversion) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, {
       imageOrientation: "from-image",
-      colorSpaceConversion: "none",
+      colorSpaceConversion,
       premultiplyAlpha: "none",
     });
   } catch {

@@ -49,7 +49,7 @@ async function inpaint({ photo, mask, model, size, detail, faces: withFaces, for
   const pixels = hole.data.reduce((sum, x) => sum + x, 0);
   const ways = withFaces ? WAYS : [];
   let result = { image: picture, crops: [] };
-  const notes = [];
+  const notes = picture.isFlattened ? ["Transparent pixels became white."] : [];
   if (pixels) {
     const find = ways.map((way) => (filled) => findPoints(filled, way));
     result = await fillHole((view) => sessions.fill(model, view, detail), picture, hole, find, size, (stage, fraction) =>
