@@ -65,7 +65,6 @@ def configure(name: str, arguments: argparse.Namespace) -> TrainingConfig:
         f"batch={arguments.batch}",
         f"steps={arguments.images // arguments.batch}",
         f"seed={arguments.seed}",
-        f"model.image_size={arguments.size}",
         "data.workers=0",
     ]
     if name in NETWORKS and arguments.widths == "equal":

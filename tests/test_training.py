@@ -1,5 +1,6 @@
 """Training on small pictures: configuration, the loop, checkpoints, resuming."""
 
+import json
 import math
 
 import pytest
@@ -159,6 +160,11 @@ class TestTrainer:
             assert entry["total"] == pytest.approx(total, rel=1e-5)
         model = MDRNets.from_pretrained(folder)
         assert model.config == TINY
+
+    @pytest.mark.parametrize("named", [[], ["model.image_size=64"]])
+    def test_the_model_knows_the_size_of_its_images(self, faces, tmp_path, named):
+        folder = Trainer(small(faces, "steps=1", "data.size=48", *named), tmp_path / "run").run()
+        assert json.loads((folder / "config.json").read_text())["image_size"] == 48
 
     def test_loss_falls_on_one_picture(self, tmp_path):
         faces = save_faces(tmp_path / "one", count=1)

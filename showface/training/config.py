@@ -97,7 +97,7 @@ class TrainingConfig:
     Attributes:
         data: the training images.
         system: the network to train: "mdrnets", or a baseline by its name in `showface.baselines.NETWORKS`.
-        model: the configuration of MDRNets.
+        model: the configuration of MDRNets; its `image_size` has no effect, since `data.size` takes its place.
         baseline: the configuration of a baseline; `image_size` 0 takes the size of the training images.
         loss: the weights of the losses.
         gan: the discriminator.
@@ -209,7 +209,7 @@ class TrainingConfig:
     def network(self) -> InpaintingNetwork:
         """The network to train, with random weights."""
         if self.system == MDRNets.system:
-            return MDRNets(self.model)
+            return MDRNets(replace(self.model, image_size=self.data.size))
         size = self.baseline.image_size or self.data.size
         return NETWORKS[self.system](replace(self.baseline, image_size=size))
 

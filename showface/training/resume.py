@@ -33,6 +33,7 @@ _EFFECTS = {
     "data.components": _SAMPLES,
     "data.workers": _NOTHING,
     "seed": "another order of the images, other crops and other holes from here on; the weights stay",
+    "model.image_size": "no effect: data.size takes its place",
     "init": "no effect: the weights are those of the checkpoint",
     "lr": _RATE,
     "warmup": _RATE,
