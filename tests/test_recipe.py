@@ -208,7 +208,7 @@ def run_one_of_two(rank: int, port: int, faces: Path, out: Path, options: list[s
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("more", [[], ["gan.r1=0.01"], ["gan.on_features=true"]])
+@pytest.mark.parametrize("more", [[], ["gan.r1=0.01"], ["gan.on_features=true"], ["loss.parsing=0"]])
 def test_two_processes_train_what_one_does(tmp_path, more):
     """Each process has half of the batch; steps, weights and memory are the same up to the order of additions."""
     if more == ["gan.on_features=true"]:

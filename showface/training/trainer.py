@@ -88,6 +88,8 @@ class Trainer:
         self.model = channels_last(config.network().to(self.device))
         if config.init and not resume:
             start_from(self.model, config.init)
+        for part in self.model.untrained(config.loss):
+            part.requires_grad_(False)
         self.ema = AveragedModel(self.model, multi_avg_fn=self._update_ema)
         weights, gan = config.loss, config.gan
         self._features = None
