@@ -166,6 +166,12 @@ class TestTrainer:
         folder = Trainer(small(faces, "steps=1", "data.size=48", *named), tmp_path / "run").run()
         assert json.loads((folder / "config.json").read_text())["image_size"] == 48
 
+    def test_the_average_of_the_weights_does_not_wait_for_the_device(self, faces, tmp_path):
+        trainer = Trainer(small(faces), tmp_path / "run")
+        averaged = torch.zeros(2)
+        trainer._update_ema([averaged], [torch.ones(2)], torch.empty((), device="meta"))  # can't be read
+        torch.testing.assert_close(averaged, torch.full((2,), 0.9))
+
     def test_loss_falls_on_one_picture(self, tmp_path):
         faces = save_faces(tmp_path / "one", count=1)
         same = ["data.crop=[1.0,1.0]", "data.colour=0", "data.ratio=[0.3,0.3]"]

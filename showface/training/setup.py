@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.utils.data import DataLoader
@@ -31,7 +32,9 @@ def make_accelerator(device: str) -> Accelerator:
         # Accelerate's state is global and keeps the first device: reset it.
         AcceleratorState._reset_state(reset_partial_state=True)
         os.environ["ACCELERATE_TORCH_DEVICE"] = device
-    return Accelerator(cpu=device == "cpu")
+    # Buffers need not be sent at every forward. Their updates are reduced over the processes; those of batch norms are
+    # not, but only the first process saves them.
+    return Accelerator(cpu=device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
 
 
 def make_dataset(config: TrainingConfig) -> FaceFolder | FaceShards:

@@ -391,9 +391,10 @@ class Trainer:
         warmup = min((self.step - start + 1) / max(config.warmup, 1), 1.0)
         return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * min((self.step - start) / (end - start), 1.0)))
 
-    def _update_ema(self, averaged: Tensors, current: Tensors, count: int | Tensor) -> None:
+    def _update_ema(self, averaged: Tensors, current: Tensors, _: int | Tensor) -> None:
         """Update the EMA, with a smaller decay at the start, so that the random first weights are soon forgotten."""
-        decay = min(self.config.ema_decay, (1 + int(count)) / (10 + int(count)))
+        count = int(self.ema.n_averaged)  # on the CPU; the argument is a copy on the GPU, which a read would wait for
+        decay = min(self.config.ema_decay, (1 + count) / (10 + count))
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def _ema_model(self) -> InpaintingNetwork:
