@@ -42,8 +42,13 @@ def about_model(model: str | PathLike[str]) -> About:
     if isinstance(model, str) and model in BUNDLED:
         return About(model, _BUNDLED[model], _BUNDLED_LICENCE)
     folder = find_model(model)
-    name = Path(model).resolve().name  # of "org/name" too
-    return About(name, f"a saved {saved_system(folder)} model", stated_licence(folder) or "not stated")
+    return About(model_name(model), f"a saved {saved_system(folder)} model", stated_licence(folder) or "not stated")
+
+
+def model_name(model: str | PathLike[str]) -> str:
+    """The name of a folder or of "org/name"; for a run's folder `model`, the name of the run."""
+    path = Path(model).resolve()
+    return path.parent.name if path.name == "model" else path.name
 
 
 def stated_licence(folder: Path) -> str | None:
