@@ -82,13 +82,17 @@ def make_loader(
 
 def make_optimiser(config: TrainingConfig, network: str, parameters: Iterable[Tensor]) -> Optimizer:
     """The optimiser of the "model", or of the "discriminator", which is always AdamW."""
-    muon = config.optimiser == "muon" and network == "model"
-    # High momentum makes the two networks of a GAN oscillate; 0.5 is from Yu et al., 2019.
-    momentum = 0.5 if config.loss.adversarial else 0.95 if muon else 0.9
-    settings: dict[str, Any] = {"lr": config.lr, "betas": (momentum, 0.999), "weight_decay": config.weight_decay}
-    if muon:
+    settings: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimiser == "muon" and network == "model":
         return Muon(parameters, **settings, dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32)
     return AdamW(parameters, **settings, fused=True)
+
+
+def betas_at(optimiser: Optimizer, adversarial: bool) -> tuple[float, float]:
+    """The decays of an optimiser's momentum and squared gradients, in a step with or without a discriminator."""
+    momentum, squares = optimiser.defaults["betas"]
+    # High momentum makes the two networks of a GAN oscillate; 0.5 is from Yu et al., 2019.
+    return (0.5 if adversarial else momentum), squares
 
 
 def make_discriminator(gan: GANConfig, features: FrozenFeatures | None) -> Discriminator:

@@ -36,6 +36,7 @@ from showface.training.logger import Logger, Meter, NullLogger, peak_memory, sam
 from showface.training.objective import Objective, frozen, shift_at, shifted
 from showface.training.resume import Change, explain, find_changes, remove_leftovers, write_config
 from showface.training.setup import (
+    betas_at,
     make_accelerator,
     make_dataset,
     make_discriminator,
@@ -190,6 +191,7 @@ class Trainer:
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
                 group["lr"] = self._lr() * self._lr_scales[name]
+                group["betas"] = betas_at(optimiser, discriminator is not None)
         self.model.train()
         means: dict[str, Tensor] = {}
         for number, batch in enumerate(batches, start=1):
@@ -347,10 +349,9 @@ class Trainer:
             for name, network in self._saved.items():
                 network.load_state_dict(state[name])
             for name, optimiser in self.optimisers.items():
-                own = [{key: group[key] for key in ("betas", "weight_decay")} for group in optimiser.param_groups]
                 optimiser.load_state_dict(state["optimisers"][name])
-                for group, settings in zip(optimiser.param_groups, own, strict=True):
-                    group.update(settings)  # they may have been changed for the rest of the run
+                for group in optimiser.param_groups:
+                    group["weight_decay"] = self.config.weight_decay  # it may have been changed for the rest of the run
         except (KeyError, RuntimeError, ValueError) as error:
             wanted = f"another system or configuration than this one of {self.config.system}"
             changed = "; changed since: " + ", ".join(map(str, self._changes)) if self._changes else ""
