@@ -89,6 +89,13 @@ class TestConfig:
         with pytest.raises(ValueError, match=message):
             load_config(overrides=[override])
 
+    def test_an_adversarial_loss_that_no_step_would_use(self):
+        overrides = ["loss.adversarial=1", "gan.start=50000", "gan.alone=150"]
+        message = r"gan\.start \+ gan\.alone must be below steps \(20000\), got 50150: the adversarial loss would never"
+        with pytest.raises(ValueError, match=message):
+            load_config(overrides=[*overrides, "steps=20000"])
+        load_config(overrides=[*overrides, "steps=50151"])
+
     @pytest.mark.parametrize(
         ("overrides", "smallest"),
         [

@@ -182,6 +182,12 @@ class TrainingConfig:
             raise ValueError(
                 f"loss.feature_matching needs a loss.adversarial above 0, got {self.loss.feature_matching} with 0"
             )
+        first = self.gan.start + self.gan.alone
+        if self.loss.adversarial and first >= self.steps:
+            raise ValueError(
+                f"gan.start + gan.alone must be below steps ({self.steps}), got {first}: the adversarial loss would "
+                "never be used"
+            )
         if not any(self.loss.by_name().values()):
             raise ValueError("loss must have a weight above 0, got 0 for every loss")
         self._check_smallest_image()
