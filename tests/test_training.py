@@ -209,6 +209,15 @@ class TestTrainer:
         assert (trainer.model.memory.idle[3] == 0).any()
         assert (trainer.model.memory.idle[:3] > 0).all()
 
+    def test_labels_need_all_regions(self, faces, tmp_path):
+        Trainer(small(faces, "model.regions=5"), tmp_path / "without labels")
+        labels = faces.with_name("faces_parsing")
+        labels.mkdir()
+        for path in faces.iterdir():
+            Image.new("L", (40, 40), 3).save(labels / path.name)
+        with pytest.raises(ValueError, match=r"images with labels need model\.regions=19, got 5"):
+            Trainer(small(faces, "model.regions=5"), tmp_path / "run")
+
     @pytest.mark.parametrize("optimiser", ["adamw", "muon"])
     def test_resuming_is_as_if_never_stopped(self, faces, tmp_path, monkeypatch, optimiser):
         # With so many slots every step replaces an idle one, so it depends on the initial random numbers.

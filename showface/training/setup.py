@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.utils.data import DataLoader
 
-from showface.data import EpochSampler, FaceFolder, FaceShards
+from showface.data import REGIONS, EpochSampler, FaceFolder, FaceShards
 from showface.distributed import check_device
-from showface.models import InpaintingNetwork
+from showface.models import InpaintingNetwork, MDRNets
 from showface.models.discriminator import Discriminator, FeatureDiscriminator, MultiScaleDiscriminator
 from showface.training.config import GANConfig, TrainingConfig
 from showface.training.features import FrozenFeatures
@@ -38,15 +38,24 @@ def make_accelerator(device: str) -> Accelerator:
 
 
 def make_dataset(config: TrainingConfig) -> FaceFolder | FaceShards:
-    """The training images. Raises ValueError unless the configuration names either folders or shards."""
+    """The training images.
+
+    Raises:
+        ValueError: the configuration names neither folders nor shards, or both, or fewer regions than labels have.
+    """
     data = config.data
     if bool(data.folders) == bool(data.shards):
         given = "folders and shards" if data.folders else "no training images"
         raise ValueError(f"{given}: name folders with --data or data.folders, or else shards with data.shards")
     augmentation = data.augmentation()
+    dataset: FaceFolder | FaceShards
     if data.folders:
-        return FaceFolder(data.folders, augmentation, min_side=data.min_side, seed=config.seed)
-    return FaceShards(data.shards, augmentation, min_side=data.min_side, seed=config.seed)
+        dataset = FaceFolder(data.folders, augmentation, min_side=data.min_side, seed=config.seed)
+    else:
+        dataset = FaceShards(data.shards, augmentation, min_side=data.min_side, seed=config.seed)
+    if dataset.labelled and config.system == MDRNets.system and config.model.regions < len(REGIONS):
+        raise ValueError(f"images with labels need model.regions={len(REGIONS)}, got {config.model.regions}")
+    return dataset
 
 
 def make_loader(

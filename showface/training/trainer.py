@@ -70,7 +70,7 @@ class Trainer:
         FileExistsError: `out` already holds a run and `resume` is not set.
         FileNotFoundError: no checkpoint to resume from, or a data folder or weights that don't exist.
         ValueError: no data is named, the device can't be used, the batch can't be split evenly between the processes,
-            or the checkpoint belongs to another configuration.
+            the network has too few regions for the labels, or the checkpoint belongs to another configuration.
     """
 
     def __init__(self, config: TrainingConfig, out: str | Path, resume: bool = False) -> None:
