@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from showface.data import read_image, read_labels, read_mask, resize_and_crop
+from showface.data import UnreadableImageError, read_image, read_labels, read_mask, resize_and_crop
 from showface.data.regions import region_indices
 from showface.evaluation.eyes import eye_likeness, hides_an_eye
 from showface.evaluation.identity import IdentityDistance
@@ -137,9 +137,14 @@ def bin_label(bounds: Bin | str) -> str:
 def read_regions(path: Path, image: Path, size: int) -> npt.NDArray[np.int64]:
     """Read the label image of an image file, and crop and resize it as `read_target` does the image.
 
-    Returns `(size, size)`, the index of each pixel's region in `showface.data.REGIONS`, negative where unknown.
+    Returns `(size, size)`, the index of each pixel's region in `showface.data.REGIONS`, negative where unknown. Raises
+    UnreadableImageError, as for a file that is no image, if the labels are of another mode or do not fit the image.
     """
-    labels = read_labels(path, read_image(image).size)
+    size_of_image = read_image(image).size
+    try:
+        labels = read_labels(path, size_of_image)
+    except ValueError as error:
+        raise UnreadableImageError(f"cannot use the labels {path}: {error}") from error
     return region_indices(np.asarray(ImageOps.fit(labels, (size, size), Image.Resampling.NEAREST)))
 
 
@@ -261,15 +266,15 @@ def evaluate(
         frechet: if given, collects composites and targets by system, image set and bin.
         aligned: the faces are aligned; measures how alike the eyes are where the hole hides one.
         progress: called after each pair with the number of finished pairs and the total.
-        on_failure: called with each pair whose photo or labels can't be read, and the reason; the pair is left out.
+        on_failure: called with each pair whose photo or labels can't be used, and the reason; the pair is left out.
             By default, such a pair raises.
 
     Returns:
         `len(pairs) * len(systems)` scores, pair by pair, less those left out.
 
     Raises:
-        ValueError: no systems, a mask file that has changed since `plan`, labels that don't fit their image, or a
-            result of another shape or dtype.
+        ValueError: no systems, a mask file that has changed since `plan`, or a result of another shape or dtype.
+        OSError: a mask, or without `on_failure` a photo or its labels, can't be used.
     """
     if not systems:
         raise ValueError("there are no systems to evaluate")

@@ -41,7 +41,7 @@ HOLES = ("free-form", "components")
 class Evaluation:
     """The result of `run_evaluation`: means, means by region, and all scores and pairs.
 
-    `failed` has the photos that were left out because they, or their labels, can't be read: the reason by `set/name`.
+    `failed` has the photos that were left out because they, or their labels, can't be used: the reason by `set/name`.
     """
 
     rows: list[Row]
