@@ -117,9 +117,7 @@ def test_losses_of_images_only_where_a_stage_paints(faces, tmp_path):
 
 def test_the_learning_rate_starts_anew_in_each_stage(faces, tmp_path):
     trainer = Trainer(staged(faces, "dsi", "steps=30", "warmup=5", "lr=0.1"), tmp_path / "run")
-    rates = []
-    for trainer.step in range(30):
-        rates.append(trainer._lr())
+    rates = [trainer._lr(step) for step in range(30)]
     assert rates[:10] == rates[10:20] == rates[20:]
     assert max(rates) == pytest.approx(0.1, rel=0.4)
     assert rates[9] < rates[5]

@@ -179,6 +179,12 @@ class TestTrainer:
         trainer._update_ema([averaged], [torch.ones(2)], torch.empty((), device="meta"))  # can't be read
         torch.testing.assert_close(averaged, torch.full((2,), 0.9))
 
+    def test_the_learning_rate_of_each_step_is_logged(self, faces, tmp_path):
+        Trainer(small(faces, "steps=4", "log_every=1", "lr=1e-3", "warmup=2"), tmp_path / "run").run()
+        cosine = [0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
+        expected = [1e-3 * warm * fall for warm, fall in zip((0.5, 1, 1, 1), cosine, strict=True)]
+        assert [entry["lr"] for entry in entries(tmp_path / "run")] == pytest.approx(expected)
+
     def test_loss_falls_on_one_picture(self, tmp_path):
         faces = save_faces(tmp_path / "one", count=1)
         same = ["data.crop=[1.0,1.0]", "data.colour=0", "data.ratio=[0.3,0.3]"]
@@ -350,9 +356,7 @@ class TestTrainer:
 
     def test_learning_rate_rises_and_falls(self, faces, tmp_path):
         trainer = Trainer(small(faces, "steps=100", "warmup=10", "lr=0.5"), tmp_path / "run")
-        lrs = []
-        for trainer.step in range(100):
-            lrs.append(trainer._lr())
+        lrs = [trainer._lr(step) for step in range(100)]
         assert lrs[0] == pytest.approx(0.05)
         assert max(lrs) == lrs[9] == pytest.approx(0.5, rel=0.03)
         assert lrs[9:] == sorted(lrs[9:], reverse=True)

@@ -190,7 +190,7 @@ class Trainer:
         for name, optimiser in self.optimisers.items():
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
-                group["lr"] = self._lr() * self._lr_scales[name]
+                group["lr"] = self._lr(self.step) * self._lr_scales[name]
                 group["betas"] = betas_at(optimiser, discriminator is not None)
         self.model.train()
         means: dict[str, Tensor] = {}
@@ -322,7 +322,7 @@ class Trainer:
         taken, count = time.perf_counter() - meter.started, self.step - meter.first_step
         means = self.accelerator.reduce(meter.means(), "mean")
         values = {name: float(mean) for name, mean in means.items()} | {
-            "lr": self._lr(),
+            "lr": self._lr(self.step - 1),
             "images_per_second": count * self.config.step_images / taken,
             "waiting": meter.waited / taken,
             "memory_gib": peak_memory(self.device),
@@ -386,11 +386,11 @@ class Trainer:
             return asked
         return bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.device), "sum") > 0)
 
-    def _lr(self) -> float:
-        """The learning rate of the next step: linear warm-up, times half a cosine down to 0, in each stage."""
-        config, (start, end) = self.config, self.schedule.span(self.step)
-        warmup = min((self.step - start + 1) / max(config.warmup, 1), 1.0)
-        return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * min((self.step - start) / (end - start), 1.0)))
+    def _lr(self, step: int) -> float:
+        """The learning rate after `step` steps: linear warm-up, times half a cosine down to 0, in each stage."""
+        config, (start, end) = self.config, self.schedule.span(step)
+        warmup = min((step - start + 1) / max(config.warmup, 1), 1.0)
+        return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * min((step - start) / (end - start), 1.0)))
 
     def _update_ema(self, averaged: Tensors, current: Tensors, _: int | Tensor) -> None:
         """Update the EMA, with a smaller decay at the start, so that the random first weights are soon forgotten."""
