@@ -146,19 +146,6 @@ def test_other_steps_and_other_systems_are_refused(faces, tmp_path):
         Trainer(staged(faces, "unet", "steps=40"), out, resume=True)
 
 
-def test_a_checkpoint_without_a_stage(faces, tmp_path):
-    """Checkpoints of older versions don't name a stage."""
-    config = staged(faces, "unet", "steps=3")
-    Trainer(config, tmp_path / "whole").run()
-    paths = list_checkpoints(tmp_path / "whole" / "checkpoints")
-    state = torch.load(paths[1], weights_only=True)
-    assert state.pop("stage") == ""
-    (tmp_path / "old" / "checkpoints").mkdir(parents=True)
-    torch.save(state, tmp_path / "old" / "checkpoints" / paths[1].name)
-    Trainer(config, tmp_path / "old", resume=True).run()
-    compare(*(load_checkpoint(tmp_path / name / "checkpoints") for name in ("old", "whole")), "checkpoint")
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_by_the_command(showface, faces, name):
     options = [*SMALL, f"system={name}", "baseline.channels=8", "steps=3"]

@@ -191,8 +191,6 @@ class TrainingConfig:
         if not any(self.loss.by_name().values()):
             raise ValueError("loss must have a weight above 0, got 0 for every loss")
         self._check_smallest_image()
-        blocks = self.model.refinement_blocks
-        _check("model.refinement_blocks", blocks, "numbers of at least 0", lambda x: min(x) >= 0)
         self.data.check()
 
     def _check_smallest_image(self) -> None:

@@ -84,9 +84,7 @@ def resumed_config(out: str | Path, file: str | Path | None = None, overrides: S
 def find_changes(out: Path, config: TrainingConfig) -> list[Change]:
     """The settings that differ from those in the folder's `config.yaml`; none if it can't be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old names
-            stored = load_config(out / CONFIG_FILE)
+        stored = load_config(out / CONFIG_FILE)
     except (OSError, ValueError):
         return []
     before, now = _flat(asdict(stored)), _flat(asdict(config))

@@ -337,7 +337,7 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
-        saved = state.get("stage", "")
+        saved = state["stage"]
         if saved != self.stage.name:
             wanted = f"of another system or configuration than this one of {self.config.system}"
             raise ValueError(
@@ -356,11 +356,9 @@ class Trainer:
             wanted = f"another system or configuration than this one of {self.config.system}"
             changed = "; changed since: " + ", ".join(map(str, self._changes)) if self._changes else ""
             raise ValueError(f"the checkpoint in {self.checkpoints} is of {wanted}{changed}") from error
-        images = state.get("images", len(self.dataset))  # older versions did not save it
-        if images != len(self.dataset):
-            text = (
-                f"there were {images} images before the stop, and now {len(self.dataset)}: their order is another one"
-            )
+        before, now = state["images"], len(self.dataset)
+        if before != now:
+            text = f"there were {before} images before the stop, and now {now}: their order is another one"
             warnings.warn(text, stacklevel=3)
         number = self.accelerator.process_index
         if number >= len(state["random"]):
