@@ -12,12 +12,11 @@ from showface.files import printable
 
 __all__ = ["choose_cases", "contact_sheet"]
 
-_MARGIN, _CAPTION = 4, 16
+_TYPICAL, _WORST = 2, 2  # cases of each bin
+_MARGIN, _CAPTION = 4, 16  # pixels
 
 
-def choose_cases(
-    pairs: Sequence[Pair], scores: Sequence[Score], system: str, typical: int = 2, worst: int = 2
-) -> list[tuple[str, Pair]]:
+def choose_cases(pairs: Sequence[Pair], scores: Sequence[Score], system: str) -> list[tuple[str, Pair]]:
     """Choose the cases to show from each bin: cases around a system's median PSNR, then cases with its lowest PSNR.
 
     Returns pairs with their kind, "typical" or "worst".
@@ -26,10 +25,10 @@ def choose_cases(
     chosen: list[tuple[str, Pair]] = []
     for label in dict.fromkeys(score.bin for score in mine):
         ranked = sorted((score.psnr, i) for i, score in enumerate(mine) if score.bin == label)
-        rest = ranked[worst:]
-        middle = max(0, len(ranked) // 2 - worst - typical // 2)
-        chosen += [("typical", pairs[i]) for _, i in rest[middle : middle + typical]]
-        chosen += [("worst", pairs[i]) for _, i in ranked[:worst]]
+        rest = ranked[_WORST:]
+        middle = max(0, len(ranked) // 2 - _WORST - _TYPICAL // 2)
+        chosen += [("typical", pairs[i]) for _, i in rest[middle : middle + _TYPICAL]]
+        chosen += [("worst", pairs[i]) for _, i in ranked[:_WORST]]
     return chosen
 
 

@@ -16,6 +16,7 @@ from showface.registry import load_model
 __all__ = ["CLASSICAL", "classical_system", "model_system"]
 
 CLASSICAL = ("telea", "navier-stokes")
+_RADIUS = 3  # pixels of the neighbourhood from which OpenCV fills a pixel
 
 
 def model_system(model: InpaintingNetwork | str | Path = "default") -> protocol.Inpainter:
@@ -34,7 +35,7 @@ def model_system(model: InpaintingNetwork | str | Path = "default") -> protocol.
     return run
 
 
-def classical_system(name: str, radius: float = 3) -> protocol.Inpainter:
+def classical_system(name: str) -> protocol.Inpainter:
     """The inpainter of a classical method in OpenCV, which needs no training.
 
     Source: "telea" is Telea 2004: it fills from the hole's edge inwards; each pixel gets a weighted mean of known
@@ -42,7 +43,6 @@ def classical_system(name: str, radius: float = 3) -> protocol.Inpainter:
 
     Args:
         name: one of `CLASSICAL`.
-        radius: radius in pixels of the neighbourhood from which a pixel is filled.
 
     Raises:
         ValueError: another name.
@@ -57,6 +57,6 @@ def classical_system(name: str, radius: float = 3) -> protocol.Inpainter:
     method = {"telea": cv2.INPAINT_TELEA, "navier-stokes": cv2.INPAINT_NS}[name]
 
     def run(image: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-        return np.asarray(cv2.inpaint(image, hole.astype(np.uint8) * 255, radius, method), dtype=np.uint8)
+        return np.asarray(cv2.inpaint(image, hole.astype(np.uint8) * 255, _RADIUS, method), dtype=np.uint8)
 
     return run
