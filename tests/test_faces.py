@@ -231,7 +231,7 @@ def test_bad_options_are_refused(faces: Path) -> None:
         {"components": 1.5},
     ]
     for options in bad:
-        with pytest.raises(ValueError, match=next(iter(options))):
+        with pytest.raises(ValueError, match=f"^{next(iter(options))} must be "):
             Augmentation(**options)
     with pytest.raises(ValueError, match="seed"):
         FaceFolder(faces, seed=-1)

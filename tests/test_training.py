@@ -79,7 +79,7 @@ class TestConfig:
             ("data.min_side=-1", r"data\.min_side must be at least 0"),
             ("data.crop=[0,1]", r"data\.crop must be two numbers 0 < low <= high <= 1, got \(0\.0, 1\.0\)"),
             ("data.ratio=[0.5,0.4]", r"data\.ratio must be two numbers"),
-            ("data.ratio=[0,0]", r"data\.ratio must be two numbers"),
+            ("data.ratio=[0,0]", r"data\.ratio must be two numbers, the second above 0, got \(0\.0, 0\.0\)"),
             ("data.colour=1", r"data\.colour must be at least 0 and below 1, got 1\.0"),
             ("data.kind=dots", r"data\.kind must be one of strokes, blocks, both, got 'dots'"),
             ("model.refinement_blocks=[-1,1,1]", r"refinement_blocks must be three numbers from 0 upwards"),

@@ -13,7 +13,6 @@ from yaml import YAMLError
 
 from showface.baselines import NETWORKS, BaselineConfig
 from showface.data import Augmentation
-from showface.data.masks import KINDS
 from showface.losses import LossWeights
 from showface.models import InpaintingNetwork, MDRNets, MDRNetsConfig
 from showface.registry import find_network
@@ -48,13 +47,12 @@ class DataConfig:
         _check("data.size", self.size, "a multiple of 16", lambda x: x >= 16 and x % 16 == 0)
         _check("data.min_side", self.min_side, "at least 0", lambda x: x >= 0)
         _check("data.workers", self.workers, "at least 0", lambda x: x >= 0)
-        _check("data.colour", self.colour, "at least 0 and below 1", lambda x: 0 <= x < 1)
-        _check("data.kind", self.kind, f"one of {', '.join(KINDS)}", lambda x: x in KINDS)
-        _check("data.components", self.components, "in [0, 1]", lambda x: 0 <= x <= 1)
-        _check("data.crop", self.crop, "two numbers 0 < low <= high <= 1", lambda x: 0 < x[0] <= x[1] <= 1)
-        # A ratio of 0 only would give no hole to learn from.
-        wanted = "two numbers 0 <= low <= high <= 1, high above 0"
-        _check("data.ratio", self.ratio, wanted, lambda x: 0 <= x[0] <= x[1] <= 1 and x[1] > 0)
+        try:
+            self.augmentation()
+        except ValueError as error:
+            raise ValueError(f"data.{error}") from error
+        # Otherwise there would be no hole to learn from.
+        _check("data.ratio", self.ratio, "two numbers, the second above 0", lambda x: x[1] > 0)
 
     def augmentation(self) -> Augmentation:
         """The augmentation with these settings. Raises ValueError for a setting out of range."""
