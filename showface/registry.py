@@ -15,7 +15,7 @@ from showface.models.find import CARD_FILE, find_detail, find_model
 from showface.models.network import Network, saved_system
 from showface.nn import channels_last
 
-NETWORKS: dict[str, type[InpaintingNetwork]] = {MDRNets.system: MDRNets, **baselines.NETWORKS}
+NETWORKS: dict[str, type[InpaintingNetwork]] = {MDRNets.system: MDRNets, **baselines.BASELINES}
 _BUNDLED = {
     "default": "sharp: trained with perceptual and adversarial losses to look realistic",
     "psnr": "smooth: trained for the closest pixels",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import showface as package
-from showface.baselines import ICT, NETWORKS
+from showface.baselines import BASELINES, ICT
 from showface.models.stages import Stage, StageSchedule
 from showface.training import Trainer, TrainingConfig
 from showface.training.checkpoint import list_checkpoints, load_checkpoint
@@ -152,7 +152,7 @@ def test_by_the_command(showface, faces, name):
     code, _, err = showface("train", "--out", "run", "--data", faces, *options)
     assert (code, err) == (0, "")
     network = package.load_model("run/model")
-    assert type(network) is NETWORKS[name]
+    assert type(network) is BASELINES[name]
     assert not network.training
     code, _, err = showface("evaluate", "--images", faces, "--model", "run/model", "--out", "scores", "--size", 32)
     assert code == 0, err

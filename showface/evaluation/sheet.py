@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from PIL import Image, ImageDraw
 
 from showface.evaluation.metrics import psnr
-from showface.evaluation.protocol import Inpainter, Pair, Score, complete, read_hole
+from showface.evaluation.protocol import FillHole, Pair, Score, complete, read_hole
 from showface.files import printable
 
 __all__ = ["choose_cases", "contact_sheet"]
@@ -32,14 +32,14 @@ def choose_cases(pairs: Sequence[Pair], scores: Sequence[Score], system: str) ->
     return chosen
 
 
-def contact_sheet(cases: Sequence[tuple[str, Pair]], systems: Mapping[str, Inpainter], size: int) -> Image.Image:
+def contact_sheet(cases: Sequence[tuple[str, Pair]], systems: Mapping[str, FillHole], size: int) -> Image.Image:
     """A row per case: the input with a white hole, the composite and PSNR of each system, and the target."""
     cell = max(size, 128)
     step, line = cell + _MARGIN, cell + _MARGIN + _CAPTION
     sheet = Image.new("RGB", (step * (len(systems) + 2) + _MARGIN, line * len(cases) + _MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (kind, pair) in enumerate(cases):
-        runs = {name: complete(inpainter, pair) for name, inpainter in systems.items()}
+        runs = {name: complete(fill, pair) for name, fill in systems.items()}
         target = next(iter(runs.values()))[0]
         shown = target.copy()
         shown[read_hole(pair.mask, pair.size)] = 255

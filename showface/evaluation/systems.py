@@ -1,4 +1,4 @@
-"""Ready-made inpainters to evaluate: saved models, and OpenCV's classical methods."""
+"""Ready-made systems to evaluate: saved models, and OpenCV's classical methods."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from showface.evaluation import protocol
+from showface.evaluation.protocol import FillHole
 from showface.inference import Inpainter
 from showface.models import InpaintingNetwork
 from showface.registry import load_model
@@ -19,8 +19,8 @@ CLASSICAL = ("telea", "navier-stokes")
 _RADIUS = 3  # pixels of the neighbourhood from which OpenCV fills a pixel
 
 
-def model_system(model: InpaintingNetwork | str | Path = "default") -> protocol.Inpainter:
-    """The inpainter of a network, or of a saved model given by its folder or bundled name.
+def model_system(model: InpaintingNetwork | str | Path = "default") -> FillHole:
+    """The system of a network, or of a saved model given by its folder or bundled name.
 
     Raises:
         FileNotFoundError, ValueError: as `showface.load_model`.
@@ -35,8 +35,8 @@ def model_system(model: InpaintingNetwork | str | Path = "default") -> protocol.
     return run
 
 
-def classical_system(name: str) -> protocol.Inpainter:
-    """The inpainter of a classical method in OpenCV, which needs no training.
+def classical_system(name: str) -> FillHole:
+    """The system of a classical method in OpenCV, which needs no training.
 
     Source: "telea" is Telea 2004: it fills from the hole's edge inwards; each pixel gets a weighted mean of known
     pixels. "navier-stokes" is Bertalmio et al. 2001: it continues edges into the hole as fluid dynamics would.

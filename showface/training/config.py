@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from showface.baselines import NETWORKS, BaselineConfig
+from showface.baselines import BASELINES, BaselineConfig
 from showface.data import Augmentation
 from showface.losses import LossWeights
 from showface.models import InpaintingNetwork, MDRNets, MDRNetsConfig
@@ -94,7 +94,7 @@ class TrainingConfig:
 
     Attributes:
         data: the training images.
-        system: the network to train: "mdrnets", or a baseline by its name in `showface.baselines.NETWORKS`.
+        system: the network to train: "mdrnets", or a baseline by its name in `showface.baselines.BASELINES`.
         model: the configuration of MDRNets; its `image_size` has no effect, since `data.size` takes its place.
         baseline: the configuration of a baseline; `image_size` 0 takes the size of the training images.
         loss: the weights of the losses.
@@ -213,7 +213,7 @@ class TrainingConfig:
         if self.system == MDRNets.system:
             return MDRNets(replace(self.model, image_size=self.data.size))
         size = self.baseline.image_size or self.data.size
-        return NETWORKS[self.system](replace(self.baseline, image_size=size))
+        return BASELINES[self.system](replace(self.baseline, image_size=size))
 
 
 def _check(name: str, value: Any, wanted: str, accepts: Callable[[Any], bool]) -> None:
