@@ -70,7 +70,7 @@ class GANConfig:
         on_features: whether it sees the feature maps of the frozen network `features`, see
             `showface.models.discriminator.FeatureDiscriminator`, and not pixels. `layers` and `scales` then have no
             effect.
-        channels: output width of the discriminator's first convolution.
+        channels: output width of the discriminator's first convolution; with `on_features`, the width of each head.
         layers: number of its convolutions with stride 2.
         scales: number of discriminators; each further one sees the image at half the size, and so twice as far.
         lr_scale: its learning rate as a multiple of the network's.
@@ -99,8 +99,9 @@ class TrainingConfig:
         baseline: the configuration of a baseline; `image_size` 0 takes the size of the training images.
         loss: the weights of the losses.
         gan: the discriminator.
-        features: the frozen network of the perceptual, style and distribution losses, "efficientnet-lite0" or "vgg19".
-        features_weights: file of its weights, for "vgg19".
+        features: the frozen network of the perceptual, style and distribution losses and of `gan.on_features`:
+            "efficientnet-lite0" or "vgg19".
+        features_weights: file of its weights; "vgg19" needs one, and "efficientnet-lite0" has a default.
         init: start from this model, for example to fine-tune it: the name of a bundled model, the folder of a
             saved model, or org/name on the Hub. Parts that it lacks (a coarse-only model has no refinement) keep
             random weights.
