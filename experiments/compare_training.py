@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from showface import load_model
-from showface.baselines import NETWORKS
+from showface.baselines import BASELINES
 from showface.evaluation import CLASSICAL, classical_system, model_system, run_evaluation
 from showface.files import write_text
 from showface.training import Trainer, TrainingConfig, load_config
@@ -41,7 +41,7 @@ MDRNETS = {
     "no-mrem": ["model.use_enhancement=false"],
     "no-inco2": ["loss.coordination=0"],
 }
-SYSTEMS = [*MDRNETS, *NETWORKS]
+SYSTEMS = [*MDRNETS, *BASELINES]
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,9 @@ def configure(name: str, arguments: argparse.Namespace) -> TrainingConfig:
         f"batch={arguments.batch}",
         f"steps={arguments.images // arguments.batch}",
         f"seed={arguments.seed}",
-        f"model.image_size={arguments.size}",
         "data.workers=0",
     ]
-    if name in NETWORKS and arguments.widths == "equal":
+    if name in BASELINES and arguments.widths == "equal":
         overrides.append(f"baseline.channels={EQUAL_COST[name]}")
     return load_config(None, [*overrides, *arguments.set, *(MDRNETS.get(name) or [f"system={name}"])])
 

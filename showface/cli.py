@@ -262,12 +262,12 @@ def evaluate(
 
     from showface import evaluation as ev
     from showface.models import BUNDLED
-    from showface.registry import load_model
+    from showface.registry import load_model, model_name
 
     try:
         systems = {name: ev.classical_system(name) for name in baseline or []}
         for folder in model or ([] if baseline else ["default"]):
-            name = f"showface {folder}" if folder in BUNDLED else Path(folder).resolve().name
+            name = f"showface {folder}" if folder in BUNDLED else model_name(folder)
             if name in systems:
                 raise ValueError(f"the compared models must have different names, got {name} twice")
             systems[name] = ev.model_system(load_model(folder, device))

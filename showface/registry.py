@@ -15,7 +15,7 @@ from showface.models.find import CARD_FILE, find_detail, find_model
 from showface.models.network import Network, saved_detail, saved_system
 from showface.nn import channels_last
 
-NETWORKS: dict[str, type[InpaintingNetwork]] = {MDRNets.system: MDRNets, **baselines.NETWORKS}
+NETWORKS: dict[str, type[InpaintingNetwork]] = {MDRNets.system: MDRNets, **baselines.BASELINES}
 _BUNDLED = {
     "default": "sharp: trained with perceptual and adversarial losses to look realistic",
     "psnr": "smooth: trained for the closest pixels",
@@ -55,8 +55,14 @@ def about_model(model: str | PathLike[str]) -> About:
     size = find_network(system).saved_config(folder).image_size
     if isinstance(model, str) and model in BUNDLED:
         return About(model, _BUNDLED[model], _BUNDLED_LICENCE, folder, detail, size)
-    name = Path(model).resolve().name  # of "org/name" too
-    return About(name, f"a saved {system} model", stated_licence(folder) or "not stated", folder, detail, size)
+    licence = stated_licence(folder) or "not stated"
+    return About(model_name(model), f"a saved {system} model", licence, folder, detail, size)
+
+
+def model_name(model: str | PathLike[str]) -> str:
+    """The name of a folder or of "org/name"; for a run's folder `model`, the name of the run."""
+    path = Path(model).resolve()
+    return path.parent.name if path.name == "model" else path.name
 
 
 def stated_licence(folder: Path) -> str | None:

@@ -12,7 +12,7 @@ from torch.distributions import kl_divergence as expected_kl
 
 import showface as package
 from showface import MDRNets, registry
-from showface.baselines import NETWORKS, Baseline, BaselineConfig
+from showface.baselines import BASELINES, Baseline, BaselineConfig
 from showface.baselines.base import count_strides
 from showface.baselines.ctsdg import edge_map, known_structure
 from showface.baselines.deepfillv2 import ContextualAttention
@@ -25,22 +25,22 @@ from showface.training import load_config
 from support.networks import SIZES, TINY, photo, wake
 
 WIDTH = 8
-STAGELESS = [name for name, network in NETWORKS.items() if not network.stages]
+STAGELESS = [name for name, network in BASELINES.items() if not network.stages]
 # DSI draws one code after another, so large images take long.
 SIZED = [
     pytest.param(
         name, size, id=f"{name}-{size}", marks=[pytest.mark.long] if (name, size) == ("dsi", SIZES[-1]) else []
     )
-    for name in NETWORKS
+    for name in BASELINES
     for size in SIZES
 ]
 
 
 def make(name: str, image_size: int = 32) -> Baseline:
-    return wake(NETWORKS[name](BaselineConfig(WIDTH, image_size))).eval()
+    return wake(BASELINES[name](BaselineConfig(WIDTH, image_size))).eval()
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(params=BASELINES)
 def network(request) -> Baseline:
     """Each baseline, small and random, in eval mode."""
     return make(request.param)
@@ -104,7 +104,7 @@ class TestEveryNetwork:
 
     @pytest.mark.parametrize("network", STAGELESS, indirect=True)
     def test_a_few_steps_lower_the_loss(self, network):
-        network = channels_last(NETWORKS[network.system](BaselineConfig(WIDTH, 32))).train()
+        network = channels_last(BASELINES[network.system](BaselineConfig(WIDTH, 32))).train()
         image, hole = smooth_photo()
         optimiser = torch.optim.Adam(network.parameters(), 3e-3)
         totals = []

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import showface as package
-from showface.baselines import NETWORKS, BaselineConfig
+from showface.baselines import BASELINES, BaselineConfig
 from showface.training import Trainer
 
 from support.runs import SMALL, entries, small, weights
@@ -66,7 +66,7 @@ def test_all_systems_see_the_same_batches(faces, tmp_path):
             assert all(torch.equal(x, batches[0][key]) for key, x in batch.items())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_bf16(faces, tmp_path, name):
     config = small(faces, "steps=1", "precision=bf16", f"system={name}", f"baseline.channels={WIDTH}")
     Trainer(config, tmp_path / "run").run()

@@ -1,6 +1,7 @@
 """The command `showface`: what it prints, what it writes, and how it fails."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from showface import MDRNets, MDRNetsConfig
+from showface.registry import about_model
 
 from support.pictures import save_faces
 from support.runs import SMALL, entries
@@ -160,6 +162,16 @@ class TestTrain:
 
 
 class TestEvaluate:
+    def test_models_of_runs_have_the_names_of_the_runs(self, showface, folder, faces):
+        for run in ("a", "b"):
+            shutil.copytree(folder, Path("runs") / run / "model")
+        models = ("--model", "runs/a/model", "--model", "runs/b/model")
+        code, *_ = showface("evaluate", "--images", faces, "--out", "scores", "--size", 32, "--limit", 1, *models)
+        assert code == 0
+        scores = json.loads(Path("scores/results.json").read_text())["scores"]
+        assert {score["system"] for score in scores} == {"a", "b"}
+        assert about_model("runs/a/model").name == "a"
+
     def test_scores_models_side_by_side(self, showface, folder, faces):
         again = folder.rename(folder.with_name("mine"))
         code, out, _ = showface(

@@ -115,10 +115,14 @@ def test_sharpness_is_the_gradient_as_a_percentage_of_the_targets(images: Path, 
     assert "-" in ev.table(rows)[1][0]
 
 
-def test_labels_must_have_the_shape_of_their_image(images: Path, tmp_path: Path) -> None:
-    Image.new("L", (40, 20)).save(tmp_path / "faces_parsing" / "1.png")
-    with pytest.raises(ValueError, match="40x20 labels do not have the shape"):
-        ev.run_evaluation({"fill": mean_fill}, [images], tmp_path / "out", size=SIZE)
+@pytest.mark.parametrize("holes", ["free-form", "components"])
+def test_a_photo_whose_labels_cannot_be_used_is_left_out(images: Path, tmp_path: Path, holes: str) -> None:
+    labels = tmp_path / "faces_parsing" / "1.png"
+    Image.new("L", (40, 20)).save(labels)
+    found = ev.run_evaluation({"fill": mean_fill}, [images], tmp_path / "out", size=SIZE, holes=holes)
+    assert list(found.failed) == ["faces/1.png"]
+    assert f"cannot use the labels {labels}: 40x20 labels do not have the shape" in found.failed["faces/1.png"]
+    assert {score.image for score in found.scores} == {"0.png", "2.png"}
 
 
 def test_two_folders_of_one_name(images: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The ready-made inpainters: saved models, and OpenCV's classical methods."""
+"""The ready-made systems: saved models, and OpenCV's classical methods."""
 
 import sys
 

@@ -76,7 +76,7 @@ def test_pooled_hole():
 def exported(tmp_path_factory):
     """A small network that is exported quickly, and its ONNX file with float16 weights."""
     torch.manual_seed(0)
-    network = baselines.NETWORKS["pconv"](BaselineConfig(channels=8, image_size=64)).eval()
+    network = baselines.BASELINES["pconv"](BaselineConfig(channels=8, image_size=64)).eval()
     path = tmp_path_factory.mktemp("onnx") / "small.onnx"
     onnx = write_onnx(network, path, half=True, licence="MIT")
     network.load_state_dict(onnx.rounded(network.state_dict()))
@@ -105,7 +105,7 @@ def test_onnx_says_what_it_is(exported):
 
 
 def test_a_network_that_draws_samples_is_refused(tmp_path):
-    network = baselines.NETWORKS["ict"]
+    network = baselines.BASELINES["ict"]
     network(network.config_type(channels=8, image_size=32)).save_pretrained(tmp_path / "ict")
     with pytest.raises(ValueError, match="ict draws its samples in a loop"):
         export_model(str(tmp_path / "ict.onnx"), str(tmp_path / "ict"))
@@ -191,7 +191,7 @@ def test_detail_is_an_input(tmp_path):
     networks = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        networks.append(baselines.NETWORKS["unet"](BaselineConfig(channels=8, image_size=64)).eval())
+        networks.append(baselines.BASELINES["unet"](BaselineConfig(channels=8, image_size=64)).eval())
     networks[0].save_pretrained(tmp_path / "pair")
     with pytest.raises(ValueError, match="detail can't be chosen"):
         export_model(tmp_path / "pair.onnx", str(tmp_path / "pair"), detail_input=True)
@@ -246,10 +246,10 @@ def test_bundled_model(showface, tmp_path, half):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", [name for name in sorted(baselines.NETWORKS) if name not in ("dsi", "ict")])
+@pytest.mark.parametrize("name", [name for name in sorted(baselines.BASELINES) if name not in ("dsi", "ict")])
 def test_baselines(name, tmp_path):
     torch.manual_seed(0)
-    network = baselines.NETWORKS[name](BaselineConfig(channels=8, image_size=64)).eval()
+    network = baselines.BASELINES[name](BaselineConfig(channels=8, image_size=64)).eval()
     onnx = write_onnx(network, tmp_path / "baseline.onnx")
     assert max(row.worst for row in onnx.check_onnx(network, tmp_path / "baseline.onnx", **FEW)) < 1e-4
 

@@ -139,12 +139,8 @@ def test_items_depend_on_seed_epoch_and_index_only(faces: Path) -> None:
     assert same(later, FaceFolder(faces, Augmentation(32), seed=5)[2 + 7 * 3])
     assert not same(later, dataset[2])
     assert not same(later, FaceFolder(faces, Augmentation(32), seed=6)[2 + 7 * 3])
-    dataset.set_epoch(3)
-    assert same(later, dataset[2])
     with pytest.raises(IndexError):
         dataset[-1]
-    with pytest.raises(ValueError, match="epoch"):
-        dataset.set_epoch(-1)
 
 
 def test_workers_give_the_same_stream(faces: Path) -> None:
@@ -235,7 +231,7 @@ def test_bad_options_are_refused(faces: Path) -> None:
         {"components": 1.5},
     ]
     for options in bad:
-        with pytest.raises(ValueError, match=next(iter(options))):
+        with pytest.raises(ValueError, match=f"^{next(iter(options))} must be "):
             Augmentation(**options)
     with pytest.raises(ValueError, match="seed"):
         FaceFolder(faces, seed=-1)

@@ -164,12 +164,6 @@ def test_resize_and_crop() -> None:
     assert resize_and_crop(image, 100).size == (100, 100)
     # Antialiasing: noise made much smaller is nearly flat.
     assert pixels(resize_and_crop(noise(512, 512), 16)).std() < 10
-    crops = {resize_and_crop(image, 40, rng=np.random.default_rng(seed)).tobytes() for seed in range(20)}
-    assert len(crops) > 5
-    same = [resize_and_crop(image, 20, scale=0.5, rng=np.random.default_rng(3)).tobytes() for _ in range(2)]
-    assert same[0] == same[1]
-    with pytest.raises(ValueError, match="scale"):
-        resize_and_crop(image, 16, scale=1.5)
     with pytest.raises(ValueError, match="size"):
         resize_and_crop(image, 0)
 

@@ -1,6 +1,7 @@
 """Muon: the orthogonalised steps, AdamW beside them, and training runs."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -118,6 +119,23 @@ def test_a_saved_state_goes_on_bit_for_bit():
     assert not torch.equal(parts[2].weight, whole[2].weight)
     for a, b in zip(whole.parameters(), middle.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_copy_takes_the_same_steps():
+    model = network()
+    optimiser = Muon(model.parameters())
+    train(model, optimiser)
+    copied, its_optimiser = pickle.loads(pickle.dumps((model, optimiser)))
+    train(model, optimiser)
+    train(copied, its_optimiser)
+    for a, b in zip(model.parameters(), copied.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_parameters_cannot_be_added_later():
+    optimiser = Muon(network().parameters())
+    with pytest.raises(ValueError, match="takes all parameters at once"):
+        optimiser.add_param_group({"params": [nn.Parameter(torch.zeros(20, 20))]})
 
 
 class TestRuns:

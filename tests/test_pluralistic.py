@@ -6,7 +6,7 @@ import torch.multiprocessing as processes
 import torch.nn.functional as F
 from torch import distributed
 
-from showface.baselines import DSI, ICT, NETWORKS, BaselineConfig, PluralisticBaseline
+from showface.baselines import BASELINES, DSI, ICT, BaselineConfig, PluralisticBaseline
 from showface.baselines.ict import COLOURS, ColourTransformer
 from showface.baselines.pixelcnn import StructureGenerator
 from showface.baselines.pluralistic import Codebook, draw
@@ -17,11 +17,11 @@ from support.networks import photo, wake
 
 WIDTH = 8
 NAMES = ("dsi", "ict")
-STAGES = [(name, stage.name) for name in NAMES for stage in NETWORKS[name].stages]
+STAGES = [(name, stage.name) for name in NAMES for stage in BASELINES[name].stages]
 
 
 def make(name: str) -> PluralisticBaseline:
-    network = wake(NETWORKS[name](BaselineConfig(WIDTH, 32)))
+    network = wake(BASELINES[name](BaselineConfig(WIDTH, 32)))
     assert isinstance(network, PluralisticBaseline)
     return network.eval()
 
@@ -79,7 +79,7 @@ class TestStages:
                 assert parameter.grad is None, path
 
     def test_a_few_steps_lower_the_loss(self, name, stage):
-        network = NETWORKS[name](BaselineConfig(WIDTH, 32)).train()
+        network = BASELINES[name](BaselineConfig(WIDTH, 32)).train()
         image, hole = F.interpolate(torch.rand(2, 3, 4, 4) * 2 - 1, (32, 32), mode="bilinear"), photo()[1]
         [known] = [x for x in network.stages if x.name == stage]
         parameters = known.parameters(network)

@@ -40,6 +40,18 @@ def test_discriminator_sets_in_at_its_step(faces, tmp_path):
     assert all(x.requires_grad for x in trainer.discriminator.parameters())
 
 
+@pytest.mark.parametrize(("optimiser", "usual"), [("adamw", 0.9), ("muon", 0.95)])
+def test_the_momentum_is_lower_against_a_discriminator(faces, tmp_path, optimiser, usual):
+    config = small(faces, "steps=4", "gan.start=2", f"optimiser={optimiser}", *ADVERSARIAL)
+    trainer = Trainer(config, tmp_path / "run")
+    found = []
+    for batch in trainer._batches():
+        trainer.train_step([batch])
+        found.append([{group["betas"] for group in x.param_groups} for x in trainer.optimisers.values()])
+    assert [betas for betas, _ in found] == [{(usual, 0.999)}] * 2 + [{(0.5, 0.999)}] * 2
+    assert [betas for _, betas in found[2:]] == [{(0.5, 0.999)}] * 2
+
+
 def test_a_logged_loss_is_a_mean_over_the_steps_that_had_it(faces, tmp_path):
     out = tmp_path / "run"
     Trainer(small(faces, "steps=4", "log_every=4", "gan.start=3", "lr=1e-6", *ADVERSARIAL), out).run()
@@ -208,7 +220,7 @@ def run_one_of_two(rank: int, port: int, faces: Path, out: Path, options: list[s
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("more", [[], ["gan.r1=0.01"], ["gan.on_features=true"]])
+@pytest.mark.parametrize("more", [[], ["gan.r1=0.01"], ["gan.on_features=true"], ["loss.parsing=0"]])
 def test_two_processes_train_what_one_does(tmp_path, more):
     """Each process has half of the batch; steps, weights and memory are the same up to the order of additions."""
     if more == ["gan.on_features=true"]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import showface as package
-from showface.baselines import ICT, NETWORKS
+from showface.baselines import BASELINES, ICT
 from showface.models.stages import Stage, StageSchedule
 from showface.training import Trainer, TrainingConfig
 from showface.training.checkpoint import list_checkpoints, load_checkpoint
@@ -117,9 +117,7 @@ def test_losses_of_images_only_where_a_stage_paints(faces, tmp_path):
 
 def test_the_learning_rate_starts_anew_in_each_stage(faces, tmp_path):
     trainer = Trainer(staged(faces, "dsi", "steps=30", "warmup=5", "lr=0.1"), tmp_path / "run")
-    rates = []
-    for trainer.step in range(30):
-        rates.append(trainer._lr())
+    rates = [trainer._lr(step) for step in range(30)]
     assert rates[:10] == rates[10:20] == rates[20:]
     assert max(rates) == pytest.approx(0.1, rel=0.4)
     assert rates[9] < rates[5]
@@ -148,26 +146,13 @@ def test_other_steps_and_other_systems_are_refused(faces, tmp_path):
         Trainer(staged(faces, "unet", "steps=40"), out, resume=True)
 
 
-def test_a_checkpoint_without_a_stage(faces, tmp_path):
-    """Checkpoints of older versions don't name a stage."""
-    config = staged(faces, "unet", "steps=3")
-    Trainer(config, tmp_path / "whole").run()
-    paths = list_checkpoints(tmp_path / "whole" / "checkpoints")
-    state = torch.load(paths[1], weights_only=True)
-    assert state.pop("stage") == ""
-    (tmp_path / "old" / "checkpoints").mkdir(parents=True)
-    torch.save(state, tmp_path / "old" / "checkpoints" / paths[1].name)
-    Trainer(config, tmp_path / "old", resume=True).run()
-    compare(*(load_checkpoint(tmp_path / name / "checkpoints") for name in ("old", "whole")), "checkpoint")
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_by_the_command(showface, faces, name):
     options = [*SMALL, f"system={name}", "baseline.channels=8", "steps=3"]
     code, _, err = showface("train", "--out", "run", "--data", faces, *options)
     assert (code, err) == (0, "")
     network = package.load_model("run/model")
-    assert type(network) is NETWORKS[name]
+    assert type(network) is BASELINES[name]
     assert not network.training
     code, _, err = showface("evaluate", "--images", faces, "--model", "run/model", "--out", "scores", "--size", 32)
     assert code == 0, err

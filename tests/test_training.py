@@ -1,5 +1,6 @@
 """Training on small pictures: configuration, the loop, checkpoints, resuming."""
 
+import json
 import math
 
 import pytest
@@ -78,7 +79,7 @@ class TestConfig:
             ("data.min_side=-1", r"data\.min_side must be at least 0"),
             ("data.crop=[0,1]", r"data\.crop must be two numbers 0 < low <= high <= 1, got \(0\.0, 1\.0\)"),
             ("data.ratio=[0.5,0.4]", r"data\.ratio must be two numbers"),
-            ("data.ratio=[0,0]", r"data\.ratio must be two numbers"),
+            ("data.ratio=[0,0]", r"data\.ratio must be two numbers, the second above 0, got \(0\.0, 0\.0\)"),
             ("data.colour=1", r"data\.colour must be at least 0 and below 1, got 1\.0"),
             ("data.kind=dots", r"data\.kind must be one of strokes, blocks, both, got 'dots'"),
             ("model.refinement_blocks=[-1,1,1]", r"refinement_blocks must be three numbers from 0 upwards"),
@@ -87,6 +88,13 @@ class TestConfig:
     def test_bad_overrides_are_named(self, override, message):
         with pytest.raises(ValueError, match=message):
             load_config(overrides=[override])
+
+    def test_an_adversarial_loss_that_no_step_would_use(self):
+        overrides = ["loss.adversarial=1", "gan.start=50000", "gan.alone=150"]
+        message = r"gan\.start \+ gan\.alone must be below steps \(20000\), got 50150: the adversarial loss would never"
+        with pytest.raises(ValueError, match=message):
+            load_config(overrides=[*overrides, "steps=20000"])
+        load_config(overrides=[*overrides, "steps=50151"])
 
     @pytest.mark.parametrize(
         ("overrides", "smallest"),
@@ -160,6 +168,23 @@ class TestTrainer:
         model = MDRNets.from_pretrained(folder)
         assert model.config == TINY
 
+    @pytest.mark.parametrize("named", [[], ["model.image_size=64"]])
+    def test_the_model_knows_the_size_of_its_images(self, faces, tmp_path, named):
+        folder = Trainer(small(faces, "steps=1", "data.size=48", *named), tmp_path / "run").run()
+        assert json.loads((folder / "config.json").read_text())["image_size"] == 48
+
+    def test_the_average_of_the_weights_does_not_wait_for_the_device(self, faces, tmp_path):
+        trainer = Trainer(small(faces), tmp_path / "run")
+        averaged = torch.zeros(2)
+        trainer._update_ema([averaged], [torch.ones(2)], torch.empty((), device="meta"))  # can't be read
+        torch.testing.assert_close(averaged, torch.full((2,), 0.9))
+
+    def test_the_learning_rate_of_each_step_is_logged(self, faces, tmp_path):
+        Trainer(small(faces, "steps=4", "log_every=1", "lr=1e-3", "warmup=2"), tmp_path / "run").run()
+        cosine = [0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
+        expected = [1e-3 * warm * fall for warm, fall in zip((0.5, 1, 1, 1), cosine, strict=True)]
+        assert [entry["lr"] for entry in entries(tmp_path / "run")] == pytest.approx(expected)
+
     def test_loss_falls_on_one_picture(self, tmp_path):
         faces = save_faces(tmp_path / "one", count=1)
         same = ["data.crop=[1.0,1.0]", "data.colour=0", "data.ratio=[0.3,0.3]"]
@@ -189,6 +214,15 @@ class TestTrainer:
         # The whole picture is region 3, so only the block of region 3 is written.
         assert (trainer.model.memory.idle[3] == 0).any()
         assert (trainer.model.memory.idle[:3] > 0).all()
+
+    def test_labels_need_all_regions(self, faces, tmp_path):
+        Trainer(small(faces, "model.regions=5"), tmp_path / "without labels")
+        labels = faces.with_name("faces_parsing")
+        labels.mkdir()
+        for path in faces.iterdir():
+            Image.new("L", (40, 40), 3).save(labels / path.name)
+        with pytest.raises(ValueError, match=r"images with labels need model\.regions=19, got 5"):
+            Trainer(small(faces, "model.regions=5"), tmp_path / "run")
 
     @pytest.mark.parametrize("optimiser", ["adamw", "muon"])
     def test_resuming_is_as_if_never_stopped(self, faces, tmp_path, monkeypatch, optimiser):
@@ -322,9 +356,7 @@ class TestTrainer:
 
     def test_learning_rate_rises_and_falls(self, faces, tmp_path):
         trainer = Trainer(small(faces, "steps=100", "warmup=10", "lr=0.5"), tmp_path / "run")
-        lrs = []
-        for trainer.step in range(100):
-            lrs.append(trainer._lr())
+        lrs = [trainer._lr(step) for step in range(100)]
         assert lrs[0] == pytest.approx(0.05)
         assert max(lrs) == lrs[9] == pytest.approx(0.5, rel=0.03)
         assert lrs[9:] == sorted(lrs[9:], reverse=True)

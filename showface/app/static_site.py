@@ -59,10 +59,10 @@ def write_static_site(
         FileNotFoundError: the parent folder, npm, or a file of onnxruntime-web is missing.
         ModuleNotFoundError: a package of the extra `export` is missing.
     """
-    from showface.registry import about_model
+    from showface.registry import about_model, model_name
 
     out = Path(out).resolve()
-    names = [Path(model).resolve().name for model in models]
+    names = [model_name(model) for model in models]
     if not names or len(set(names)) < len(names) or "faces" in names:
         raise ValueError(f"models must have different names, got {', '.join(names) or 'none'}")
     _check_folder(out, overwrite)

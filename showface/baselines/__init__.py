@@ -1,6 +1,6 @@
 """The networks that MDRNets are compared with, trained by the same trainer on the same images and holes.
 
-`NETWORKS` maps names to classes. Each network has its own file, written from the description in its paper.
+`BASELINES` maps names to classes. Each network has its own file, written from the description in its paper.
 """
 
 from showface.baselines.base import Baseline, BaselineConfig
@@ -13,15 +13,15 @@ from showface.baselines.pic import PIC
 from showface.baselines.pluralistic import PluralisticBaseline
 from showface.baselines.unet import UNet
 
-NETWORKS: dict[str, type[Baseline]] = {
+BASELINES: dict[str, type[Baseline]] = {
     network.system: network for network in (PConvUNet, DeepFillv2, CTSDG, PIC, DSI, ICT, UNet)
 }
 
 __all__ = [
+    "BASELINES",
     "CTSDG",
     "DSI",
     "ICT",
-    "NETWORKS",
     "PIC",
     "Baseline",
     "BaselineConfig",

@@ -43,7 +43,7 @@ def shift_right(x: Tensor) -> Tensor:
     return F.pad(x, (1, 0))[..., :-1]
 
 
-class GatedResidual(nn.Module):
+class ConditionedResidual(nn.Module):
     """x + features * sigmoid(gate), both from two convolutions; optionally with two more inputs.
 
     Args:
@@ -109,13 +109,13 @@ class StructureCondition(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(5, channels, 5, padding=2), GatedResidual(channels, "full")]
+        layers: list[nn.Module] = [nn.Conv2d(5, channels, 5, padding=2), ConditionedResidual(channels, "full")]
         for width in (channels, 2 * channels, 4 * channels):
             layers += [nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)]
             if width < 4 * channels:
-                layers += [GatedResidual(2 * width, "full")]
+                layers += [ConditionedResidual(2 * width, "full")]
         self.outputs = 8 * channels
-        layers += [GatedResidual(self.outputs, "full", dilation) for dilation in (1, 1, 1, 2, 4, 8, 16, 1, 1, 1)]
+        layers += [ConditionedResidual(self.outputs, "full", dilation) for dilation in (1, 1, 1, 2, 4, 8, 16, 1, 1, 1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, image: Tensor, hole: Tensor) -> Tensor:
@@ -141,12 +141,12 @@ class StructureGenerator(nn.Module):
         self.rows_in = nn.Conv2d(inputs + 1, channels, (2, 3))
         self.above_in = nn.Conv2d(inputs + 1, channels, (1, 3), padding=(0, 1))
         self.left_in = nn.Conv2d(inputs + 1, channels, (2, 1))
-        self.rows = nn.ModuleList(GatedResidual(channels, "rows", condition=condition) for _ in range(BLOCKS))
+        self.rows = nn.ModuleList(ConditionedResidual(channels, "rows", condition=condition) for _ in range(BLOCKS))
         self.pixels = nn.ModuleList(
-            GatedResidual(channels, "pixels", beside=channels, condition=condition) for _ in range(BLOCKS)
+            ConditionedResidual(channels, "pixels", beside=channels, condition=condition) for _ in range(BLOCKS)
         )
         self.attentions = nn.ModuleList(CausalAttention(channels, condition) for _ in range(ATTENTIONS))
-        output = [GatedResidual(channels, "pointwise") for _ in range(OUTPUT_BLOCKS)]
+        output = [ConditionedResidual(channels, "pointwise") for _ in range(OUTPUT_BLOCKS)]
         self.head = nn.Sequential(*output, nn.ELU(), nn.Conv2d(channels, codes, 1))
 
     def row_features(self, codes: Tensor, condition: Tensor) -> list[Tensor]:

@@ -33,7 +33,7 @@ class Augmentation:
             faces.
 
     Raises:
-        ValueError: an option out of range.
+        ValueError: an option out of range; the message starts with its name.
     """
 
     size: int = 256
@@ -45,16 +45,16 @@ class Augmentation:
     components: float = 0.0
 
     def __post_init__(self) -> None:
-        low, high = self.crop
         if self.size < 1:
-            raise ValueError(f"need size >= 1, got {self.size}")
-        if not 0.0 < low <= high <= 1.0:
-            raise ValueError(f"crop must satisfy 0 < low <= high <= 1, got {self.crop}")
+            raise ValueError(f"size must be at least 1, got {self.size}")
+        if not 0.0 < self.crop[0] <= self.crop[1] <= 1.0:
+            raise ValueError(f"crop must be two numbers 0 < low <= high <= 1, got {self.crop}")
         if not 0.0 <= self.colour < 1.0:
-            raise ValueError(f"colour must be in [0, 1), got {self.colour}")
-        if not 0.0 <= self.ratio[0] <= self.ratio[1] <= 1.0 or self.kind not in KINDS:
-            wanted = f"need ratio 0 <= low <= high <= 1 and kind in {KINDS}"
-            raise ValueError(f"{wanted}; got {self.ratio}, {self.kind!r}")
+            raise ValueError(f"colour must be at least 0 and below 1, got {self.colour}")
+        if not 0.0 <= self.ratio[0] <= self.ratio[1] <= 1.0:
+            raise ValueError(f"ratio must be two numbers 0 <= low <= high <= 1, got {self.ratio}")
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         if not 0.0 <= self.components <= 1.0:
             raise ValueError(f"components must be in [0, 1], got {self.components}")
 

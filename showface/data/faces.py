@@ -57,9 +57,10 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
         `hole`: float32 `(1, size, size)` of 0 and 1, 1 = corrupted;
         `parsing`: int64 `(size, size)`, 0..18 in the order of `REGIONS`, -1 where there is no label.
 
-    Sample `i >= len(dataset)` is sample `i % len` of a later epoch. It depends only on the seed, the epoch and the
-    index, so it is the same in any worker and after a restart. A broken face is reported once and replaced by the next
-    readable face. If part of the source is lost, each lost face is replaced by a different face that follows that part.
+    Sample `i >= len(dataset)` is sample `i % len` of a later epoch, as `EpochSampler` asks for it. It depends only on
+    the seed, the epoch and the index, so it is the same in any worker and after a restart. A broken face is reported
+    once and replaced by the next readable face. If part of the source is lost, each lost face is replaced by a
+    different face that follows that part.
     """
 
     def __init__(self, source: FaceSource, augmentation: Augmentation, seed: int = 0, *, unreadable: int = 0) -> None:
@@ -75,7 +76,7 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
         """
         if not len(source) or seed < 0:
             raise ValueError(f"need at least one face and seed >= 0; got {len(source)} faces, seed {seed}")
-        self.source, self.augmentation, self.seed, self.epoch = source, augmentation, seed, 0
+        self.source, self.augmentation, self.seed = source, augmentation, seed
         self._left_out = unreadable
         # In shared memory, so that all worker processes know which faces are broken. `_skip` is 0 for a good face,
         # otherwise the distance to the face that replaces it.
@@ -92,16 +93,6 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
         """Number of faces that have labels."""
         return self.source.labelled
 
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of samples `0 .. len - 1`. Not needed with `EpochSampler`.
-
-        Raises:
-            ValueError: a negative epoch.
-        """
-        if epoch < 0:
-            raise ValueError(f"epoch must not be negative, got {epoch}")
-        self.epoch = epoch
-
     def __len__(self) -> int:
         return len(self.source)
 
@@ -112,8 +103,8 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         if index < 0:
             raise IndexError(f"index must not be negative, got {index}")
-        ahead, index = divmod(int(index), len(self))
-        rng = np.random.default_rng((self.seed, self.epoch + ahead, index))
+        epoch, index = divmod(int(index), len(self))
+        rng = np.random.default_rng((self.seed, epoch, index))
         image, index = self._read_from(index)
         return self.augmentation(image, self._read_labels(index, image.size), rng)
 

@@ -353,12 +353,7 @@ def square_crop(
     """A square box `(left, top, right, bottom)` with a side of `scale` times the image's shorter side.
 
     It is placed at random, or in the centre if `rng` is None.
-
-    Raises:
-        ValueError: `scale` is not in (0, 1].
     """
-    if not 0.0 < scale <= 1.0:
-        raise ValueError(f"scale must be in (0, 1], got {scale}")
     side = max(1, round(scale * min(width, height)))
     if rng is None:
         left, top = (width - side) // 2, (height - side) // 2
@@ -367,23 +362,13 @@ def square_crop(
     return left, top, left + side, top + side
 
 
-def resize_and_crop(
-    image: Image.Image, size: int, *, scale: float = 1.0, rng: np.random.Generator | None = None
-) -> Image.Image:
-    """Crop the image to a square and resize it to `size` x `size` (Lanczos, antialiased).
-
-    With `scale` 1 this resizes the shorter side to `size` and crops the longer one.
-
-    Args:
-        image: an RGB image.
-        size: the wanted side in pixels.
-        scale: the crop's side as a fraction of the shorter side, in (0, 1].
-        rng: places the crop at random; None takes the centre.
+def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
+    """Crop an RGB image to the square in its centre and resize it to `size` x `size` (Lanczos, antialiased).
 
     Raises:
-        ValueError: `scale` or `size` out of range.
+        ValueError: `size` is below 1.
     """
-    return resize_box(image, square_crop(image.width, image.height, scale, rng), size)
+    return resize_box(image, square_crop(image.width, image.height), size)
 
 
 def resize_box(image: Image.Image, box: tuple[int, int, int, int], size: int) -> Image.Image:

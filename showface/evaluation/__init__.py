@@ -1,7 +1,7 @@
 """Evaluation of inpainting systems: image metrics, the pairing of images with holes, and reports.
 
 A *system* is anything that is compared, such as "mdrnets" or "telea": its name labels the rows of the tables. Its
-`Inpainter` is the function that fills the hole of one image.
+`FillHole` is the function that fills the hole of one image.
 """
 
 from showface.data import COMPONENTS, component_hole
@@ -22,7 +22,7 @@ from showface.evaluation.perceptual import LPIPS, FrechetDistances
 from showface.evaluation.protocol import (
     BINS,
     FINE_BINS,
-    Inpainter,
+    FillHole,
     Pair,
     Score,
     bin_label,
@@ -57,9 +57,9 @@ __all__ = [
     "LPIPS",
     "PSNR_CEILING",
     "Evaluation",
+    "FillHole",
     "FrechetDistances",
     "IdentityDistance",
-    "Inpainter",
     "Pair",
     "RegionRow",
     "Row",

@@ -36,7 +36,7 @@ def plan_components(
     folder.mkdir(parents=True, exist_ok=True)
     regions = {}
     for path, label in (labels or {}).items():
-        with suppress(OSError, ValueError):  # `evaluate` reports what can't be read
+        with suppress(OSError):  # `evaluate` reports what can't be read
             regions[path] = read_regions(label, path, size)
     pairs = []
     for component in COMPONENTS:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from showface.data import read_image, read_labels, read_mask, resize_and_crop
+from showface.data import UnreadableImageError, read_image, read_labels, read_mask, resize_and_crop
 from showface.data.regions import region_indices
 from showface.evaluation.eyes import eye_likeness, hides_an_eye
 from showface.evaluation.identity import IdentityDistance
@@ -36,7 +36,7 @@ from showface.files import printable
 __all__ = [
     "BINS",
     "FINE_BINS",
-    "Inpainter",
+    "FillHole",
     "Pair",
     "Score",
     "bin_label",
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 Bin: TypeAlias = tuple[float, float]
-Inpainter: TypeAlias = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], npt.NDArray[np.uint8]]
+FillHole: TypeAlias = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], npt.NDArray[np.uint8]]
 """Fills the hole of an image: `(H, W, 3)` uint8 and `(H, W)` bool (True = corrupted) -> `(H, W, 3)` uint8."""
 
 BINS: tuple[Bin, ...] = ((0.01, 0.20), (0.20, 0.40), (0.40, 0.60))
@@ -137,9 +137,14 @@ def bin_label(bounds: Bin | str) -> str:
 def read_regions(path: Path, image: Path, size: int) -> npt.NDArray[np.int64]:
     """Read the label image of an image file, and crop and resize it as `read_target` does the image.
 
-    Returns `(size, size)`, the index of each pixel's region in `showface.data.REGIONS`, negative where unknown.
+    Returns `(size, size)`, the index of each pixel's region in `showface.data.REGIONS`, negative where unknown. Raises
+    UnreadableImageError, as for a file that is no image, if the labels are of another mode or do not fit the image.
     """
-    labels = read_labels(path, read_image(image).size)
+    size_of_image = read_image(image).size
+    try:
+        labels = read_labels(path, size_of_image)
+    except ValueError as error:
+        raise UnreadableImageError(f"cannot use the labels {path}: {error}") from error
     return region_indices(np.asarray(ImageOps.fit(labels, (size, size), Image.Resampling.NEAREST)))
 
 
@@ -226,22 +231,22 @@ def plan(
     return pairs
 
 
-def complete(inpainter: Inpainter, pair: Pair) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], int]:
-    """Run an inpainter on a pair.
+def complete(fill: FillHole, pair: Pair) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], int]:
+    """Fill the hole of a pair.
 
     Returns:
-        The target and the composite, both `(size, size, 3)` uint8, and the number of known pixels that the inpainter
+        The target and the composite, both `(size, size, 3)` uint8, and the number of known pixels that `fill`
         changed. In the composite, known pixels are taken from the target.
 
     Raises:
         ValueError: the mask file has changed since `plan`, or the result has another shape or dtype.
     """
     target, hole, _ = _load(pair)
-    return target, *_run(inpainter, pair, target, hole)
+    return target, *_run(fill, pair, target, hole)
 
 
 def evaluate(
-    systems: Mapping[str, Inpainter],
+    systems: Mapping[str, FillHole],
     pairs: Sequence[Pair],
     *,
     lpips: LPIPS | None = None,
@@ -254,22 +259,22 @@ def evaluate(
     """Score every system on every pair.
 
     Args:
-        systems: the inpainter of each system, by name. Inpainters may modify their arguments.
+        systems: the function of each system, by name. It may modify its arguments.
         pairs: from `plan`.
         lpips: if given, measures the perceptual distance of each composite.
         identity: if given, measures the distance of the face in each composite. The faces must be aligned.
         frechet: if given, collects composites and targets by system, image set and bin.
         aligned: the faces are aligned; measures how alike the eyes are where the hole hides one.
         progress: called after each pair with the number of finished pairs and the total.
-        on_failure: called with each pair whose photo or labels can't be read, and the reason; the pair is left out.
+        on_failure: called with each pair whose photo or labels can't be used, and the reason; the pair is left out.
             By default, such a pair raises.
 
     Returns:
         `len(pairs) * len(systems)` scores, pair by pair, less those left out.
 
     Raises:
-        ValueError: no systems, a mask file that has changed since `plan`, labels that don't fit their image, or a
-            result of another shape or dtype.
+        ValueError: no systems, a mask file that has changed since `plan`, or a result of another shape or dtype.
+        OSError: a mask, or without `on_failure` a photo or its labels, can't be used.
     """
     if not systems:
         raise ValueError("there are no systems to evaluate")
@@ -283,9 +288,9 @@ def evaluate(
             on_failure(pair, str(error) or type(error).__name__)
             continue
         eyes = eye_likeness(target) if aligned and hides_an_eye(hole) else None
-        for name, inpainter in systems.items():
+        for name, fill in systems.items():
             try:
-                composite, altered = _run(inpainter, pair, target, hole)
+                composite, altered = _run(fill, pair, target, hole)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
             if frechet is not None:
@@ -328,13 +333,13 @@ def _load(pair: Pair) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], npt
 
 
 def _run(
-    inpainter: Inpainter, pair: Pair, target: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]
+    fill: FillHole, pair: Pair, target: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.uint8], int]:
     known = ~hole
     # The hole is blanked, so that no system can see the pixels that it must restore.
     blanked = target.copy()
     blanked[hole] = _BLANK
-    result = np.asarray(inpainter(blanked, hole.copy()))
+    result = np.asarray(fill(blanked, hole.copy()))
     if result.shape != target.shape or result.dtype != np.uint8:
         raise ValueError(
             f"the result for {pair.image.name} must be uint8 of shape {target.shape}, got {result.dtype} {result.shape}"

@@ -14,7 +14,7 @@ from showface.data import find_images, find_labels, random_hole
 from showface.evaluation.components import plan_components
 from showface.evaluation.identity import IdentityDistance
 from showface.evaluation.perceptual import LPIPS, FrechetDistances
-from showface.evaluation.protocol import BINS, FINE_BINS, Bin, Inpainter, Pair, Score, evaluate, plan
+from showface.evaluation.protocol import BINS, FINE_BINS, Bin, FillHole, Pair, Score, evaluate, plan
 from showface.evaluation.report import (
     ALL_SETS,
     RegionRow,
@@ -41,7 +41,7 @@ HOLES = ("free-form", "components")
 class Evaluation:
     """The result of `run_evaluation`: means, means by region, and all scores and pairs.
 
-    `failed` has the photos that were left out because they, or their labels, can't be read: the reason by `set/name`.
+    `failed` has the photos that were left out because they, or their labels, can't be used: the reason by `set/name`.
     """
 
     rows: list[Row]
@@ -67,7 +67,7 @@ def generate_masks(folder: Path, size: int, bins: Sequence[Bin], count: int, see
 
 
 def run_evaluation(
-    systems: Mapping[str, Inpainter],
+    systems: Mapping[str, FillHole],
     images: Sequence[str | Path],
     out: str | Path,
     masks: str | Path | None = None,
@@ -93,7 +93,7 @@ def run_evaluation(
     second run gives the same numbers.
 
     Args:
-        systems: the inpainter of each system, by name.
+        systems: the function of each system, by name.
         images: folders of faces; each is an image set in the tables. Label images (0-18, PNG) are read from the folder
             `<name>_parsing` beside a folder, if it exists.
         out: the folder, created if needed.

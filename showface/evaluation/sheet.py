@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 from PIL import Image, ImageDraw
 
 from showface.evaluation.metrics import psnr
-from showface.evaluation.protocol import Inpainter, Pair, Score, complete, read_hole
+from showface.evaluation.protocol import FillHole, Pair, Score, complete, read_hole
 from showface.files import printable
 
 __all__ = ["choose_cases", "contact_sheet"]
 
-_MARGIN, _CAPTION = 4, 16
+_TYPICAL, _WORST = 2, 2  # cases of each bin
+_MARGIN, _CAPTION = 4, 16  # pixels
 
 
-def choose_cases(
-    pairs: Sequence[Pair], scores: Sequence[Score], system: str, typical: int = 2, worst: int = 2
-) -> list[tuple[str, Pair]]:
+def choose_cases(pairs: Sequence[Pair], scores: Sequence[Score], system: str) -> list[tuple[str, Pair]]:
     """Choose the cases to show from each bin: cases around a system's median PSNR, then cases with its lowest PSNR.
 
     Returns pairs with their kind, "typical" or "worst".
@@ -26,21 +25,21 @@ def choose_cases(
     chosen: list[tuple[str, Pair]] = []
     for label in dict.fromkeys(score.bin for score in mine):
         ranked = sorted((score.psnr, i) for i, score in enumerate(mine) if score.bin == label)
-        rest = ranked[worst:]
-        middle = max(0, len(ranked) // 2 - worst - typical // 2)
-        chosen += [("typical", pairs[i]) for _, i in rest[middle : middle + typical]]
-        chosen += [("worst", pairs[i]) for _, i in ranked[:worst]]
+        rest = ranked[_WORST:]
+        middle = max(0, len(ranked) // 2 - _WORST - _TYPICAL // 2)
+        chosen += [("typical", pairs[i]) for _, i in rest[middle : middle + _TYPICAL]]
+        chosen += [("worst", pairs[i]) for _, i in ranked[:_WORST]]
     return chosen
 
 
-def contact_sheet(cases: Sequence[tuple[str, Pair]], systems: Mapping[str, Inpainter], size: int) -> Image.Image:
+def contact_sheet(cases: Sequence[tuple[str, Pair]], systems: Mapping[str, FillHole], size: int) -> Image.Image:
     """A row per case: the input with a white hole, the composite and PSNR of each system, and the target."""
     cell = max(size, 128)
     step, line = cell + _MARGIN, cell + _MARGIN + _CAPTION
     sheet = Image.new("RGB", (step * (len(systems) + 2) + _MARGIN, line * len(cases) + _MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (kind, pair) in enumerate(cases):
-        runs = {name: complete(inpainter, pair) for name, inpainter in systems.items()}
+        runs = {name: complete(fill, pair) for name, fill in systems.items()}
         target = next(iter(runs.values()))[0]
         shown = target.copy()
         shown[read_hole(pair.mask, pair.size)] = 255

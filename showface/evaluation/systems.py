@@ -1,4 +1,4 @@
-"""Ready-made inpainters to evaluate: saved models, and OpenCV's classical methods."""
+"""Ready-made systems to evaluate: saved models, and OpenCV's classical methods."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from showface.evaluation import protocol
+from showface.evaluation.protocol import FillHole
 from showface.inference import Inpainter
 from showface.models import InpaintingNetwork
 from showface.registry import load_model
@@ -16,10 +16,11 @@ from showface.registry import load_model
 __all__ = ["CLASSICAL", "classical_system", "model_system"]
 
 CLASSICAL = ("telea", "navier-stokes")
+_RADIUS = 3  # pixels of the neighbourhood from which OpenCV fills a pixel
 
 
-def model_system(model: InpaintingNetwork | str | Path = "default") -> protocol.Inpainter:
-    """The inpainter of a network, or of a saved model given by its folder or bundled name.
+def model_system(model: InpaintingNetwork | str | Path = "default") -> FillHole:
+    """The system of a network, or of a saved model given by its folder or bundled name.
 
     Raises:
         FileNotFoundError, ValueError: as `showface.load_model`.
@@ -34,15 +35,14 @@ def model_system(model: InpaintingNetwork | str | Path = "default") -> protocol.
     return run
 
 
-def classical_system(name: str, radius: float = 3) -> protocol.Inpainter:
-    """The inpainter of a classical method in OpenCV, which needs no training.
+def classical_system(name: str) -> FillHole:
+    """The system of a classical method in OpenCV, which needs no training.
 
     Source: "telea" is Telea 2004: it fills from the hole's edge inwards; each pixel gets a weighted mean of known
     pixels. "navier-stokes" is Bertalmio et al. 2001: it continues edges into the hole as fluid dynamics would.
 
     Args:
         name: one of `CLASSICAL`.
-        radius: radius in pixels of the neighbourhood from which a pixel is filled.
 
     Raises:
         ValueError: another name.
@@ -57,6 +57,6 @@ def classical_system(name: str, radius: float = 3) -> protocol.Inpainter:
     method = {"telea": cv2.INPAINT_TELEA, "navier-stokes": cv2.INPAINT_NS}[name]
 
     def run(image: npt.NDArray[np.uint8], hole: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-        return np.asarray(cv2.inpaint(image, hole.astype(np.uint8) * 255, radius, method), dtype=np.uint8)
+        return np.asarray(cv2.inpaint(image, hole.astype(np.uint8) * 255, _RADIUS, method), dtype=np.uint8)
 
     return run

@@ -76,7 +76,8 @@ class MDRNetsConfig(NetworkConfig):
         use_memory: build the DMM.
         use_enhancement: build the MREM.
         use_refinement: build the encoder and all later parts; without them the coarse image is the result.
-        image_size: side in pixels of the training images; `showface.inpaint` resizes to it.
+        image_size: side in pixels of the training images; `showface.inpaint` resizes to it. The trainer sets it to
+            `data.size`.
     """
 
     regions: int = 19

@@ -1,6 +1,6 @@
 """The discriminators of adversarial training."""
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -154,7 +154,6 @@ class MultiScaleDiscriminator(nn.Module):
         if scales < 1:
             raise ValueError(f"need at least one scale, got {scales}")
         self.scales = nn.ModuleList(PatchDiscriminator(channels, layers, normalise) for _ in range(scales))
-        self.register_load_state_dict_pre_hook(_from_one_scale)
 
     def forward(self, image: Tensor, hole: Tensor) -> list[Tensor]:
         """The logits of each discriminator, the finest scale first; arguments as `PatchDiscriminator.forward`.
@@ -174,9 +173,3 @@ class MultiScaleDiscriminator(nn.Module):
 
 
 Discriminator = MultiScaleDiscriminator | FeatureDiscriminator
-
-
-def _from_one_scale(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Checkpoints from before there were scales hold one `PatchDiscriminator`."""
-    for name in [name for name in state if name.startswith((f"{prefix}convs.", f"{prefix}logits."))]:
-        state[f"{prefix}scales.0.{name.removeprefix(prefix)}"] = state.pop(name)

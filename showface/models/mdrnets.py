@@ -149,6 +149,9 @@ class MDRNets(InpaintingNetwork):
             self._memory_batch = clean, output.parsing.detach(), labels
         return output, inpainting_losses(output, image, hole, labels, weights, features)
 
+    def untrained(self, weights: LossWeights) -> list[nn.Module]:
+        return [] if weights.parsing else [self.coarse.to_parsing]
+
     def update_memory(self) -> None:
         """Write the parts of the last batch's uncorrupted images to the memory."""
         if self.memory is not None and self._memory_batch is not None:

@@ -70,6 +70,10 @@ class InpaintingNetwork(nn.Module):
         """The weight of each loss of `training_losses` by name; subclasses add those of losses that only they have."""
         return weights.by_name()
 
+    def untrained(self, weights: LossWeights) -> list[nn.Module]:
+        """Parts that no loss trains with these weights. The trainer freezes them: DDP needs all other gradients."""
+        return []
+
     def update_memory(self) -> None:
         """Update state that is not trained by gradients. The trainer calls it once after each batch."""
 

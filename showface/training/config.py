@@ -11,9 +11,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from showface.baselines import NETWORKS, BaselineConfig
+from showface.baselines import BASELINES, BaselineConfig
 from showface.data import Augmentation
-from showface.data.masks import KINDS
 from showface.losses import LossWeights
 from showface.models import InpaintingNetwork, MDRNets, MDRNetsConfig
 from showface.registry import find_network
@@ -48,13 +47,12 @@ class DataConfig:
         _check("data.size", self.size, "a multiple of 16", lambda x: x >= 16 and x % 16 == 0)
         _check("data.min_side", self.min_side, "at least 0", lambda x: x >= 0)
         _check("data.workers", self.workers, "at least 0", lambda x: x >= 0)
-        _check("data.colour", self.colour, "at least 0 and below 1", lambda x: 0 <= x < 1)
-        _check("data.kind", self.kind, f"one of {', '.join(KINDS)}", lambda x: x in KINDS)
-        _check("data.components", self.components, "in [0, 1]", lambda x: 0 <= x <= 1)
-        _check("data.crop", self.crop, "two numbers 0 < low <= high <= 1", lambda x: 0 < x[0] <= x[1] <= 1)
-        # A ratio of 0 only would give no hole to learn from.
-        wanted = "two numbers 0 <= low <= high <= 1, high above 0"
-        _check("data.ratio", self.ratio, wanted, lambda x: 0 <= x[0] <= x[1] <= 1 and x[1] > 0)
+        try:
+            self.augmentation()
+        except ValueError as error:
+            raise ValueError(f"data.{error}") from error
+        # Otherwise there would be no hole to learn from.
+        _check("data.ratio", self.ratio, "two numbers, the second above 0", lambda x: x[1] > 0)
 
     def augmentation(self) -> Augmentation:
         """The augmentation with these settings. Raises ValueError for a setting out of range."""
@@ -72,7 +70,7 @@ class GANConfig:
         on_features: whether it sees the feature maps of the frozen network `features`, see
             `showface.models.discriminator.FeatureDiscriminator`, and not pixels. `layers` and `scales` then have no
             effect.
-        channels: output width of the discriminator's first convolution.
+        channels: output width of the discriminator's first convolution; with `on_features`, the width of each head.
         layers: number of its convolutions with stride 2.
         scales: number of discriminators; each further one sees the image at half the size, and so twice as far.
         lr_scale: its learning rate as a multiple of the network's.
@@ -96,13 +94,14 @@ class TrainingConfig:
 
     Attributes:
         data: the training images.
-        system: the network to train: "mdrnets", or a baseline by its name in `showface.baselines.NETWORKS`.
-        model: the configuration of MDRNets.
+        system: the network to train: "mdrnets", or a baseline by its name in `showface.baselines.BASELINES`.
+        model: the configuration of MDRNets; its `image_size` has no effect, since `data.size` takes its place.
         baseline: the configuration of a baseline; `image_size` 0 takes the size of the training images.
         loss: the weights of the losses.
         gan: the discriminator.
-        features: the frozen network of the perceptual, style and distribution losses, "efficientnet-lite0" or "vgg19".
-        features_weights: file of its weights, for "vgg19".
+        features: the frozen network of the perceptual, style and distribution losses and of `gan.on_features`:
+            "efficientnet-lite0" or "vgg19".
+        features_weights: file of its weights; "vgg19" needs one, and "efficientnet-lite0" has a default.
         init: start from this model, for example to fine-tune it: the name of a bundled model, the folder of a
             saved model, or org/name on the Hub. Parts that it lacks (a coarse-only model has no refinement) keep
             random weights.
@@ -182,11 +181,15 @@ class TrainingConfig:
             raise ValueError(
                 f"loss.feature_matching needs a loss.adversarial above 0, got {self.loss.feature_matching} with 0"
             )
+        first = self.gan.start + self.gan.alone
+        if self.loss.adversarial and first >= self.steps:
+            raise ValueError(
+                f"gan.start + gan.alone must be below steps ({self.steps}), got {first}: the adversarial loss would "
+                "never be used"
+            )
         if not any(self.loss.by_name().values()):
             raise ValueError("loss must have a weight above 0, got 0 for every loss")
         self._check_smallest_image()
-        blocks = self.model.refinement_blocks
-        _check("model.refinement_blocks", blocks, "numbers of at least 0", lambda x: min(x) >= 0)
         self.data.check()
 
     def _check_smallest_image(self) -> None:
@@ -209,9 +212,9 @@ class TrainingConfig:
     def network(self) -> InpaintingNetwork:
         """The network to train, with random weights."""
         if self.system == MDRNets.system:
-            return MDRNets(self.model)
+            return MDRNets(replace(self.model, image_size=self.data.size))
         size = self.baseline.image_size or self.data.size
-        return NETWORKS[self.system](replace(self.baseline, image_size=size))
+        return BASELINES[self.system](replace(self.baseline, image_size=size))
 
 
 def _check(name: str, value: Any, wanted: str, accepts: Callable[[Any], bool]) -> None:

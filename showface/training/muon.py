@@ -24,7 +24,8 @@ class Muon(Optimizer):
     learning rates fit.
 
     Source: Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024; the scale is from Liu et
-    al., *Muon is Scalable for LLM Training*, 2025. Unlike `torch.optim.Muon`, it takes convolutions.
+    al., *Muon is Scalable for LLM Training*, 2025. Unlike `torch.optim.Muon`, it takes convolutions. The sources leave
+    output heads and embeddings to AdamW; that they are trained as other matrices is *ours*.
 
     Args:
         parameters: those with at least SMALLEST rows and columns as a matrix are trained by Muon.
@@ -50,6 +51,15 @@ class Muon(Optimizer):
         self._adamw = AdamW([{"params": others}], **settings, fused=True)
         super().__init__([{"params": matrices}, *self._adamw.param_groups], settings)
         self._dtype = dtype
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Raise ValueError: the groups are those that the constructor makes, one for Muon and one for AdamW."""
+        if len(self.param_groups) == 2:
+            raise ValueError("Muon takes all parameters at once: give them to its constructor")
+        super().add_param_group(param_group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_adamw": self._adamw, "_dtype": self._dtype}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

@@ -34,7 +34,7 @@ class Objective(nn.Module):
         self.model, self.weights = model, weights
         self.features = features if stage.paints and weights.compares_features else None
         # Networks without stages don't take the argument.
-        self.stage: dict[str, str] = {"stage": stage.name} if stage.name else {}
+        self._stage_argument: dict[str, str] = {"stage": stage.name} if stage.name else {}
         self.loss_weights = model.loss_weights(weights)
 
     def forward(
@@ -52,7 +52,7 @@ class Objective(nn.Module):
             discriminator: None leaves the adversarial loss and feature matching out.
             shift: offset of the images that the frozen network and the discriminator get, see `shift_at`.
         """
-        output, losses = self.model.training_losses(image, hole, labels, self.weights, **self.stage)
+        output, losses = self.model.training_losses(image, hole, labels, self.weights, **self._stage_argument)
         result, image, hole = (shifted(x, shift) for x in (output.image, image, hole))
         if self.features is not None:
             losses |= feature_losses(self.features, result, image, hole, self.weights)

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from showface.files import remove_temporaries, write_text
-from showface.models.find import CONFIG_FILE as MODEL_FILE
-from showface.models.find import WEIGHTS_FILE
+from showface.models.find import CONFIG_FILE, WEIGHTS_FILE
 from showface.training.checkpoint import list_checkpoints
 from showface.training.config import TrainingConfig, config_text, load_config
 from showface.training.logger import LOG_FILE
 
-CONFIG_FILE = "config.yaml"
+RUN_CONFIG_FILE = "config.yaml"
 _NOTE = "# after step "  # the start of a recorded change in config.yaml
 
 _IMAGES = "the images come from there; if their number differs, so does their order"
@@ -33,6 +32,7 @@ _EFFECTS = {
     "data.components": _SAMPLES,
     "data.workers": _NOTHING,
     "seed": "another order of the images, other crops and other holes from here on; the weights stay",
+    "model.image_size": "no effect: data.size takes its place",
     "init": "no effect: the weights are those of the checkpoint",
     "lr": _RATE,
     "warmup": _RATE,
@@ -70,7 +70,7 @@ def resumed_config(out: str | Path, file: str | Path | None = None, overrides: S
     out = Path(out)
     if not list_checkpoints(out / "checkpoints"):
         raise FileNotFoundError(f"nothing to resume: no checkpoint in {out / 'checkpoints'}")
-    stored = out / CONFIG_FILE
+    stored = out / RUN_CONFIG_FILE
     if stored.is_file() and stored.read_text(errors="replace").strip():
         return load_config([stored] if file is None else [stored, file], overrides)
     state = "is empty" if stored.is_file() else "is missing"
@@ -83,9 +83,7 @@ def resumed_config(out: str | Path, file: str | Path | None = None, overrides: S
 def find_changes(out: Path, config: TrainingConfig) -> list[Change]:
     """The settings that differ from those in the folder's `config.yaml`; none if it can't be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old names
-            stored = load_config(out / CONFIG_FILE)
+        stored = load_config(out / RUN_CONFIG_FILE)
     except (OSError, ValueError):
         return []
     before, now = _flat(asdict(stored)), _flat(asdict(config))
@@ -120,7 +118,7 @@ def explain(changes: Sequence[Change], step: int, config: TrainingConfig) -> lis
 
 def write_config(out: Path, config: TrainingConfig, changes: Sequence[Change], step: int) -> None:
     """Write `config.yaml` atomically: the settings, after a comment for each change that the run has had."""
-    path = out / CONFIG_FILE
+    path = out / RUN_CONFIG_FILE
     old = path.read_text(errors="replace").splitlines() if step and path.is_file() else []
     notes = [line for line in old if line.startswith(_NOTE)]
     notes += [f"{_NOTE}{step}: {change}" for change in changes]
@@ -129,7 +127,7 @@ def write_config(out: Path, config: TrainingConfig, changes: Sequence[Change], s
 
 def remove_leftovers(out: Path) -> None:
     """Delete the temporary files of a trainer that was killed while it wrote. Needs the lock on the folder."""
-    for name in (CONFIG_FILE, LOG_FILE, "checkpoints/step-*.pt", f"model/{WEIGHTS_FILE}", f"model/{MODEL_FILE}"):
+    for name in (RUN_CONFIG_FILE, LOG_FILE, "checkpoints/step-*.pt", f"model/{WEIGHTS_FILE}", f"model/{CONFIG_FILE}"):
         path = out / name
         remove_temporaries(path.parent, path.name)
     for left in (out / "model").glob(".tmp??????"):  # safetensors' own

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.utils.data import DataLoader
 
-from showface.data import EpochSampler, FaceFolder, FaceShards
+from showface.data import REGIONS, EpochSampler, FaceFolder, FaceShards
 from showface.distributed import check_device
-from showface.models import InpaintingNetwork
+from showface.models import InpaintingNetwork, MDRNets
 from showface.models.discriminator import Discriminator, FeatureDiscriminator, MultiScaleDiscriminator
 from showface.training.config import GANConfig, TrainingConfig
 from showface.training.features import FrozenFeatures
@@ -31,19 +32,30 @@ def make_accelerator(device: str) -> Accelerator:
         # Accelerate's state is global and keeps the first device: reset it.
         AcceleratorState._reset_state(reset_partial_state=True)
         os.environ["ACCELERATE_TORCH_DEVICE"] = device
-    return Accelerator(cpu=device == "cpu")
+    # Buffers need not be sent at every forward. Their updates are reduced over the processes; those of batch norms are
+    # not, but only the first process saves them.
+    return Accelerator(cpu=device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
 
 
 def make_dataset(config: TrainingConfig) -> FaceFolder | FaceShards:
-    """The training images. Raises ValueError unless the configuration names either folders or shards."""
+    """The training images.
+
+    Raises:
+        ValueError: the configuration names neither folders nor shards, or both, or fewer regions than labels have.
+    """
     data = config.data
     if bool(data.folders) == bool(data.shards):
         given = "folders and shards" if data.folders else "no training images"
         raise ValueError(f"{given}: name folders with --data or data.folders, or else shards with data.shards")
     augmentation = data.augmentation()
+    dataset: FaceFolder | FaceShards
     if data.folders:
-        return FaceFolder(data.folders, augmentation, min_side=data.min_side, seed=config.seed)
-    return FaceShards(data.shards, augmentation, min_side=data.min_side, seed=config.seed)
+        dataset = FaceFolder(data.folders, augmentation, min_side=data.min_side, seed=config.seed)
+    else:
+        dataset = FaceShards(data.shards, augmentation, min_side=data.min_side, seed=config.seed)
+    if dataset.labelled and config.system == MDRNets.system and config.model.regions < len(REGIONS):
+        raise ValueError(f"images with labels need model.regions={len(REGIONS)}, got {config.model.regions}")
+    return dataset
 
 
 def make_loader(
@@ -79,13 +91,17 @@ def make_loader(
 
 def make_optimiser(config: TrainingConfig, network: str, parameters: Iterable[Tensor]) -> Optimizer:
     """The optimiser of the "model", or of the "discriminator", which is always AdamW."""
-    muon = config.optimiser == "muon" and network == "model"
-    # High momentum makes the two networks of a GAN oscillate; 0.5 is from Yu et al., 2019.
-    momentum = 0.5 if config.loss.adversarial else 0.95 if muon else 0.9
-    settings: dict[str, Any] = {"lr": config.lr, "betas": (momentum, 0.999), "weight_decay": config.weight_decay}
-    if muon:
+    settings: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimiser == "muon" and network == "model":
         return Muon(parameters, **settings, dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32)
     return AdamW(parameters, **settings, fused=True)
+
+
+def betas_at(optimiser: Optimizer, adversarial: bool) -> tuple[float, float]:
+    """The decays of an optimiser's momentum and squared gradients, in a step with or without a discriminator."""
+    momentum, squares = optimiser.defaults["betas"]
+    # High momentum makes the two networks of a GAN oscillate; 0.5 is from Yu et al., 2019.
+    return (0.5 if adversarial else momentum), squares
 
 
 def make_discriminator(gan: GANConfig, features: FrozenFeatures | None) -> Discriminator:

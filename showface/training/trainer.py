@@ -36,6 +36,7 @@ from showface.training.logger import Logger, Meter, NullLogger, peak_memory, sam
 from showface.training.objective import Objective, frozen, shift_at, shifted
 from showface.training.resume import Change, explain, find_changes, remove_leftovers, write_config
 from showface.training.setup import (
+    betas_at,
     make_accelerator,
     make_dataset,
     make_discriminator,
@@ -69,7 +70,7 @@ class Trainer:
         FileExistsError: `out` already holds a run and `resume` is not set.
         FileNotFoundError: no checkpoint to resume from, or a data folder or weights that don't exist.
         ValueError: no data is named, the device can't be used, the batch can't be split evenly between the processes,
-            or the checkpoint belongs to another configuration.
+            the network has too few regions for the labels, or the checkpoint belongs to another configuration.
     """
 
     def __init__(self, config: TrainingConfig, out: str | Path, resume: bool = False) -> None:
@@ -88,6 +89,8 @@ class Trainer:
         self.model = channels_last(config.network().to(self.device))
         if config.init and not resume:
             start_from(self.model, config.init)
+        for part in self.model.untrained(config.loss):
+            part.requires_grad_(False)
         self.ema = AveragedModel(self.model, multi_avg_fn=self._update_ema)
         weights, gan = config.loss, config.gan
         self._features = None
@@ -187,7 +190,8 @@ class Trainer:
         for name, optimiser in self.optimisers.items():
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
-                group["lr"] = self._lr() * self._lr_scales[name]
+                group["lr"] = self._lr(self.step) * self._lr_scales[name]
+                group["betas"] = betas_at(optimiser, discriminator is not None)
         self.model.train()
         means: dict[str, Tensor] = {}
         for number, batch in enumerate(batches, start=1):
@@ -318,7 +322,7 @@ class Trainer:
         taken, count = time.perf_counter() - meter.started, self.step - meter.first_step
         means = self.accelerator.reduce(meter.means(), "mean")
         values = {name: float(mean) for name, mean in means.items()} | {
-            "lr": self._lr(),
+            "lr": self._lr(self.step - 1),
             "images_per_second": count * self.config.step_images / taken,
             "waiting": meter.waited / taken,
             "memory_gib": peak_memory(self.device),
@@ -333,7 +337,7 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
-        saved = state.get("stage", "")
+        saved = state["stage"]
         if saved != self.stage.name:
             wanted = f"of another system or configuration than this one of {self.config.system}"
             raise ValueError(
@@ -345,19 +349,16 @@ class Trainer:
             for name, network in self._saved.items():
                 network.load_state_dict(state[name])
             for name, optimiser in self.optimisers.items():
-                own = [{key: group[key] for key in ("betas", "weight_decay")} for group in optimiser.param_groups]
                 optimiser.load_state_dict(state["optimisers"][name])
-                for group, settings in zip(optimiser.param_groups, own, strict=True):
-                    group.update(settings)  # they may have been changed for the rest of the run
+                for group in optimiser.param_groups:
+                    group["weight_decay"] = self.config.weight_decay  # it may have been changed for the rest of the run
         except (KeyError, RuntimeError, ValueError) as error:
             wanted = f"another system or configuration than this one of {self.config.system}"
             changed = "; changed since: " + ", ".join(map(str, self._changes)) if self._changes else ""
             raise ValueError(f"the checkpoint in {self.checkpoints} is of {wanted}{changed}") from error
-        images = state.get("images", len(self.dataset))  # older versions did not save it
-        if images != len(self.dataset):
-            text = (
-                f"there were {images} images before the stop, and now {len(self.dataset)}: their order is another one"
-            )
+        before, now = state["images"], len(self.dataset)
+        if before != now:
+            text = f"there were {before} images before the stop, and now {now}: their order is another one"
             warnings.warn(text, stacklevel=3)
         number = self.accelerator.process_index
         if number >= len(state["random"]):
@@ -383,15 +384,16 @@ class Trainer:
             return asked
         return bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.device), "sum") > 0)
 
-    def _lr(self) -> float:
-        """The learning rate of the next step: linear warm-up, times half a cosine down to 0, in each stage."""
-        config, (start, end) = self.config, self.schedule.span(self.step)
-        warmup = min((self.step - start + 1) / max(config.warmup, 1), 1.0)
-        return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * min((self.step - start) / (end - start), 1.0)))
+    def _lr(self, step: int) -> float:
+        """The learning rate after `step` steps: linear warm-up, times half a cosine down to 0, in each stage."""
+        config, (start, end) = self.config, self.schedule.span(step)
+        warmup = min((step - start + 1) / max(config.warmup, 1), 1.0)
+        return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * min((step - start) / (end - start), 1.0)))
 
-    def _update_ema(self, averaged: Tensors, current: Tensors, count: int | Tensor) -> None:
+    def _update_ema(self, averaged: Tensors, current: Tensors, _: int | Tensor) -> None:
         """Update the EMA, with a smaller decay at the start, so that the random first weights are soon forgotten."""
-        decay = min(self.config.ema_decay, (1 + int(count)) / (10 + int(count)))
+        count = int(self.ema.n_averaged)  # on the CPU; the argument is a copy on the GPU, which a read would wait for
+        decay = min(self.config.ema_decay, (1 + count) / (10 + count))
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def _ema_model(self) -> InpaintingNetwork:

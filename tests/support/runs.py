@@ -12,7 +12,11 @@ from showface.training.checkpoint import load_checkpoint
 from support.networks import TINY
 
 SMALL = [
-    *(f"model.{name}={list(value) if isinstance(value, tuple) else value}" for name, value in TINY.to_dict().items()),
+    *(
+        f"model.{name}={list(value) if isinstance(value, tuple) else value}"
+        for name, value in TINY.to_dict().items()
+        if name != "image_size"
+    ),
     "data.size=32",
     "data.workers=0",
     "batch=2",
