@@ -179,7 +179,7 @@ def test_the_browser_gets_no_token(monkeypatch: pytest.MonkeyPatch, host: str, t
 
 def test_the_token_of_the_environment(showface, monkeypatch: pytest.MonkeyPatch):
     given = []
-    monkeypatch.setattr("showface.app.serve", lambda *_, token, **__: given.append(token) or True)
+    monkeypatch.setattr(launch, "serve", lambda *_, token, **__: given.append(token) or True)
     monkeypatch.setenv("SHOWFACE_TOKEN", "a-secret-of-some-length")
     assert showface("app")[0] == 0
     assert given == ["a-secret-of-some-length"]
