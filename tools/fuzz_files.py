@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from showface.data import Photo, read_image, read_mask, read_photo, save_photo
-from showface.data.images import FORMATS
+from showface.data.images import FORMATS, register_heif
 
 SECONDS = 20  # for one case
 # Bytes of address space that a process may add while it reads.
@@ -36,6 +36,7 @@ PIXELS = 1_000_000  # the limit of an image's size here, so that a case is quick
 
 def seeds() -> list[tuple[str, bytes]]:
     """Small valid files: each format in several modes and with several options, by the name of the format."""
+    register_heif()
     Image.init()
     rng = np.random.default_rng(0)
     colours = Image.fromarray(rng.integers(0, 256, (24, 20, 3), dtype=np.uint8))

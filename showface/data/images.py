@@ -15,17 +15,20 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from showface.data.exif import upright
 from showface.data.urls import is_special
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
+)
 POLARITIES = ("white", "black")
 
 # Formats that are only pictures. Left out are interpreters (EPS, PDF, WMF), formats without a signature (TGA), and rare
-# ones whose decoders few people test. HEIF is known to Pillow only after `pillow_heif.register_heif_opener()`.
+# ones whose decoders few people test. HEIF, the format of HEIC photos, needs the package pillow-heif.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM", "HEIF")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 MAX_PIXELS = 200_000_000
 """The largest image that is read, in pixels, unless the environment variable SHOWFACE_MAX_PIXELS says otherwise."""
 
@@ -47,8 +50,8 @@ class TooManyPixelsError(UnreadableImageError):
 def find_images(*folders: Path | str) -> list[Path]:
     """List the image files in the folders and below, sorted, each once.
 
-    Image files end in jpg, jpeg, png, webp, bmp, tif or tiff, in upper or lower case. Names that start with a dot are
-    skipped, and links to folders are not followed.
+    Image files have a suffix of `IMAGE_SUFFIXES`, in upper or lower case. Names that start with a dot are skipped, and
+    links to folders are not followed.
 
     Raises:
         FileNotFoundError: a folder does not exist.
@@ -218,6 +221,8 @@ def open_image(source: str | os.PathLike[str] | BinaryIO, limit: int | None = No
         raise
     except Exception as error:
         reason = "it needs too much memory" if isinstance(error, MemoryError) else str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError) and not register_heif() and _is_heif(source):
+            reason = "HEIC photos need the package pillow-heif: pip install 'showface[heic]'"
         raise UnreadableImageError(f"cannot read image {source_name(source)}: {reason}") from error
 
 
@@ -252,8 +257,28 @@ def _without_pillows_limit() -> Iterator[None]:
 
 
 @cache
+def register_heif() -> bool:
+    """Let Pillow read and write HEIC photos. Returns False if the package pillow-heif is not installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _is_heif(source: str | os.PathLike[str] | BinaryIO) -> bool:
+    """Whether the file starts as an HEIC photo does: a box `ftyp` with one of its brands."""
+    with open(source, "rb") if isinstance(source, str | os.PathLike) else nullcontext(source) as file:
+        file.seek(0)
+        start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:] in _HEIF_BRANDS
+
+
+@cache
 def _formats() -> tuple[str, ...]:
     """The `FORMATS` that this build of Pillow has."""
+    register_heif()
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 

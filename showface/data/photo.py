@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
 from showface.data.exif import upright, upright_exif
-from showface.data.images import Source, array_to_image, open_image, read_image, source_name
+from showface.data.images import Source, array_to_image, open_image, read_image, register_heif, source_name
 from showface.files import write_atomically
 
-OUTPUT_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "JPEG2000", "PPM")
+OUTPUT_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "HEIF", "JPEG2000", "PPM")
 """The formats in which results are saved. Others change the size (ICO, ICNS) or known pixels (GIF)."""
 _LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383, "AVIF": 65536}  # in pixels
 
 # What each format can hold, as Pillow writes it.
-_WITH_ALPHA = frozenset({"PNG", "TIFF", "WEBP", "AVIF", "JPEG2000"})
+_WITH_ALPHA = frozenset({"PNG", "TIFF", "WEBP", "AVIF", "HEIF", "JPEG2000"})
 _WITH_16_BITS = frozenset({"PNG", "TIFF"})
-_WITH_EXIF = frozenset({"JPEG", "PNG", "TIFF", "WEBP", "AVIF"})
-_ONLY_RGB = frozenset({"WEBP", "AVIF"})
+_WITH_EXIF = frozenset({"JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF"})
+_ONLY_RGB = frozenset({"WEBP", "AVIF", "HEIF"})
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,7 @@ def encode_photo(
     Raises:
         ValueError: an unknown format, or the image or the hole does not have the photo's size.
     """
+    register_heif()
     Image.init()
     if form not in OUTPUT_FORMATS or form not in Image.SAVE:
         raise ValueError(f"unknown image format {form!r}: use one of {', '.join(OUTPUT_FORMATS)}")
@@ -181,8 +182,9 @@ def output_format(path: str | Path, size: tuple[int, int] = (1, 1)) -> str:
         FileNotFoundError: the folder does not exist.
     """
     path = Path(path)
+    register_heif()
     form = Image.registered_extensions().get(path.suffix.lower(), "")
-    ways = "use a name that ends in .png, .jpg, .webp, .tif, .bmp, .avif, .jp2 or .ppm"
+    ways = "use a name that ends in .png, .jpg, .webp, .tif, .bmp, .avif, .heic, .jp2 or .ppm"
     if not form:
         raise ValueError(f"unknown image format {path.name!r}: {ways}")
     if form not in OUTPUT_FORMATS or form not in Image.SAVE:
@@ -253,6 +255,8 @@ def _options(form: str) -> dict[str, Any]:
     """Pillow's options that lose least."""
     if form in ("JPEG", "AVIF"):
         return {"quality": 95, "subsampling": "4:4:4"}
+    if form == "HEIF":
+        return {"quality": 95, "chroma": 444}
     # `exact` keeps the colours under transparent pixels.
     return {"lossless": True, "exact": True} if form == "WEBP" else {}
 
