@@ -28,7 +28,8 @@ class GatedConv2d(nn.Module):
         nn.init.normal_(self.conv.weight[outputs:], std=0.5 * std)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, inputs, h, w) -> (B, outputs, h/stride, w/stride)
-        return F.glu(self.conv(x), dim=1)
+        features, gate = self.conv(x).chunk(2, dim=1)
+        return features * gate.sigmoid()  # F.glu, whose backward takes twice as long on a CPU
 
 
 class GatedResidual(nn.Module):
