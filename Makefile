@@ -28,5 +28,5 @@ supply: ## licences, SBOM and known vulnerabilities of the environment's package
 	.ci/supply
 
 clean: ## remove what builds, tests and linters leave
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf build dist *.egg-info showface/_C*.so showface/_build.json .pytest_cache .mypy_cache .ruff_cache .benchmarks
 	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +

@@ -33,6 +33,7 @@ REPORT = "_build.json"
 MIN_TORCH = (2, 11)
 MIN_NVCC = (12, 0)  # the first version that compiles C++20
 DEFAULT_ARCHS = "80;90"
+LAUNCHERS = ("ccache", "sccache", "distcc", "icecc", "env")  # of compilers
 
 
 class UnavailableError(Exception):
@@ -70,7 +71,8 @@ def find_compiler() -> str:
     """Return the C++ compiler: $CXX if set, otherwise the first of the usual names that is found."""
     if sys.platform != "linux":
         raise UnavailableError(f"the compiled kernels are built on Linux only, not on {sys.platform}")
-    chosen = os.environ.get("CXX", "").split()
+    # Without a launcher before it, as in CXX="ccache g++": nvcc takes only a compiler.
+    chosen = [word for word in os.environ.get("CXX", "").split() if Path(word).name not in LAUNCHERS]
     names = chosen[:1] or ["c++", "g++", "clang++"]
     for name in names:
         path = shutil.which(name)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import showface
@@ -86,7 +87,7 @@ def _pairs(title: str, rows: dict[str, str]) -> Table:
     table.add_column(style="bold")
     table.add_column()
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(escape(name), escape(value))  # a compiler's messages have brackets
     return table
 
 
@@ -117,6 +118,6 @@ def render(info: dict[str, Any], console: Console | None = None) -> None:
     for op, by_device in info["operators"].items():
         for device, choice in by_device.items():
             reasons = [f"{backend}: {reason}" for backend, reason in choice["why_not"].items()]
-            table.add_row(op, device, choice["auto"], "\n".join(reasons))
+            table.add_row(op, device, choice["auto"], escape("\n".join(reasons)))
         table.add_section()
     console.print(table)

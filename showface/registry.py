@@ -76,7 +76,7 @@ def stated_licence(folder: Path) -> str | None:
         return None
     try:
         values = yaml.safe_load(header)
-    except (yaml.YAMLError, RecursionError, ValueError):
+    except Exception:  # PyYAML's constructors raise many kinds of errors, such as IndexError for `!!int ''`
         return None
     values = values if isinstance(values, dict) else {}
     licence = values.get("license_name") if values.get("license") == "other" else values.get("license")

@@ -131,6 +131,7 @@ def test_other_sites_are_refused(client: Client):
         (Hosts.of("127.0.0.1", 80), ["localhost", "[::1]"], ["localhost:81"]),
         (Hosts.of("192.168.1.5", 7860), ["192.168.1.5:7860"], ["localhost:7860", "192.168.1.6:7860"]),
         (Hosts.of("0.0.0.0", 7860), ["10.0.0.1:80", "[fe80::1]:7860", "localhost:1"], ["evil.example:7860"]),
+        (Hosts.of("2001:0DB8::1", 7860), ["[2001:db8::1]:7860"], ["[2001:db8::2]:7860"]),
         (Hosts.of("::", 7860, ["My.example"]), ["my.example", "my.example:443"], ["a.my.example", "my.example:x"]),
     ],
 )

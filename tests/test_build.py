@@ -45,11 +45,12 @@ def test_info_covers_every_operator(capsys):
     assert "memory_read" in capsys.readouterr().out
 
 
-def test_info_without_extension(monkeypatch, capsys):
-    monkeypatch.setattr(native, "_load", lambda: (None, "no C++ compiler was found"))
+@pytest.mark.parametrize("why", ["no C++ compiler was found", "error [with T = float] in [/usr/include/x.h]"])
+def test_info_without_extension(monkeypatch, capsys, why):
+    monkeypatch.setattr(native, "_load", lambda: (None, why))
     info.render(info.describe())
     printed = " ".join(capsys.readouterr().out.split())
-    assert "no C++ compiler was found" in printed
+    assert why in printed
 
 
 @needs_extension
@@ -167,3 +168,11 @@ def test_wheel_holds_what_is_imported_and_nothing_else():
     for name in ("showface/kernels/memory.py", "showface/_build.json", "showface/assets/demo/mask.png"):
         assert name in files
     assert {name.split("/")[0] for name in files if ".dist-info/" not in name} <= {"showface", ".."}
+
+
+@pytest.mark.parametrize("launcher", ["", "ccache ", "/usr/bin/env "])
+def test_the_compiler_may_have_a_launcher(monkeypatch, launcher):
+    import cuda_compile
+
+    monkeypatch.setenv("CXX", f"{launcher}g++ -O1")
+    assert Path(cuda_compile.build_script()["find_compiler"]()).name == "g++"

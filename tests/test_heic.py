@@ -129,6 +129,12 @@ def test_without_the_package_the_error_names_it(tmp_path: Path, without_package:
             read(source)
 
 
+def test_the_app_gives_heic_for_heic(tmp_path: Path) -> None:
+    work = pytest.importorskip("showface.app.work")
+    assert work._kind("HEIF") == "HEIF"
+    assert work.KINDS["HEIF"] == ("image/heic", ".heic")
+
+
 def test_without_the_package_other_errors_stay(tmp_path: Path, without_package: None) -> None:
     (tmp_path / "in.heic").write_bytes(b"no image")
     with pytest.raises(UnreadableImageError, match="cannot identify image file"):

@@ -77,6 +77,9 @@ def test_tolerance() -> None:
 def test_painted_hole_refuses_bad_options() -> None:
     with pytest.raises(ValueError, match="blurple"):
         painted_hole(smooth(), "blurple")
+    for colour in ("rgb(300,0,0)", "rgb(120%,0%,0%)", "hsl(0,200%,50%)"):
+        with pytest.raises(ValueError, match="unknown color"):
+            painted_hole(smooth(), colour)
     with pytest.raises(ValueError, match="tolerance"):
         painted_hole(smooth(), "white", tolerance=256)
     with pytest.raises(ValueError, match="min_area"):

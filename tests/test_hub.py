@@ -58,6 +58,11 @@ class TestLoad:
         assert not names & {"pytorch_model.bin", "modeling.py"}
         assert (about_model(NAME).name, about_model(NAME).licence) == ("face", "mit")
 
+    @pytest.mark.parametrize("value", ["!!int ''", "!!bool 'maybe'", "!!timestamp 'x'", "[", "&a [*a]"])
+    def test_a_card_that_is_no_yaml(self, hub, folder, value):
+        hub.add(NAME, {**files_of(folder), "README.md": f"---\nlicense: {value}\n---\n".encode()})
+        assert about_model(NAME).licence == "not stated"
+
     def test_revisions(self, hub, folder, model):
         repo = hub.add(NAME, files_of(folder))
         first = repo.refs["main"]
@@ -128,7 +133,7 @@ class TestLoad:
         with pytest.raises(ConnectionError, match=r"no model org/none: .* can't be reached, and main of it is not"):
             load_model("org/none")
 
-    def test_without_the_extra(self, monkeypatch, showface):
+    def test_without_the_extra(self, monkeypatch, showface, folder):
         real = builtins.__import__
 
         def without(name, *arguments, **options):
@@ -140,8 +145,10 @@ class TestLoad:
         code, _, err = showface("demo", "--model", "org/none")
         assert code == 1
         assert "no bundled model (default, psnr); to look for it on the Hub, install 'showface[hub]'" in err
-        code, _, err = showface("push", "psnr", NAME)
-        assert (code, err) == (1, "error: a model card needs huggingface_hub: install 'showface[hub]'\n")
+        for name in ("psnr", folder):  # a folder with a card of its own, too
+            (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+            code, _, err = showface("push", name, NAME)
+            assert (code, err) == (1, "error: this needs huggingface_hub: install 'showface[hub]'\n")
 
 
 class TestPush:

@@ -76,12 +76,14 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 def test_names_must_differ(models, tmp_path):
     with pytest.raises(ValueError, match="different names"):
         static_site.write_static_site(tmp_path / "site", models)
+    with pytest.raises(ValueError, match="can't be called faces"):
+        static_site.write_static_site(tmp_path / "site", ["org/faces"])
 
 
 def test_another_folder_is_not_replaced(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(FileExistsError, match="not empty"):
+        with pytest.raises(FileExistsError, match="holds other files"):
             static_site.write_static_site(tmp_path, overwrite=overwrite)
     with pytest.raises(FileNotFoundError, match="no folder"):
         static_site.write_static_site(tmp_path / "no" / "site")

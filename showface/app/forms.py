@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
-from PIL import ImageColor
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from showface.app.guard import CallerGoneError, Refusal
+from showface.data.hole import paint_colour
 
 FILES = frozenset({"photo", "mask"})
 FACES_FIELDS = frozenset({"photo", "job"})
@@ -34,6 +34,7 @@ INPAINT_FIELDS = frozenset(
 )
 JOB_ID = "^[A-Za-z0-9-]{1,64}$"
 FORMATS = ("png", "same")
+READABLE = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM; HEIC if pillow-heif is installed beside showface"
 MAX_GROW = 100  # pixels; the time grows with it
 MAX_PART_HEADER = 4096  # bytes
 MAX_TEXT = 1024  # bytes of a field that is no file
@@ -196,7 +197,7 @@ def _detail(text: str) -> float | None:
 
 def _check_colour(text: str) -> None:
     try:
-        ImageColor.getrgb(text)
+        paint_colour(text)
     except ValueError:
         raise Refusal(422, "paint must be a colour, such as white or #ff0000") from None
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from showface.app.forms import FORMATS, JOB_ID, MAX_GROW
+from showface.app.forms import FORMATS, JOB_ID, MAX_GROW, READABLE
 
 
 class FoundFace(BaseModel):
@@ -102,7 +102,7 @@ def _form(fields: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}}
 
 
-_PHOTO = _text("The photo: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM.", format="binary")
+_PHOTO = _text(f"The photo: {READABLE}.", format="binary")
 _JOB = _text("An id of your choice for GET /api/jobs/{job}.", pattern=JOB_ID)
 
 FACES_BODY = _form({"photo": _PHOTO, "job": _JOB})

@@ -63,8 +63,10 @@ def write_static_site(
 
     out = Path(out).resolve()
     names = [model_name(model) for model in models]
-    if not names or len(set(names)) < len(names) or "faces" in names:
+    if not names or len(set(names)) < len(names):
         raise ValueError(f"models must have different names, got {', '.join(names) or 'none'}")
+    if "faces" in names:
+        raise ValueError("a model can't be called faces: that is the name of the detector's file")
     _check_folder(out, overwrite)
     runtime = Path(onnxruntime_web) if onnxruntime_web is not None else fetch_onnxruntime_web()
     # In the folder itself, if it exists: it may be a disk of its own, and files can't be moved from one to another.
@@ -102,8 +104,10 @@ def _check_folder(out: Path, overwrite: bool) -> None:
         raise FileNotFoundError(f"there is no folder {out.parent}")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not (overwrite and (out / "static" / "engine-config.json").is_file()):
-        raise FileExistsError(f"{out} exists and is not empty: choose another folder, or pass --overwrite")
+    if not (out / "static" / "engine-config.json").is_file():
+        raise FileExistsError(f"{out} holds other files than a page of showface: choose another folder")
+    if not overwrite:
+        raise FileExistsError(f"{out} holds a page already: choose another folder, or pass --overwrite")
 
 
 def _write_networks(

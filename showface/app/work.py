@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from showface.app.forms import InpaintForm
+from showface.app.forms import READABLE, InpaintForm
 from showface.app.guard import Refusal
 from showface.app.jobs import JobStoppedError, Progress
 from showface.data import (
@@ -44,6 +44,7 @@ KINDS = {
     "TIFF": ("image/tiff", ".tif"),
     "BMP": ("image/bmp", ".bmp"),
     "AVIF": ("image/avif", ".avif"),
+    "HEIF": ("image/heic", ".heic"),
     "JPEG2000": ("image/jp2", ".jp2"),
     "PPM": ("image/x-portable-pixmap", ".ppm"),
 }
@@ -293,8 +294,7 @@ def _reading(what: str, max_pixels: int = 0) -> Iterator[None]:
         if any(isinstance(cause, MemoryError) for cause in causes):
             raise Refusal(413, TOO_LARGE) from None
         if isinstance(error, UnreadableImageError) and any(isinstance(x, UnidentifiedImageError) for x in causes):
-            kinds = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000 or PPM"
-            raise Refusal(415, f"the {what} is no image that showface reads: give {kinds}") from None
+            raise Refusal(415, f"the {what} is no image that this server reads: give {READABLE}") from None
         raise Refusal(400, f"the {what} is broken or cut off, and can't be decoded") from None
 
 

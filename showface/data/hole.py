@@ -44,12 +44,24 @@ def painted_hole(
         min_area = max(16, photo.width * photo.height // 5000)
     if min_area < 0:
         raise ValueError(f"min_area must be at least 0 pixels, got {min_area}")
-    paint = np.array(ImageColor.getrgb(colour)[:3], dtype=np.uint8)
+    paint = np.array(paint_colour(colour), dtype=np.uint8)
     rgb = np.asarray(photo if photo.mode == "RGB" else read_image(photo))
     # uint8 has no negative numbers, so the difference is the larger value less the smaller one.
     distance = (np.maximum(rgb, paint) - np.minimum(rgb, paint)).max(axis=-1)
     core = _without_specks(distance <= tolerance, min_area)
     return _ring(core, 1) | (_ring(core, 2) & (distance < 128))
+
+
+def paint_colour(text: str) -> tuple[int, ...]:
+    """Red, green and blue, 0 to 255, of a colour as Pillow's ImageColor reads it.
+
+    Raises:
+        ValueError: an unknown colour, or one such as rgb(300,0,0), which ImageColor takes.
+    """
+    colour = ImageColor.getrgb(text)[:3]
+    if not all(0 <= channel <= 255 for channel in colour):
+        raise ValueError(f"unknown color specifier: {text!r}")
+    return colour
 
 
 def alpha_hole(photo: Image.Image) -> NDArray[np.bool_]:
@@ -180,7 +192,7 @@ class Marks:
         if sum((self.mask is not None, self.paint is not None, self.alpha, self.own)) != 1:
             raise ValueError("mark the hole in one way: by a mask, with --paint COLOUR, or with --alpha")
         if self.paint is not None:
-            ImageColor.getrgb(self.paint)
+            paint_colour(self.paint)
         if self.polarity not in POLARITIES:
             raise ValueError(f"polarity must be one of {POLARITIES}, got {self.polarity!r}")
         if self.grow < 0:

@@ -34,7 +34,9 @@ def check_output(path: Path, overwrite: bool) -> None:
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent}")
-    if path.is_dir() or (path.exists() and not overwrite):
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder: give the name of a file")
+    if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: pass --overwrite to replace it")
 
 

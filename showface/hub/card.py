@@ -67,14 +67,19 @@ def model_card(model: str | PathLike[str], repo: str, licence: str | None = None
     return text
 
 
-def _header(licence: str | None, research: bool, system: str) -> str:
+def hub_package() -> Any:
+    """The package huggingface_hub. Raises ModuleNotFoundError, with what to install, if it is missing."""
     try:
-        from huggingface_hub import ModelCardData
+        import huggingface_hub
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("a model card needs huggingface_hub: install 'showface[hub]'") from error
+        raise ModuleNotFoundError("this needs huggingface_hub: install 'showface[hub]'") from error
+    return huggingface_hub
+
+
+def _header(licence: str | None, research: bool, system: str) -> str:
     values: dict[str, Any] = {"license": "other", "license_name": _RESEARCH_ONLY} if research else {"license": licence}
     tags = ["inpainting", "face-inpainting", "pytorch", system]
-    data = ModelCardData(library_name="showface", pipeline_tag="image-to-image", tags=tags, **values)
+    data = hub_package().ModelCardData(library_name="showface", pipeline_tag="image-to-image", tags=tags, **values)
     return f"---\n{data.to_yaml()}\n---\n"
 
 
@@ -106,7 +111,7 @@ def _settings(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, ValueError):
+    except Exception:  # PyYAML's constructors raise many kinds of errors
         return None
     if not isinstance(values, dict) or not {"system", "steps", "data"} <= values.keys():
         return None

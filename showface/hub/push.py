@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from showface.hub.card import model_card
+from showface.hub.card import hub_package, model_card
 from showface.models import InpaintingNetwork
 from showface.models.find import CARD_FILE, LOG_IN, MODEL_FILES, find_detail, find_model, first_line, is_hub_name
 from showface.registry import load_model
@@ -50,6 +50,7 @@ def push_to_hub(
             return push_to_hub(
                 Path(folder), repo, revision=revision, private=private, licence=licence, overwrite=overwrite
             )
+    hub_package()  # before any work
     network = load_model(model)  # nothing is published that can't be loaded
     card = model_card(model, repo, licence)
     with tempfile.TemporaryDirectory() as temporary:
