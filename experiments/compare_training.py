@@ -63,13 +63,14 @@ def configure(name: str, arguments: argparse.Namespace) -> TrainingConfig:
         f"data.folders={folders}",
         f"data.size={arguments.size}",
         f"batch={arguments.batch}",
-        f"steps={arguments.images // arguments.batch}",
         f"seed={arguments.seed}",
         "data.workers=0",
     ]
     if name in BASELINES and arguments.widths == "equal":
         overrides.append(f"baseline.channels={EQUAL_COST[name]}")
-    return load_config(None, [*overrides, *arguments.set, *(MDRNETS.get(name) or [f"system={name}"])])
+    overrides += [*arguments.set, *(MDRNETS.get(name) or [f"system={name}"])]
+    images = load_config(None, overrides).step_images
+    return load_config(None, [f"steps={arguments.images // images}", *overrides])
 
 
 def train(config: TrainingConfig, run: Path, model: Path) -> None:

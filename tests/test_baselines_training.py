@@ -1,5 +1,7 @@
 """Training the baselines, and the comparison script."""
 
+import argparse
+import importlib
 import json
 import runpy
 import shutil
@@ -100,6 +102,15 @@ def test_comparing_trained_systems(faces, tmp_path, monkeypatch, capsys):
     assert package.load_model(out / "models" / "no-dmm").config.use_memory is False
     with pytest.raises(SystemExit, match="was trained with other settings"):
         run("lr=1e-4")
+
+
+@pytest.mark.parametrize("setting", ["accumulate=2", "batch=4"])
+def test_compared_systems_see_as_many_images_whatever_is_set(monkeypatch, setting):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "experiments")
+    configure = importlib.import_module("compare_training").configure
+    options = {"data": ["faces"], "images": 40, "size": 32, "batch": 2, "seed": 0, "widths": "equal", "set": [setting]}
+    config = configure("unet", argparse.Namespace(**options))
+    assert (config.steps, config.step_images) == (10, 4)
 
 
 def assert_paints(showface, faces: Path, model: str) -> None:

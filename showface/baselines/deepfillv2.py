@@ -39,9 +39,7 @@ class ContextualAttention(nn.Module):
         """(B, C, h, w) with even h, w, and its hole (B, 1, H, W) at any size, 1 = corrupted -> (B, C, h, w)."""
         half = F.interpolate(x, (x.shape[2] // 2, x.shape[3] // 2), mode="nearest")
         attention = contextual_scores(half, hole, self.temperature)
-        patches = F.unfold(x, 4, padding=1, stride=2)  # (B, 16 C, N)
-        # Four patches cover a position away from the border. The paper divides by four everywhere.
-        return F.fold(patches @ attention.mT, x.shape[2:], 4, padding=1, stride=2) / 4
+        return transfer_patches(x, attention, 2)
 
 
 class DeepFillv2(Baseline):
@@ -95,6 +93,13 @@ class DeepFillv2(Baseline):
         attended = self.after_attention(self.attention(self.before_attention(x), hole))
         result = self.join(torch.cat([self.convolutions(x), attended], dim=1)).tanh()
         return result, coarse
+
+
+def transfer_patches(x: Tensor, attention: Tensor, factor: int) -> Tensor:
+    """Rebuild (B, C, h, w) from its patches by the attention (B, N, N) of a map that is smaller by an even factor."""
+    patches = F.unfold(x, 2 * factor, padding=factor // 2, stride=factor)  # (B, 4 * factor^2 * C, N)
+    # Four patches cover a position away from the border. The paper divides by four everywhere.
+    return F.fold(patches @ attention.mT.to(x.dtype), x.shape[2:], 2 * factor, padding=factor // 2, stride=factor) / 4
 
 
 def contextual_scores(x: Tensor, hole: Tensor, temperature: float) -> Tensor:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from showface.baselines.base import BaselineConfig
-from showface.baselines.deepfillv2 import EluGatedConv2d, contextual_scores
+from showface.baselines.deepfillv2 import EluGatedConv2d, contextual_scores, transfer_patches
 from showface.baselines.pixelcnn import StructureCondition, StructureGenerator
 from showface.baselines.pluralistic import Codebook, PluralisticBaseline, draw
 from showface.baselines.vqvae import CODES, HierarchicalVQVAE
@@ -51,19 +51,12 @@ class TextureGenerator(nn.Module):
         x2 = self.encode2(torch.cat([image, torch.ones_like(hole), hole], dim=1))
         x4 = self.join(torch.cat([self.encode4(x2), self.enter(structure)], dim=1))
         attention = contextual_scores(structure, hole, self.temperature)
-        y2 = self.decode2(torch.cat([self.decode4(x4), _transfer(x4, attention, 2)], dim=1))
-        return self.decode1(torch.cat([y2, _transfer(x2, attention, 4)], dim=1)).tanh()
+        y2 = self.decode2(torch.cat([self.decode4(x4), transfer_patches(x4, attention, 2)], dim=1))
+        return self.decode1(torch.cat([y2, transfer_patches(x2, attention, 4)], dim=1)).tanh()
 
 
 def _up(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.Upsample(scale_factor=2, mode="nearest"), EluGatedConv2d(inputs, outputs)]
-
-
-def _transfer(x: Tensor, attention: Tensor, factor: int) -> Tensor:
-    """Rebuild (B, C, h, w) from its patches by the attention (B, N, N) of a map that is smaller by an even factor."""
-    patches = F.unfold(x, 2 * factor, padding=factor // 2, stride=factor)  # (B, 4 * factor^2 * C, N)
-    # Four patches cover a position away from the border. As in the paper, divide by four everywhere.
-    return F.fold(patches @ attention.mT.to(x.dtype), x.shape[2:], 2 * factor, padding=factor // 2, stride=factor) / 4
 
 
 class DSI(PluralisticBaseline):

@@ -161,5 +161,5 @@ class PIC(Baseline):
     def loss_weights(self, weights: LossWeights) -> dict[str, float]:
         shared = weights.by_name()
         posterior = {f"posterior_{name}": weight for name, weight in shared.items()}
-        # As in the paper, the KL terms have the weight of L1.
+        # As in the paper, the KL terms have the weight of L1: of the result's, without the coarse image's.
         return shared | posterior | {"kl": weights.hole}

@@ -87,9 +87,9 @@ class Augmentation:
         # A share of 0 draws nothing.
         if self.components and rng.random() < self.components:
             component, growth = COMPONENTS[rng.integers(len(COMPONENTS))], float(rng.uniform(*GROWTH))
-            hole = component_hole(component, self.size, regions, growth)
-            if regions is None:
-                hole = place(Image.fromarray(hole.view(np.uint8))) > 0
+            # In the whole image: halves and the usual places are those of an aligned face, not of a crop.
+            whole = None if labels is None else region_indices(_whole_labels(labels, self.size))
+            hole = place(Image.fromarray(component_hole(component, self.size, whole, growth).view(np.uint8))) > 0
         else:
             hole = random_hole(self.size, self.size, rng, ratio=self.ratio, kind=self.kind)
         if regions is None:
@@ -113,6 +113,10 @@ def _crop_labels(
         min(box[3] * down, float(labels.height)),
     )
     return np.asarray(labels.resize((size, size), Image.Resampling.NEAREST, box=part))
+
+
+def _whole_labels(labels: Image.Image, size: int) -> NDArray[np.uint8]:
+    return np.asarray(labels.resize((size, size), Image.Resampling.NEAREST))
 
 
 def _vary_colour(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:

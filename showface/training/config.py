@@ -102,6 +102,8 @@ class TrainingConfig:
         features: the frozen network of the perceptual, style and distribution losses and of `gan.on_features`:
             "efficientnet-lite0" or "vgg19".
         features_weights: file of its weights; "vgg19" needs one, and "efficientnet-lite0" has a default.
+        zoom: share of the images of which the frozen network and the discriminator see a half around a part of the
+            hole, enlarged twice, and not the whole image.
         init: start from this model, for example to fine-tune it: the name of a bundled model, the folder of a
             saved model, or org/name on the Hub. Parts that it lacks (a coarse-only model has no refinement) keep
             random weights.
@@ -130,6 +132,7 @@ class TrainingConfig:
     gan: GANConfig = field(default_factory=GANConfig)
     features: str = "efficientnet-lite0"
     features_weights: str = ""
+    zoom: float = 0.0
     init: str = ""
     steps: int = 100_000
     batch: int = 16
@@ -174,6 +177,7 @@ class TrainingConfig:
         _check("clip", self.clip, "positive (inf turns it off)", lambda x: x > 0)
         _check("ema_decay", self.ema_decay, "at least 0 and below 1", lambda x: 0 <= x < 1)
         _check("seed", self.seed, "from 0 to 2**63 - 1", lambda x: 0 <= x < 2**63)
+        _check("zoom", self.zoom, "in [0, 1]", lambda x: 0 <= x <= 1)
         for field_ in fields(self.loss):
             weight = getattr(self.loss, field_.name)
             _check(f"loss.{field_.name}", weight, "at least 0 and finite", lambda x: 0 <= x < math.inf)
@@ -181,6 +185,8 @@ class TrainingConfig:
             raise ValueError(
                 f"loss.feature_matching needs a loss.adversarial above 0, got {self.loss.feature_matching} with 0"
             )
+        if self.zoom and not (self.loss.compares_features or self.loss.adversarial):
+            raise ValueError(f"zoom needs a loss of features or loss.adversarial, got {self.zoom} without any")
         first = self.gan.start + self.gan.alone
         if self.loss.adversarial and first >= self.steps:
             raise ValueError(

@@ -13,8 +13,7 @@ from showface.models.stages import WHOLE, Stage
 from showface.training.feature_losses import feature_losses
 from showface.training.features import FrozenFeatures
 from showface.training.gan import feature_matching, generator_loss
-
-SHIFTS = 8
+from showface.training.views import viewed
 
 
 class Objective(nn.Module):
@@ -44,16 +43,19 @@ class Objective(nn.Module):
         labels: Tensor,
         discriminator: Discriminator | None = None,
         shift: tuple[int, int] = (0, 0),
+        zoom: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the detached result (B, 3, H, W) and the losses by name: unweighted, plus their weighted sum `total`.
 
         Args:
             image, hole, labels: as `InpaintingNetwork.training_losses`.
             discriminator: None leaves the adversarial loss and feature matching out.
-            shift: offset of the images that the frozen network and the discriminator get, see `shift_at`.
+            shift, zoom: what the frozen network and the discriminator see, see `showface.training.views`.
         """
         output, losses = self.model.training_losses(image, hole, labels, self.weights, **self._stage_argument)
-        result, image, hole = (shifted(x, shift) for x in (output.image, image, hole))
+        result = output.image
+        if self.features is not None or discriminator is not None:
+            result, image, hole = viewed((result, image), hole, shift, zoom)
         if self.features is not None:
             losses |= feature_losses(self.features, result, image, hole, self.weights)
         if discriminator is not None:
@@ -65,20 +67,6 @@ class Objective(nn.Module):
                 losses["feature_matching"] = feature_matching(fake, real, hole)
         losses["total"] = weighted_sum(losses, self.loss_weights)
         return output.image.detach(), losses
-
-
-def shift_at(step: int) -> tuple[int, int]:
-    """The offset, down and to the right, of the images at a step: all SHIFTS x SHIFTS offsets in turn. *Ours*.
-
-    The frozen network and the discriminator have strides, and the generator works on a grid of 4 x 4 pixels. With a
-    fixed offset the generator learnt a pattern of dots that the strides skip.
-    """
-    return step % SHIFTS, step // SHIFTS % SHIFTS
-
-
-def shifted(x: Tensor, shift: tuple[int, int]) -> Tensor:
-    """(B, C, H, W) shifted down and to the right; pixels that leave re-enter at the opposite side."""
-    return torch.roll(x, shift, (2, 3))
 
 
 @contextmanager

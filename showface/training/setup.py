@@ -34,7 +34,9 @@ def make_accelerator(device: str) -> Accelerator:
         os.environ["ACCELERATE_TORCH_DEVICE"] = device
     # Buffers need not be sent at every forward. Their updates are reduced over the processes; those of batch norms are
     # not, but only the first process saves them.
-    return Accelerator(cpu=device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+    handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+    # `accelerate launch` may name a precision, in its own configuration too; the run's `precision` counts.
+    return Accelerator(mixed_precision="no", cpu=device == "cpu", kwargs_handlers=handlers)
 
 
 def make_dataset(config: TrainingConfig) -> FaceFolder | FaceShards:

@@ -33,7 +33,7 @@ from showface.training.features import frozen_features
 from showface.training.gan import PENALTY_EVERY, discriminator_objective
 from showface.training.lock import FolderLock, lock_folder
 from showface.training.logger import Logger, Meter, NullLogger, peak_memory, sample_grid
-from showface.training.objective import Objective, frozen, shift_at, shifted
+from showface.training.objective import Objective, frozen
 from showface.training.resume import Change, explain, find_changes, remove_leftovers, write_config
 from showface.training.setup import (
     betas_at,
@@ -45,6 +45,7 @@ from showface.training.setup import (
     start_from,
 )
 from showface.training.signals import StopRequest, stop_on_signal
+from showface.training.views import shift_at, viewed, zoom_at
 from showface.training.workers import batches_of, worker_errors
 
 Batch = dict[str, Tensor]
@@ -186,7 +187,8 @@ class Trainer:
         """One step of the optimisers on batches of `FaceFolder` items; returns the mean losses, detached."""
         gan = self.config.gan
         discriminator = self.discriminator if self.stage.paints and self.step >= gan.start else None
-        alone = discriminator is not None and self.step < gan.start + gan.alone
+        first = max(gan.start, self.schedule.span(self.step)[0])  # its first step, in a system with stages too
+        alone = discriminator is not None and self.step < first + gan.alone
         for name, optimiser in self.optimisers.items():
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
@@ -261,7 +263,7 @@ class Trainer:
         """
         image = batch["image"].to(self.device, memory_format=torch.channels_last, non_blocking=True)
         hole, labels = (batch[name].to(self.device, non_blocking=True) for name in ("hole", "parsing"))
-        shift = shift_at(self.step)
+        shift, zoom = shift_at(self.step), zoom_at(batch["hole"], self.config.zoom)
         judge = None if alone else discriminator
         with self._sync(self._objective, last):
             with (
@@ -269,14 +271,14 @@ class Trainer:
                 self._autocast(),
                 frozen(judge) if judge is not None else nullcontext(),
             ):
-                result, losses = self._objective(image, hole, labels, judge, shift)
+                result, losses = self._objective(image, hole, labels, judge, shift, zoom)
             if losses["total"].requires_grad:  # not in a stage that only fills buffers
                 self.accelerator.backward(losses["total"] / count)
         if discriminator is not None and self._discriminator is not None:
             with self._sync(self._discriminator, last):
                 r1 = self.config.gan.r1 * PENALTY_EVERY if self.step % PENALTY_EVERY == 0 else 0.0
                 with self._autocast():
-                    image, result, hole = (shifted(x, shift) for x in (image, result, hole))
+                    image, result, hole = viewed((image, result), hole, shift, zoom)
                     loss, total = discriminator_objective(self._discriminator, image, result, hole, r1)
                 losses["discriminator"] = loss
                 self.accelerator.backward(total / count)
@@ -356,8 +358,7 @@ class Trainer:
             wanted = f"another system or configuration than this one of {self.config.system}"
             changed = "; changed since: " + ", ".join(map(str, self._changes)) if self._changes else ""
             raise ValueError(f"the checkpoint in {self.checkpoints} is of {wanted}{changed}") from error
-        before, now = state["images"], len(self.dataset)
-        if before != now:
+        if (before := state["images"]) != (now := len(self.dataset)):
             text = f"there were {before} images before the stop, and now {now}: their order is another one"
             warnings.warn(text, stacklevel=3)
         number = self.accelerator.process_index
@@ -367,8 +368,8 @@ class Trainer:
         restore_random_state(state["random"][number], self.device)
 
     def _batches(self) -> Generator[Batch, None, None]:
-        pinned = self.device.type == "cuda"
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        pinned = self.device.type == "cuda"
         yield from batches_of(make_loader(self.dataset, self.config, self.step, process, processes, pinned))
 
     def _autocast(self) -> torch.autocast:
