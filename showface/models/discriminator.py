@@ -116,10 +116,13 @@ class FeatureDiscriminator(nn.Module):
         """Logits (B, 1, h, w) for each feature map, the largest first; arguments as `PatchDiscriminator.forward`."""
         return [features[-1] for features in self.features(image, hole)]
 
-    def features(self, image: Tensor, hole: Tensor) -> list[list[Tensor]]:
-        """For each feature map the features after each convolution of its head, last the logits."""
+    def features(self, image: Tensor, hole: Tensor, maps: list[Tensor] | None = None) -> list[list[Tensor]]:
+        """For each feature map the features after each convolution of its head, last the logits.
+
+        `maps` is what the network gives of the image, if that is computed already.
+        """
         found = []
-        for x, head in zip(self.network(image), self.heads, strict=True):
+        for x, head in zip(self.network(image) if maps is None else maps, self.heads, strict=True):
             x = torch.cat([x, pool_hole(hole, *x.shape[2:]).to(x.dtype)], dim=1)
             steps = []
             for conv in cast(nn.ModuleList, head)[:-1]:

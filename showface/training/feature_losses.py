@@ -10,7 +10,12 @@ from showface.training.features import FrozenFeatures
 
 
 def feature_losses(
-    features: FrozenFeatures, result: Tensor, target: Tensor, hole: Tensor, weights: LossWeights
+    features: FrozenFeatures,
+    result: Tensor,
+    target: Tensor,
+    hole: Tensor,
+    weights: LossWeights,
+    maps: list[Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The losses `perceptual`, `style` and `distribution`, each 0-d float32; those without a weight are left out.
 
@@ -19,6 +24,7 @@ def feature_losses(
     Args:
         result, target: (B, 3, H, W) in [-1, 1] with H, W at least 32. The target gets no gradient.
         hole: (B, 1, H, W), 1 = corrupted.
+        maps: `features(result)`, if it is computed already.
 
     Raises:
         ValueError: wrong or different shapes.
@@ -27,7 +33,7 @@ def feature_losses(
         raise ValueError(f"result and target differ in shape: {tuple(result.shape)} and {tuple(target.shape)}")
     with torch.no_grad():
         wanted = features(target)
-    pairs = list(zip(features(result), wanted, strict=True))
+    pairs = list(zip(features(result) if maps is None else maps, wanted, strict=True))
     losses = {}
     if weights.perceptual:
         losses["perceptual"] = [F.l1_loss(x.float(), y.float()) for x, y in pairs]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from showface.losses import LossWeights, weighted_sum
 from showface.models import InpaintingNetwork
-from showface.models.discriminator import Discriminator
+from showface.models.discriminator import Discriminator, FeatureDiscriminator
 from showface.models.stages import WHOLE, Stage
 from showface.training.feature_losses import feature_losses
 from showface.training.features import FrozenFeatures
@@ -56,10 +56,15 @@ class Objective(nn.Module):
         result = output.image
         if self.features is not None or discriminator is not None:
             result, image, hole = viewed((result, image), hole, shift, zoom)
+        maps = None
         if self.features is not None:
-            losses |= feature_losses(self.features, result, image, hole, self.weights)
+            maps = self.features(result)
+            losses |= feature_losses(self.features, result, image, hole, self.weights, maps)
         if discriminator is not None:
-            fake = discriminator.features(result, hole)
+            if isinstance(discriminator, FeatureDiscriminator):
+                fake = discriminator.features(result, hole, maps)
+            else:
+                fake = discriminator.features(result, hole)
             losses["adversarial"] = generator_loss([scale[-1] for scale in fake], hole)
             if self.weights.feature_matching:
                 with torch.no_grad():
