@@ -155,7 +155,7 @@ def main() -> None:
     if arguments.faces:
         systems = {name: classical_system(name) for name in CLASSICAL} | {x.name: model_system(x) for x in models}
         out = arguments.out / "evaluation"
-        run_evaluation(systems, arguments.faces, out, arguments.masks, size=arguments.size)
+        run_evaluation(systems, arguments.faces, out, arguments.masks, size=arguments.size, overwrite=True)
         print(poster_table.report([out / "results.json"]), end="")
 
 

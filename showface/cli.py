@@ -254,6 +254,7 @@ def evaluate(
     identity: Annotated[
         bool, typer.Option("--identity", help="Add the distance to the photo's person, by dlib. Aligned faces only.")
     ] = False,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = "cpu",
 ) -> None:
     """Compare models and classical methods on faces with holes."""
@@ -291,6 +292,7 @@ def evaluate(
             lpips=lpips,
             identity=person,
             frechet=frechet,
+            overwrite=overwrite,
             progress=lambda done, of: bar.update(task, completed=done, total=of),
         )
     for header, cells in [ev.table(result.rows)] + [ev.region_table(result.regions)] * bool(result.regions):
@@ -319,13 +321,13 @@ def memory(
     device: DeviceOption = "cpu",
 ) -> None:
     """Draw the memory: for each region of the face, the photos most similar to its most read slots."""
-    from showface.data import find_images, save_photo
+    from showface.data import list_faces, save_photo
     from showface.inspection import memory_picture
     from showface.models import MDRNets
     from showface.registry import load_model
 
     overwrite = _check_output(out, [], overwrite or out == MEMORY)
-    found = find_images(photos)
+    found = [face for face, _ in list_faces(photos)]
     chosen = found[:: max(1, len(found) // limit)][:limit]
     network = load_model(model, device)
     if not isinstance(network, MDRNets):

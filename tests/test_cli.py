@@ -219,6 +219,13 @@ class TestMemory:
         with Image.open("showface-memory.png") as picture:
             assert picture.width > 3 * 72
 
+    def test_label_images_are_no_faces(self, showface, folder, faces, tmp_path):
+        shutil.copytree(faces, tmp_path / "set" / "faces")
+        shutil.copytree(faces, tmp_path / "set" / "faces_parsing")
+        code, out, _ = showface("memory", tmp_path / "set", "--model", folder, "--slots", 1, "--limit", 1)
+        assert code == 0
+        assert "with 1 of 3 photos" in out
+
     def test_failures(self, showface, folder, faces, tmp_path):
         assert_fails(showface("memory", "nowhere", "--model", folder), "nowhere")
         (tmp_path / "empty").mkdir()

@@ -125,6 +125,55 @@ def test_a_photo_whose_labels_cannot_be_used_is_left_out(images: Path, tmp_path:
     assert {score.image for score in found.scores} == {"0.png", "2.png"}
 
 
+def test_labels_are_no_faces_and_are_found_for_nested_faces(images: Path, tmp_path: Path) -> None:
+    """Faces and labels of a whole data set in one folder: the parsing folder lies beside the faces."""
+    both = tmp_path / "set"
+    for name in ("faces", "faces_parsing"):
+        (both / name / "some").mkdir(parents=True)
+        for path in (tmp_path / name).iterdir():
+            path.rename(both / name / "some" / path.name)
+    found = ev.run_evaluation({"fill": mean_fill}, both, tmp_path / "out", size=SIZE)
+    assert {pair.image for pair in found.pairs} == {both / "faces" / "some" / f"{i}.png" for i in range(3)}
+    assert {pair.labels for pair in found.pairs} == {both / "faces_parsing" / "some" / f"{i}.png" for i in range(3)}
+    assert "skin" in {row.region for row in found.regions}
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_single_folder(images: Path, tmp_path: Path, kind: type) -> None:
+    found = ev.run_evaluation({"fill": mean_fill}, kind(images), tmp_path / "out", size=SIZE)
+    assert {row.image_set for row in found.rows} == {"faces"}
+
+
+def test_the_output_is_checked_before_any_work(images: Path, tmp_path: Path) -> None:
+    def unwanted(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        raise AssertionError("scored before the output was checked")
+
+    systems = {"unwanted": unwanted}
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"written into a folder, but .*file is a file"):
+        ev.run_evaluation(systems, [images], file, size=SIZE)
+    for out in (images / "out", tmp_path, images):
+        with pytest.raises(ValueError, match="must be in separate folders"):
+            ev.run_evaluation(systems, [images], out, size=SIZE)
+    assert file.read_text() == "mine"
+    assert len(list(images.iterdir())) == 3
+    with pytest.raises(NotADirectoryError, match="file"):
+        ev.run_evaluation(systems, [images], file / "out", size=SIZE)
+
+
+def test_results_are_not_overwritten_unasked(images: Path, tmp_path: Path, showface) -> None:
+    pytest.importorskip("cv2")
+    arguments = ("evaluate", "--images", images, "--baseline", "telea", "--size", SIZE, "--out", "out")
+    assert showface(*arguments)[0] == 0
+    before = Path("out/results.json").read_bytes()
+    code, _, err = showface(*arguments, "--seed", 1)
+    assert (code, err) == (1, "error: out holds results already: give another folder, or --overwrite\n")
+    assert Path("out/results.json").read_bytes() == before
+    assert showface(*arguments, "--seed", 1, "--overwrite")[0] == 0
+    assert Path("out/results.json").read_bytes() != before
+
+
 def test_two_folders_of_one_name(images: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="different names, got faces, faces"):
         ev.run_evaluation({"fill": mean_fill}, [images, images], tmp_path / "out", size=SIZE)

@@ -243,7 +243,7 @@ def test_an_evaluation_without_its_broken_photos(tmp_path):
     for path in faces.iterdir():
         path.write_bytes(b"broken")
     with pytest.raises(ValueError, match="no photo can be read: cannot read image"):
-        ev.run_evaluation({"copy": copy}, [faces], tmp_path / "out", size=32)
+        ev.run_evaluation({"copy": copy}, [faces], tmp_path / "out", size=32, overwrite=True)
 
 
 def test_the_command_names_broken_photos(showface, tmp_path):

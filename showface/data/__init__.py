@@ -3,7 +3,7 @@
 from showface.data.augmentation import Augmentation
 from showface.data.components import COMPONENTS, component_hole
 from showface.data.faces import FaceDataset, FaceSource, LostFacesError
-from showface.data.folders import FaceFolder, find_labels
+from showface.data.folders import FaceFolder, list_faces
 from showface.data.hole import HoleReport, Marks, alpha_hole, describe_hole, grow_hole, painted_hole
 from showface.data.images import (
     UnreadableImageError,
@@ -42,9 +42,9 @@ __all__ = [
     "describe_hole",
     "encode_photo",
     "find_images",
-    "find_labels",
     "grow_hole",
     "image_to_tensor",
+    "list_faces",
     "mask_to_tensor",
     "painted_hole",
     "random_hole",

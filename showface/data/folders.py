@@ -77,14 +77,27 @@ class _FolderSource:
         return self.labels[index]
 
 
-def list_faces(folders: Folders) -> list[tuple[Path, Path | None]]:
-    """List each face once, with its label file or None, in the order of the folders."""
+def list_folders(folders: Folders) -> list[Path]:
+    """The folders, of which one may be given by itself. Raises ValueError if there is none."""
     listed = [folders] if isinstance(folders, str | os.PathLike) else folders
     roots = [Path(folder) for folder in listed]
     if not roots:
         raise ValueError("folders is empty")
+    return roots
+
+
+def list_faces(folders: Folders) -> list[tuple[Path, Path | None]]:
+    """List each face once, with its label file or None, in the order of the folders.
+
+    The labels of a folder, or of a folder below it, are in `<folder>_parsing` beside it, under the images' relative
+    names. Label folders are not searched for faces.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: a folder does not exist.
+        ValueError: no folder is given, or a folder holds no faces.
+    """
     pairs: dict[Path, Path | None] = {}
-    for root in roots:
+    for root in list_folders(folders):
         # The label folder is looked up once per folder of images, not once per image.
         siblings: dict[Path, tuple[Path, Path] | None] = {}
         excluded: dict[Path, bool] = {}
@@ -102,13 +115,6 @@ def list_faces(folders: Folders) -> list[tuple[Path, Path | None]]:
         if not faces:
             raise ValueError(f"folder {root} holds only region labels, no faces")
     return list(pairs.items())
-
-
-def find_labels(images: Sequence[Path]) -> dict[Path, Path]:
-    """Find the label image of each image that has one: `<folder>_parsing/<name>.png` beside the image's folder."""
-    siblings = {folder: _sibling_labels(folder, folder) for folder in {path.parent for path in images}}
-    labels = {path: _label_beside(path, siblings[path.parent]) for path in images}
-    return {path: label for path, label in labels.items() if label is not None}
 
 
 def _label_beside(path: Path, sibling: tuple[Path, Path] | None) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from showface.data import find_images, find_labels, random_hole
+from showface.batch import keep_apart
+from showface.data import find_images, list_faces, random_hole
+from showface.data.folders import Folders, list_folders
 from showface.evaluation.components import plan_components
 from showface.evaluation.identity import IdentityDistance
 from showface.evaluation.perceptual import LPIPS, FrechetDistances
@@ -68,7 +70,7 @@ def generate_masks(folder: Path, size: int, bins: Sequence[Bin], count: int, see
 
 def run_evaluation(
     systems: Mapping[str, FillHole],
-    images: Sequence[str | Path],
+    images: Folders,
     out: str | Path,
     masks: str | Path | None = None,
     *,
@@ -81,6 +83,7 @@ def run_evaluation(
     identity: IdentityDistance | None = None,
     frechet: FrechetDistances | None = None,
     settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score systems on the same pairs, and write everything into a folder.
@@ -94,8 +97,8 @@ def run_evaluation(
 
     Args:
         systems: the function of each system, by name.
-        images: folders of faces; each is an image set in the tables. Label images (0-18, PNG) are read from the folder
-            `<name>_parsing` beside a folder, if it exists.
+        images: a folder of faces, or several; each is an image set in the tables. Label images (0-18, PNG) are read
+            from the folder `<name>_parsing` beside a folder, or beside one below it, as for `FaceFolder`.
         out: the folder, created if needed.
         masks: folder of masks, white = hole; by default one mask per image and bin is generated.
         holes: "free-form", in bins by hole ratio; or "components", which hide the eyes, the nose, the mouth or half of
@@ -107,14 +110,17 @@ def run_evaluation(
         fine: use six bins instead of three.
         lpips, identity, frechet: more metrics, see `LPIPS`, `IdentityDistance` and `FrechetDistances`.
         settings: additional settings to write into `results.json`.
+        overwrite: write over the results of another run.
         progress: called after each pair with the number of finished pairs and the total.
 
     Raises:
+        FileNotFoundError, NotADirectoryError: a folder does not exist.
+        FileExistsError: `out` is a file; or it holds results, and `overwrite` is False.
         ValueError: no systems or images, two folders with the same name, one of several that is called `ALL_SETS`, a
-            bin without a mask, an unknown value of `holes`, components together with `masks` or `fine`, or no photo
-            that can be read.
+            bin without a mask, an unknown value of `holes`, components together with `masks` or `fine`, no photo
+            that can be read, or `out` is in a folder of faces or the other way round.
     """
-    out, folders = Path(out), [Path(folder) for folder in images]
+    out, folders = Path(out), list_folders(images)
     names = [printable(folder.resolve().name) for folder in folders]
     if len(set(names)) < len(names):
         raise ValueError(f"the folders of images must have different names, got {', '.join(names)}")
@@ -129,20 +135,19 @@ def run_evaluation(
     if holes == "components" and (masks is not None or fine):
         raise ValueError("component holes are made from the faces: they go with neither masks nor finer bins")
     bins = FINE_BINS if fine else BINS
-    found = {name: find_images(folder)[:limit] for name, folder in zip(names, folders, strict=True)}
+    _check_output(out, folders, overwrite)
+    found = {name: dict(list_faces(folder)[:limit]) for name, folder in zip(names, folders, strict=True)}
+    mask_files = [] if masks is None else find_images(masks)
+    out.mkdir(parents=True, exist_ok=True)
+    if holes == "free-form" and masks is None:
+        mask_files = generate_masks(out / "masks", size, bins, max(map(len, found.values())), seed)
     pairs: list[Pair] = []
-    if holes == "components":
-        for name, paths in found.items():
-            folder = out / "masks" / name
-            pairs += plan_components(paths, folder, size, image_set=name, labels=find_labels(paths))
-    else:
-        if masks is None:
-            most = max((len(paths) for paths in found.values()), default=0)
-            mask_files = generate_masks(out / "masks", size, bins, most, seed)
+    for name, faces in found.items():
+        labels = {path: label for path, label in faces.items() if label is not None}
+        if holes == "components":
+            pairs += plan_components(list(faces), out / "masks" / name, size, image_set=name, labels=labels)
         else:
-            mask_files = find_images(masks)
-        for name, paths in found.items():
-            pairs += plan(paths, mask_files, size, bins, seed, image_set=name, labels=find_labels(paths))
+            pairs += plan(list(faces), mask_files, size, bins, seed, image_set=name, labels=labels)
     lost: dict[Pair, str] = {}
     scores = evaluate(
         systems,
@@ -180,3 +185,18 @@ def run_evaluation(
     sheet = contact_sheet(choose_cases(pairs, scores, list(systems)[-1]), systems, size)
     write_atomically(out / "contact-sheet.png", sheet.save)
     return Evaluation(rows, regions, scores, pairs, failed)
+
+
+def _check_output(out: Path, folders: Iterable[Path], overwrite: bool) -> None:
+    """Check, before any work starts, that results can be written into this folder.
+
+    Raises:
+        FileExistsError: it is a file, or it holds results and `overwrite` is False.
+        ValueError: it is in a folder of faces, or the other way round.
+    """
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"results are written into a folder, but {out} is a file")
+    for folder in folders:
+        keep_apart(folder, out)
+    if (out / "results.json").exists() and not overwrite:
+        raise FileExistsError(f"{out} holds results already: give another folder, or --overwrite")
