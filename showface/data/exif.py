@@ -32,14 +32,12 @@ def upright(image: Image.Image, name: str) -> Image.Image:
 def upright_exif(image: Image.Image, name: str) -> bytes:
     """The image's EXIF data for an upright copy. Broken data is left out: the pixels are good without it."""
     try:
-        exif = image.getexif()
+        exif = _copy(image.getexif())
         turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-        for tag in _STORAGE_TAGS:
-            exif.pop(tag, None)
         if ExifTags.Base.Orientation in exif:
             exif[ExifTags.Base.Orientation] = 1
         if turned and ExifTags.IFD.Exif in exif:
-            details = exif.get_ifd(ExifTags.IFD.Exif)
+            details = exif[ExifTags.IFD.Exif]
             sides = ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight
             if all(side in details for side in sides):
                 details[sides[0]], details[sides[1]] = details[sides[1]], details[sides[0]]
@@ -47,3 +45,19 @@ def upright_exif(image: Image.Image, name: str) -> bytes:
     except Exception as error:  # Pillow's parser raises as many kinds of errors as its decoders
         warnings.warn(f"the EXIF data of {name} is left out, it can't be read: {error}", stacklevel=4)
         return b""
+
+
+def _copy(exif: Image.Exif) -> Image.Exif:
+    """A copy without the tags of storage, with dicts as directories. Pillow's own data belongs to the caller's image."""
+    copy = Image.Exif()
+    copy.endian = exif.endian
+    for tag in exif:
+        if tag not in _STORAGE_TAGS:
+            copy[tag] = exif[tag]
+    for tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+        if tag in exif:
+            copy[tag] = dict(exif.get_ifd(tag))
+    details = copy.get(ExifTags.IFD.Exif, {})
+    if ExifTags.IFD.Interop in details:
+        details[ExifTags.IFD.Interop] = dict(exif.get_ifd(ExifTags.IFD.Interop))
+    return copy

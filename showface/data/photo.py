@@ -20,6 +20,8 @@ from showface.files import write_atomically
 OUTPUT_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "HEIF", "JPEG2000", "PPM")
 """The formats in which results are saved. Others change the size (ICO, ICNS) or known pixels (GIF)."""
 _LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383, "AVIF": 65536}  # in pixels
+MAX_DPI = 65535
+"""The largest resolution that is kept, since JPEG has 16 bits for it."""
 
 # What each format can hold, as Pillow writes it.
 _WITH_ALPHA = frozenset({"PNG", "TIFF", "WEBP", "AVIF", "HEIF", "JPEG2000"})
@@ -220,9 +222,8 @@ def refuse_overwrite(path: str | Path, inputs: Iterable[str | Path], overwrite: 
 
 
 def _photo(image: Image.Image, name: str, deep: bool = False) -> Photo:
-    original = upright(image, name)  # first: `upright_exif` changes the orientation in Pillow's own copy
+    original = upright(image, name)
     exif = upright_exif(image, name)
-    dpi = image.info.get("dpi")
     jpeg = _jpeg_options(image) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
     if original.mode == "I" and image.format == "PNG":  # as older versions of Pillow read 16 bits
         original = Image.fromarray(np.asarray(original).astype(np.uint16))
@@ -235,9 +236,18 @@ def _photo(image: Image.Image, name: str, deep: bool = False) -> Photo:
         name=name,
         exif=exif,
         icc_profile=image.info.get("icc_profile") or None,
-        dpi=(float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None,
+        dpi=_resolution(image),
         jpeg=jpeg,
     )
+
+
+def _resolution(image: Image.Image) -> tuple[float, float] | None:
+    """The resolution in dots per inch, or None if there is none that every format can hold. Files may say anything."""
+    dpi = image.info.get("dpi")
+    if not dpi:
+        return None
+    across, down = (float(value) for value in dpi)
+    return (across, down) if 0 < across <= MAX_DPI and 0 < down <= MAX_DPI else None  # False for NaN
 
 
 def _jpeg_options(image: JpegImagePlugin.JpegImageFile) -> dict[str, Any] | None:
