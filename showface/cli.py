@@ -17,6 +17,7 @@ from showface.export.cli import export_file
 from showface.files import with_home
 from showface.hub.cli import push_model
 from showface.options import refuse_options
+from showface.out_of_memory import memory_errors
 
 app = typer.Typer(
     name="showface",
@@ -148,11 +149,12 @@ def inpaint(
         return
     refuse_options(context, ("batch", "shard"), "one photo")
     _check_output(out, [path, marks.mask], overwrite)
-    before = read_photo(path)
-    output_format(out, before.rgb.size)
-    inpainter = Inpainter(load_model(model, device, detail=detail), faces=faces, size=size, precision=precision)
-    result = inpainter.restore(before.rgb, marks.hole(before))
-    save_photo(result.image, out, before, hole=result.hole, overwrite=overwrite)
+    with memory_errors():
+        before = read_photo(path)
+        output_format(out, before.rgb.size)
+        inpainter = Inpainter(load_model(model, device, detail=detail), faces=faces, size=size, precision=precision)
+        result = inpainter.restore(before.rgb, marks.hole(before))
+        save_photo(result.image, out, before, hole=result.hole, overwrite=overwrite)
     found = f"; faces filled: {result.faces}" if faces else ""
     console.print(f"hole: {result.hole_ratio:.1%} of {result.image.width}x{result.image.height}{found}")
     console.print(f"result: {escape(str(out.resolve()))}")
@@ -179,15 +181,16 @@ def show_mask(
     _check_polarity(context, paint, alpha)
     marks = Marks(mask, paint, alpha, mask_polarity, invert, grow)
     overwrite = _check_output(out, [photo, marks.mask], overwrite or out == PREVIEW)
-    before = read_photo(photo)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".* resized with nearest")  # the report says it
-        hole = marks.hole(before)
-    report = describe_hole(before.rgb, hole, mask)
+    with memory_errors():
+        before = read_photo(photo)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* resized with nearest")  # the report says it
+            hole = marks.hole(before)
+        report = describe_hole(before.rgb, hole, mask)
+        faces = find_faces(before.rgb)
+        save_photo(hole_picture(before.rgb, hole, faces), out, overwrite=overwrite)
     for problem in report.problems:
         warnings.warn(problem, stacklevel=1)
-    faces = find_faces(before.rgb)
-    save_photo(hole_picture(before.rgb, hole, faces), out, overwrite=overwrite)
     pieces = "1 piece" if report.pieces == 1 else f"{report.pieces} pieces"
     console.print(f"hole: {report.ratio:.1%} of {before.rgb.width}x{before.rgb.height} in {pieces}; {marks}")
     console.print(f"faces seen before filling: {len(faces)}")
@@ -359,8 +362,9 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for names that the terminal can't show
     try:
-        app()
-    except (OSError, ValueError, FloatingPointError, ModuleNotFoundError) as error:
+        with memory_errors("this"):
+            app()
+    except (OSError, ValueError, FloatingPointError, MemoryError, ModuleNotFoundError) as error:
         # A missing package of ours says what to install. Any other one is a bug.
         if isinstance(error, ModuleNotFoundError) and "install '" not in str(error):
             raise

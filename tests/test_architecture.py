@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "showface"
 # From the lowest to the highest.
 LAYERS = (
-    ("files", "native", "options", "distributed", "kernels"),
+    ("files", "native", "options", "out_of_memory", "distributed", "kernels"),
     ("ops",),
     ("nn",),
     ("data", "crops", "enlargement"),

@@ -35,6 +35,7 @@ from showface.inference import Inpainter
 from showface.models.find import BUNDLED, find_detail
 from showface.models.interpolation import read_weights
 from showface.models.network import check_detail
+from showface.out_of_memory import memory_errors
 from showface.registry import about_model, load_model
 
 KINDS = {
@@ -300,12 +301,9 @@ def _reading(what: str, max_pixels: int = 0) -> Iterator[None]:
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
-    """Answer a photo that does not fit into memory. PyTorch raises RuntimeError for it."""
+    """Answer a photo that does not fit into memory."""
     try:
-        yield
+        with memory_errors():
+            yield
     except MemoryError:
         raise Refusal(413, TOO_LARGE) from None
-    except RuntimeError as error:
-        if re.search("out of memory|not enough memory|can't allocate memory", str(error)):
-            raise Refusal(413, TOO_LARGE) from None
-        raise

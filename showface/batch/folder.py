@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from showface.batch.work import FAILURES, Fill, Shard, fill_together
 from showface.data import Photo, find_images, read_photo, save_photo
+from showface.out_of_memory import memory_errors
 
 FindHole = Callable[[Path, Photo], NDArray[np.bool_]]
 
@@ -88,8 +89,9 @@ def fill_folder(
         read: dict[Path, tuple[Photo, NDArray[np.bool_]]] = {}
         for name in waiting[start : start + batch]:
             try:
-                photo = read_photo(photos / name)
-                read[name] = photo, find_hole(photos / name, photo)
+                with memory_errors():
+                    photo = read_photo(photos / name)
+                    read[name] = photo, find_hole(photos / name, photo)
             except FAILURES as error:
                 failed(name, error)
         filled = fill_together(fill, read)
@@ -100,7 +102,8 @@ def fill_folder(
                     raise done
                 image = photo.rgb if done is None else done.image
                 (out / name).parent.mkdir(parents=True, exist_ok=True)
-                save_photo(image, out / name, photo, hole=hole, overwrite=overwrite)
+                with memory_errors():
+                    save_photo(image, out / name, photo, hole=hole, overwrite=overwrite)
             except FAILURES as error:
                 failed(name, error)
             else:

@@ -19,6 +19,7 @@ from showface.data.photo import output_format
 from showface.data.tars import IMAGES, Sample, add_member, read_samples
 from showface.data.urls import Urls, expand_urls, is_pattern, is_remote, url_name
 from showface.files import remove_temporaries, write_atomically
+from showface.out_of_memory import memory_errors
 
 FindSampleHole = Callable[[Sample, Photo], NDArray[np.bool_]]
 _SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -107,7 +108,8 @@ def fill_tars(
         try:
             out.mkdir(parents=True, exist_ok=True)
             remove_temporaries(out, glob.escape(name))
-            write_atomically(out / name, partial(filler.write, samples, batch))
+            with memory_errors("the tar file"):
+                write_atomically(out / name, partial(filler.write, samples, batch))
         except FAILURES as error:
             result.failed_tars[name] = str(error)
             on_failure(name, str(error))
@@ -150,15 +152,17 @@ class _Filler:
         for index, sample in enumerate(samples):
             if sample.image is not None:
                 try:
-                    photo = read_photo(sample.open(sample.image))
-                    read[index] = photo, self.find_hole(sample, photo)
+                    with memory_errors():
+                        photo = read_photo(sample.open(sample.image))
+                        read[index] = photo, self.find_hole(sample, photo)
                 except FAILURES as error:
                     self._failed(sample, error)
         filled = fill_together(self.fill, read)
         for index, (photo, hole) in read.items():
             sample = samples[index]
             try:
-                self._set_image(sample, photo, hole, filled[index])
+                with memory_errors():
+                    self._set_image(sample, photo, hole, filled[index])
             except FAILURES as error:
                 self._failed(sample, error)
         return samples

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from showface.data import Photo
+from showface.out_of_memory import memory_errors
 
-# What one bad photo can raise. Other photos may be good, so the work goes on.
-FAILURES = (OSError, ValueError, FloatingPointError, MemoryError, torch.OutOfMemoryError)
+# What one bad photo can raise, under `memory_errors`. Other photos may be good, so the work goes on.
+FAILURES = (OSError, ValueError, FloatingPointError, MemoryError)
 
 Item = TypeVar("Item")
 Name = TypeVar("Name", bound=Hashable)
@@ -78,7 +78,7 @@ def fill_together(
     while groups:
         names = groups.pop()
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), memory_errors():
                 warnings.filterwarnings("ignore", message="no face was found")  # the caller names these photos
                 results.update(zip(names, fill([work[name] for name in names]), strict=True))
         except FAILURES as error:
