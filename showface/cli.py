@@ -16,7 +16,7 @@ from showface.app.cli import serve_app
 from showface.export.cli import export_file
 from showface.files import with_home
 from showface.hub.cli import push_model
-from showface.options import refuse_options
+from showface.options import is_given, refuse_options
 from showface.out_of_memory import memory_errors
 
 app = typer.Typer(
@@ -55,7 +55,7 @@ PrecisionOption = Annotated[str, typer.Option(help="fp32, or bf16: faster on a G
 
 
 DEMO, MEMORY, PREVIEW = Path("showface-demo.png"), Path("showface-memory.png"), Path("showface-mask.png")
-"""Default outputs. They are the program's own, so they are written over."""
+"""Default outputs. They are the program's own, so they are written over if no --out is given."""
 
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Write over existing files.")]
 MaskArgument = Annotated[Path | None, typer.Argument(help="Mask image: white = hole.")]
@@ -70,6 +70,7 @@ GrowOption = Annotated[int, typer.Option(min=0, help="Grow the hole by this many
 
 @app.command()
 def demo(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output image.")] = DEMO,
     overwrite: OverwriteOption = False,
     model: ModelOption = "default",
@@ -80,10 +81,11 @@ def demo(
     from PIL import Image
 
     from showface.data import save_photo
+    from showface.data.photo import check_output
     from showface.inference import Inpainter
     from showface.preview import side_by_side
 
-    overwrite = _check_output(out, [], overwrite or out == DEMO)
+    overwrite = check_output(out, [], overwrite, not is_given(context, "out"))
     with as_file(files("showface") / "assets" / "demo") as folder:
         result = Inpainter(model, device=device, detail=detail).restore(folder / "portrait.png", folder / "mask.png")
         mask = Image.open(folder / "mask.png").convert("RGB")
@@ -131,7 +133,7 @@ def inpaint(
     from showface.batch import Shard, are_tars
     from showface.batch.cli import fill_and_report
     from showface.data import Marks, read_photo, save_photo
-    from showface.data.photo import output_format
+    from showface.data.photo import check_inputs, check_output, output_format
     from showface.inference import Inpainter
     from showface.registry import load_model
 
@@ -147,8 +149,9 @@ def inpaint(
         together = batch or (1 if device == "cpu" else 8)
         fill_and_report(photo if tars else path, out, marks, inpainter, together, overwrite, share)
         return
+    check_inputs(path, marks.mask, "photo or folder")
     refuse_options(context, ("batch", "shard"), "one photo")
-    _check_output(out, [path, marks.mask], overwrite)
+    check_output(out, [path, marks.mask], overwrite)
     with memory_errors():
         before = read_photo(path)
         output_format(out, before.rgb.size)
@@ -175,12 +178,14 @@ def show_mask(
 ) -> None:
     """Show what would be filled, and say what looks wrong with the mask. Draws photo and hole side by side."""
     from showface.data import Marks, describe_hole, read_photo, save_photo
+    from showface.data.photo import check_inputs, check_output
     from showface.faces import find_faces
     from showface.preview import hole_picture
 
     _check_polarity(context, paint, alpha)
     marks = Marks(mask, paint, alpha, mask_polarity, invert, grow)
-    overwrite = _check_output(out, [photo, marks.mask], overwrite or out == PREVIEW)
+    check_inputs(photo, marks.mask)
+    overwrite = check_output(out, [photo, marks.mask], overwrite, not is_given(context, "out"))
     with memory_errors():
         before = read_photo(photo)
         with warnings.catch_warnings():
@@ -315,6 +320,7 @@ def evaluate(
 
 @app.command()
 def memory(
+    context: typer.Context,
     photos: Annotated[Path, typer.Argument(help="Folder of whole faces, preferably the training images.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Output image.")] = MEMORY,
     overwrite: OverwriteOption = False,
@@ -325,12 +331,13 @@ def memory(
 ) -> None:
     """Draw the memory: for each region of the face, the photos most similar to its most read slots."""
     from showface.data import list_faces, save_photo
+    from showface.data.photo import check_output
     from showface.inspection import memory_picture
     from showface.models import MDRNets
     from showface.registry import load_model
 
-    overwrite = _check_output(out, [], overwrite or out == MEMORY)
     found = [face for face, _ in list_faces(photos)]
+    overwrite = check_output(out, found, overwrite, not is_given(context, "out"))
     chosen = found[:: max(1, len(found) // limit)][:limit]
     network = load_model(model, device)
     if not isinstance(network, MDRNets):
@@ -376,21 +383,6 @@ def _check_polarity(context: typer.Context, paint: str | None, alpha: bool) -> N
     """Raise ValueError if a colour of the mask is given, but no mask."""
     if paint is not None or alpha:
         refuse_options(context, ("mask_polarity",), "--alpha" if alpha else "--paint")
-
-
-def _check_output(path: Path, inputs: list[Path | None], overwrite: bool) -> bool:
-    """Check, before any work starts, that an image can be written to this path. Returns `overwrite`.
-
-    Raises:
-        ValueError: unknown image format.
-        FileNotFoundError: the folder does not exist.
-        FileExistsError: the file exists, and `overwrite` is False.
-    """
-    from showface.data.photo import output_format, refuse_overwrite
-
-    output_format(path)
-    refuse_overwrite(path, [other for other in inputs if other is not None], overwrite)
-    return overwrite
 
 
 if __name__ == "__main__":

@@ -94,7 +94,9 @@ class TestInpaint:
             extra = [x for name, value in options.items() for x in (f"--{name.replace('_', '-')}", value)]
             return showface("inpaint", "--no-faces", image, mask, "-o", out, *extra)
 
-        assert_fails(run(image="nowhere.png"), "nowhere.png")
+        assert_fails(run(image="nowhere.png"), "there is no photo or folder nowhere.png")
+        assert_fails(run(image="nowhere", out="out"), "there is no photo or folder nowhere")
+        assert_fails(run(batch=2), "--batch does not belong to one photo")
         assert_fails(run(image=folder / "config.json"), "cannot read image")
         assert_fails(run(out="result.xyz"), "unknown image format 'result.xyz'")
         assert_fails(run(out="missing/result.png"), "there is no folder missing")
@@ -251,7 +253,6 @@ class TestMemory:
         ("export -o x.onnx --device cpu", "--device does not belong to an .onnx file"),
         ("export -o x.pt2 --no-check", "--no-check does not belong to a .pt2 file"),
         ("export -o x.aoti.pt2 --check", "--check does not belong to a .pt2 file"),
-        ("inpaint a.png mask.png -o b.png --batch 2", "--batch does not belong to one photo"),
         ("inpaint a.png -o b.png --paint red --mask-polarity black", "--mask-polarity does not belong to --paint"),
         ("mask a.png --alpha --mask-polarity white", "--mask-polarity does not belong to --alpha"),
     ],

@@ -143,8 +143,31 @@ class TestOverwriting:
             assert "exists already" in err
             assert showface(*command, "--model", folder, "-o", f"{own}.png", "--overwrite")[0] == 0
 
+    def test_an_input_of_the_programs_own_name_is_not(self, showface, folder, photos, masks):
+        """Nor is a file of that name which -o names."""
+        own = Path("showface-mask.png")
+        (masks / "0.png").rename(own)
+        before = own.read_bytes()
+        code, _, err = showface("mask", photos / "0.png", own)
+        assert (code, err) == (
+            1,
+            "error: showface-mask.png is one of the inputs: give -o another name, or --overwrite\n",
+        )
+        code, _, err = showface("mask", photos / "0.png", masks / "1.bmp", "-o", own)
+        assert (code, err) == (1, "error: showface-mask.png exists already: give -o another name, or --overwrite\n")
+        assert own.read_bytes() == before
+        assert showface("mask", photos / "0.png", masks / "1.bmp")[0] == 0
+        (photos / "0.png").rename("showface-memory.png")
+        code, _, err = showface("memory", ".", "--model", folder)
+        assert code == 1
+        assert "showface-memory.png is one of the inputs" in err
+
 
 class TestMaskCommand:
+    def test_missing_files_are_named(self, showface, photos, masks):
+        assert_fails(showface("mask", "no.png", masks / "0.png"), "there is no photo no.png")
+        assert_fails(showface("mask", photos / "0.png", "no.png", "-o", "x"), "there is no mask no.png")
+
     def test_draws_and_describes(self, showface, photos, masks):
         code, out, err = showface("mask", photos / "0.png", masks / "0.png", "--grow", 1)
         assert (code, err) == (0, "")

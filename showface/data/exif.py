@@ -48,7 +48,7 @@ def upright_exif(image: Image.Image, name: str) -> bytes:
 
 
 def _copy(exif: Image.Exif) -> Image.Exif:
-    """A copy without the tags of storage, with dicts as directories. Pillow's own data belongs to the caller's image."""
+    """A copy without the tags of storage, with dicts as directories. Pillow's own belongs to the caller's image."""
     copy = Image.Exif()
     copy.endian = exif.endian
     for tag in exif:

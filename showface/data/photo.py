@@ -200,6 +200,39 @@ def output_format(path: str | Path, size: tuple[int, int] = (1, 1)) -> str:
     return form
 
 
+def check_inputs(photo: Path, mask: Path | None, what: str = "photo") -> None:
+    """Raise FileNotFoundError if there is no photo (or `what` else it may be), or no mask where one is named."""
+    for path, kind in ((photo, what), (mask, "mask")):
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"there is no {kind} {path}")
+
+
+def check_output(path: Path, inputs: Iterable[Path | None], overwrite: bool, own: bool = False) -> bool:
+    """Check, before any work starts, that an image can be written to this path. Returns whether to write over it.
+
+    Args:
+        path: the output.
+        inputs: the files that are read.
+        overwrite: write over any file.
+        own: the name is the program's own, and no user chose it: write over it, unless it is one of the inputs.
+
+    Raises:
+        ValueError: unknown image format.
+        FileNotFoundError: the folder does not exist.
+        FileExistsError: the file exists, and is not written over.
+    """
+    files = [other for other in inputs if other is not None]
+    output_format(path)
+    overwrite = overwrite or (own and not is_one_of(path, files))
+    refuse_overwrite(path, files, overwrite)
+    return overwrite
+
+
+def is_one_of(path: Path, files: Iterable[str | Path]) -> bool:
+    """Whether a path is one of several files, also through a link. Files that don't exist are none."""
+    return path.exists() and any(Path(other).exists() and path.samefile(other) for other in files)
+
+
 def refuse_overwrite(path: str | Path, inputs: Iterable[str | Path], overwrite: bool) -> None:
     """Refuse to write over a file that exists.
 
@@ -216,8 +249,7 @@ def refuse_overwrite(path: str | Path, inputs: Iterable[str | Path], overwrite: 
         raise FileExistsError(f"{path} is a folder: give -o the name of a file")
     if overwrite or not path.exists():
         return
-    same = any(Path(other).exists() and path.samefile(other) for other in inputs)
-    what = "is one of the inputs" if same else "exists already"
+    what = "is one of the inputs" if is_one_of(path, inputs) else "exists already"
     raise FileExistsError(f"{path} {what}: give -o another name, or --overwrite")
 
 
