@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageDraw
 
-from showface.batch import Shard, fill_folder
+from showface.batch import MaskFolder, Shard, fill_folder
 from showface.data import Photo, painted_hole, read_image
 
 from support.commands import Filled, assert_fails, files
@@ -115,6 +115,12 @@ class TestMarks:
         assert_fails(run("--alpha"), "no transparency")
         assert_fails(run(masks), "is a folder of masks, but")
         assert run(mask, "--grow", "-1")[0] == 2  # told by the parser
+
+
+@pytest.mark.parametrize("suffix", ["gif", "jp2", "ppm", "pgm", "pbm"])
+def test_a_folder_of_masks_in_formats_of_single_masks(tmp_path, suffix):
+    mask = save(Image.new("1" if suffix == "pbm" else "L", (8, 8)), tmp_path / "masks" / f"a.{suffix}")
+    assert MaskFolder(tmp_path / "masks", tmp_path / "photos")(tmp_path / "photos" / "a.png") == mask
 
 
 class TestOverwriting:

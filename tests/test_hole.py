@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from showface.data import alpha_hole, describe_hole, grow_hole, painted_hole
+from showface.data import Marks, alpha_hole, describe_hole, grow_hole, painted_hole, read_photo
 from showface.data.hole import piece_areas
 
 from support.pictures import noise
@@ -65,6 +65,18 @@ def test_specks_are_left_out_by_their_area() -> None:
     found = painted_hole(photo, "white", min_area=15)
     assert found[20:25, 20:23].all()
     assert found.sum() < 100
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "RGBa"])
+def test_what_is_transparent_is_not_painted(mode: str) -> None:
+    """It reads as white."""
+    image = Image.new("RGBA", (60, 60), (90, 60, 30, 255))
+    ImageDraw.Draw(image).rectangle((5, 5, 20, 20), fill="white")
+    whole = Marks(paint="white").hole(read_photo(image))
+    ImageDraw.Draw(image).rectangle((30, 30, 50, 50), fill=(0, 0, 0, 0))
+    hole = Marks(paint="white").hole(read_photo(image.convert(mode)))
+    assert np.array_equal(hole, whole)
+    assert whole.sum() == 18**2
 
 
 def test_tolerance() -> None:

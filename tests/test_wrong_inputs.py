@@ -140,6 +140,20 @@ def test_a_dark_mask_says_its_brightest_value(tmp_path, form):
         assert not read_mask(tmp_path / "mask.png").any()
 
 
+@pytest.mark.parametrize(
+    ("colour", "message"),
+    [
+        ((255, 0, 0), "it is coloured, and the brightest grey level of its colours is 76: holes must be white"),
+        ((255, 255, 255, 0), "what is white in it is transparent"),
+    ],
+)
+def test_an_empty_mask_of_bright_samples_says_why(colour, message):
+    mask = Image.new("RGB" if len(colour) == 3 else "RGBA", (32, 40))
+    mask.paste(colour, (5, 5, 20, 20))
+    with pytest.warns(UserWarning, match=f"^the mask is empty: {message}"):
+        assert not read_mask(mask).any()
+
+
 @pytest.mark.parametrize("pixels", [1000, 2**31, 10**30])
 def test_a_hole_grows_by_any_number(pixels):
     assert grow_hole(HOLE, pixels).all()

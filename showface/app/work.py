@@ -237,7 +237,7 @@ def _hole(form: InpaintForm, photo: Photo, max_pixels: int) -> NDArray[np.bool_]
         if form.mask is not None:
             hole = _mask(form.mask, photo.rgb.size, max_pixels)
         elif form.paint is not None:
-            hole = painted_hole(photo.rgb, form.paint)
+            hole = painted_hole(photo.original, form.paint)
         else:
             try:
                 hole = alpha_hole(photo.original)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from showface.batch.work import FAILURES, Fill, Shard, fill_together
-from showface.data import Photo, find_images, read_photo, save_photo
+from showface.data import Photo, find_images, find_masks, read_photo, save_photo
 from showface.out_of_memory import memory_errors
 
 FindHole = Callable[[Path, Photo], NDArray[np.bool_]]
@@ -125,13 +125,13 @@ class MaskFolder:
         photos: the folder of photos.
 
     Raises:
-        FileNotFoundError, NotADirectoryError, ValueError: as for `find_images`.
+        FileNotFoundError, NotADirectoryError, ValueError: as for `find_masks`.
     """
 
     def __init__(self, masks: Path, photos: Path) -> None:
         self.masks, self.photos = masks, photos
         self.found: dict[Path, list[Path]] = {}
-        for mask in find_images(masks):
+        for mask in find_masks(masks):
             self.found.setdefault(mask.relative_to(masks).with_suffix(""), []).append(mask)
 
     def __call__(self, photo: Path) -> Path:

@@ -3,11 +3,11 @@
 from showface.data.augmentation import Augmentation
 from showface.data.components import COMPONENTS, component_hole
 from showface.data.faces import FaceDataset, FaceSource, LostFacesError
+from showface.data.find import find_images, find_masks
 from showface.data.folders import FaceFolder, list_faces
 from showface.data.hole import HoleReport, Marks, alpha_hole, describe_hole, grow_hole, painted_hole
 from showface.data.images import (
     UnreadableImageError,
-    find_images,
     image_to_tensor,
     mask_to_tensor,
     read_image,
@@ -42,6 +42,7 @@ __all__ = [
     "describe_hole",
     "encode_photo",
     "find_images",
+    "find_masks",
     "grow_hole",
     "image_to_tensor",
     "list_faces",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from showface.data.augmentation import Augmentation
 from showface.data.faces import FaceDataset, select_faces, shorter_side
-from showface.data.images import find_images
+from showface.data.find import find_images
 
 PARSING_SUFFIX = "_parsing"
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageFilter
 
-from showface.data.images import POLARITIES, Source, read_image, read_mask
+from showface.data.images import POLARITIES, Source, plain_alpha, read_image, read_mask
 from showface.data.photo import Photo
 
 OPAQUE = 250
@@ -24,10 +24,11 @@ def painted_hole(
 
     A pixel is painted if each of its channels is within `tolerance` of the colour. Small pieces, such as a highlight in
     an eye, are left out. The rest is grown by one pixel, and by one more where a pixel is nearer to the colour than to
-    its opposite, because the soft edge of a stroke is a blend of paint and photo.
+    its opposite, because the soft edge of a stroke is a blend of paint and photo. The transparent part of a photo is
+    not painted, though it reads as white.
 
     Args:
-        photo: RGB, or another mode that `read_image` converts.
+        photo: RGB, or another mode that `read_image` converts, such as `Photo.original`.
         colour: a name or a hex code, as Pillow's ImageColor reads them, such as "white" or "#ff0000".
         tolerance: largest difference in a channel, 0 to 255. More is needed for paint in a strongly compressed JPEG.
         min_area: pieces with fewer pixels are left out. The default is 1/5000 of the photo, and at least 16.
@@ -48,8 +49,9 @@ def painted_hole(
     rgb = np.asarray(photo if photo.mode == "RGB" else read_image(photo))
     # uint8 has no negative numbers, so the difference is the larger value less the smaller one.
     distance = (np.maximum(rgb, paint) - np.minimum(rgb, paint)).max(axis=-1)
-    core = _without_specks(distance <= tolerance, min_area)
-    return _ring(core, 1) | (_ring(core, 2) & (distance < 128))
+    opaque = ~alpha_hole(photo) if _has_alpha(photo) else np.True_
+    core = _without_specks((distance <= tolerance) & opaque, min_area)
+    return (_ring(core, 1) | (_ring(core, 2) & (distance < 128))) & opaque
 
 
 def paint_colour(text: str) -> tuple[int, ...]:
@@ -76,12 +78,13 @@ def alpha_hole(photo: Image.Image) -> NDArray[np.bool_]:
     Raises:
         ValueError: the photo has no transparency.
     """
-    # Pillow converts premultiplied alpha only to the plain mode with the same bands.
-    direct = {"La": "LA", "RGBa": "RGBA"}.get(photo.mode)
-    photo = photo.convert(direct) if direct else photo
-    if "A" not in photo.getbands() and "transparency" not in photo.info:
+    if not _has_alpha(photo):
         raise ValueError(f"the photo has no transparency (its mode is {photo.mode}), so it gives no hole")
-    return np.asarray(photo.convert("RGBA").getchannel("A")) < OPAQUE
+    return np.asarray(plain_alpha(photo).convert("RGBA").getchannel("A")) < OPAQUE
+
+
+def _has_alpha(photo: Image.Image) -> bool:
+    return photo.mode in ("La", "RGBa") or "A" in photo.getbands() or "transparency" in photo.info
 
 
 def grow_hole(hole: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
@@ -212,7 +215,7 @@ class Marks:
                 raise ValueError(f"{mask} is a folder of masks, but {photo.name} is one photo: give one mask")
             hole = read_mask(mask, (photo.rgb.height, photo.rgb.width), self.polarity)
         elif self.paint is not None:
-            hole = painted_hole(photo.rgb, self.paint)
+            hole = painted_hole(photo.original, self.paint)
         elif self.alpha:
             hole = alpha_hole(photo.original)
         else:

@@ -1,4 +1,4 @@
-"""Finding, reading and converting images and hole masks."""
+"""Reading and converting images and hole masks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -20,9 +19,6 @@ from PIL import Image, UnidentifiedImageError
 from showface.data.exif import upright
 from showface.data.urls import is_special
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
-)
 POLARITIES = ("white", "black")
 
 # Formats that are only pictures. Left out are interpreters (EPS, PDF, WMF), formats without a signature (TGA), and rare
@@ -45,40 +41,6 @@ class UnreadableImageError(OSError):
 
 class TooManyPixelsError(UnreadableImageError):
     """An image file has more pixels than the limit. It was not decoded."""
-
-
-def find_images(*folders: Path | str) -> list[Path]:
-    """List the image files in the folders and below, sorted, each once.
-
-    Image files have a suffix of `IMAGE_SUFFIXES`, in upper or lower case. Names that start with a dot are skipped, and
-    links to folders are not followed.
-
-    Raises:
-        FileNotFoundError: a folder does not exist.
-        NotADirectoryError: a path is not a folder.
-        ValueError: no folder is given, or a folder holds no image.
-    """
-    if not folders:
-        raise ValueError("find_images needs at least one folder")
-    found: set[Path] = set()
-    for folder in folders:
-        images = set(_walk_images(Path(folder)))
-        if not images:
-            raise ValueError(f"no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in folder {folder}")
-        found |= images
-    return sorted(found)
-
-
-def _walk_images(folder: Path) -> Iterable[Path]:
-    if not folder.exists():
-        raise FileNotFoundError(f"folder does not exist: {folder}")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"not a folder: {folder}")
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                yield Path(parent, name)
 
 
 def read_image(source: Source) -> Image.Image:
@@ -131,7 +93,7 @@ def read_mask(source: Source, size: tuple[int, int] | None = None, polarity: str
     white = grey.astype(np.float32) / 255.0
     hole = (white if polarity == "white" else 1.0 - white) >= 0.5
     if polarity == "white" and not hole.any():
-        _say_brightest(image, name)
+        _say_brightest(image, grey, name)
     if size is None or hole.shape == tuple(size):
         return hole
     height, width = size
@@ -148,18 +110,30 @@ def read_mask(source: Source, size: tuple[int, int] | None = None, polarity: str
     return np.asarray(resized) > 0
 
 
-def _say_brightest(image: Image.Image, name: str) -> None:
-    """Say how bright an empty mask is, unless it is black. Masks of 0 and 1 in 16 bits or in colour look black."""
-    samples = np.asarray(image.convert("RGB") if image.mode in ("P", "PA", "CMYK", "YCbCr", "HSV") else image)
-    if image.mode in ("LA", "La", "RGBA", "RGBa"):
-        samples = samples[..., :-1]
-    brightest = np.nan_to_num(samples.astype(np.float64)).max(initial=0.0)
+def _say_brightest(image: Image.Image, grey: NDArray[np.uint8], name: str) -> None:
+    """Say how bright an empty mask is, unless it is black. Masks of 0 and 1 in 16 bits or in colour look black.
+
+    `grey` is what the mask was read as: (H, W), with its transparent parts in black.
+    """
+    white = 255
+    if image.mode.startswith("I") or image.mode == "F":
+        samples = np.nan_to_num(np.asarray(image).astype(np.float64))
+        white = 65535 if image.mode.startswith("I") else 1 if samples.max(initial=0.0) <= 1 else 255
+    else:
+        rgb = np.asarray(plain_alpha(image).convert("RGB"))  # drops the alpha
+        samples = np.asarray(Image.fromarray(rgb).convert("L"))
+        if samples.max(initial=0) > 127:
+            why = "what is white in it is transparent, and transparent parts count as known pixels"
+            warnings.warn(f"{name} is empty: {why}", stacklevel=3)
+            return
+        if grey.any() and (rgb.max(axis=-1) - rgb.min(axis=-1)).max() > 32:
+            why = f"it is coloured, and the brightest grey level of its colours is {grey.max()}: holes must be white"
+            warnings.warn(f"{name} is empty: {why}", stacklevel=3)
+            return
+    brightest = samples.max(initial=0)
     if brightest > 0:
-        full = "65535" if image.mode.startswith("I") else "1" if image.mode == "F" and brightest <= 1 else "255"
-        warnings.warn(
-            f"{name} is empty: its brightest value is {brightest:g}, and white is {full}, so nothing counts as hole",
-            stacklevel=3,
-        )
+        why = f"its brightest value is {brightest:g}, and white is {white}, so nothing counts as hole"
+        warnings.warn(f"{name} is empty: {why}", stacklevel=3)
 
 
 def source_name(source: str | os.PathLike[str] | BinaryIO) -> str:
@@ -303,14 +277,18 @@ def _flatten(image: Image.Image, background: int) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_to_8_bits(image)).convert("RGB")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        # Pillow converts premultiplied alpha only to the plain mode with the same bands.
-        direct = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
-        rgba = (image.convert(direct) if direct else image).convert("RGBA")
+        rgba = plain_alpha(image).convert("RGBA")
         below = Image.new("RGBA", rgba.size, (background, background, background, 255))
         return Image.alpha_composite(below, rgba).convert("RGB")
     if image.mode == "LAB":
         raise UnreadableImageError("cannot read an image in LAB colours: save it in RGB first")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def plain_alpha(image: Image.Image) -> Image.Image:
+    """The image without premultiplied alpha, which Pillow converts only to the plain mode with the same bands."""
+    plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
+    return image.convert(plain) if plain else image
 
 
 def _to_8_bits(image: Image.Image) -> NDArray[np.uint8]:

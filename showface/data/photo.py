@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
 from showface.data.exif import upright, upright_exif
-from showface.data.images import Source, array_to_image, open_image, read_image, register_heif, source_name
+from showface.data.images import Source, array_to_image, open_image, plain_alpha, read_image, register_heif, source_name
 from showface.files import write_atomically
 
 OUTPUT_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "HEIF", "JPEG2000", "PPM")
@@ -350,9 +350,7 @@ def _with_known_pixels(
     if mode in ("L", "RGB"):
         known_image = like.rgb
     else:
-        # Pillow converts premultiplied alpha only to the plain mode with the same bands.
-        direct = {"La": "LA", "RGBa": "RGBA"}.get(like.original.mode)
-        known_image = like.original.convert(direct) if direct else like.original
+        known_image = plain_alpha(like.original)
     result = known_image.convert(mode)
     result.info.clear()  # or the old transparent colour of a palette would be saved too
     result.paste(fill.convert(mode), mask=Image.fromarray(hole))

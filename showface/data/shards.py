@@ -15,8 +15,8 @@ import numpy as np
 
 from showface.data.augmentation import Augmentation
 from showface.data.faces import FaceDataset, LostFacesError, select_faces, shorter_side
+from showface.data.find import IMAGE_SUFFIXES
 from showface.data.folders import Folders, list_faces
-from showface.data.images import IMAGE_SUFFIXES
 from showface.data.tars import IMAGES, BrokenTarError, Key, list_members, open_tar, split_name
 from showface.data.urls import NamedBytes, Urls, expand_urls, read_range
 from showface.files import write_atomically

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
-from showface.data.images import IMAGE_SUFFIXES
+from showface.data.find import IMAGE_SUFFIXES
 from showface.data.urls import NamedBytes, open_url, url_name
 
 MASK = "mask"

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from showface.batch import keep_apart
-from showface.data import find_images, list_faces, random_hole
+from showface.data import find_masks, list_faces, random_hole
 from showface.data.folders import Folders, list_folders
 from showface.evaluation.components import plan_components
 from showface.evaluation.identity import IdentityDistance
@@ -137,7 +137,7 @@ def run_evaluation(
     bins = FINE_BINS if fine else BINS
     _check_output(out, folders, overwrite)
     found = {name: dict(list_faces(folder)[:limit]) for name, folder in zip(names, folders, strict=True)}
-    mask_files = [] if masks is None else find_images(masks)
+    mask_files = [] if masks is None else find_masks(masks)
     out.mkdir(parents=True, exist_ok=True)
     if holes == "free-form" and masks is None:
         mask_files = generate_masks(out / "masks", size, bins, max(map(len, found.values())), seed)
