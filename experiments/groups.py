@@ -1,6 +1,7 @@
 """PSNR by group of people: the mean of a system, and its gain over a classical method on the same pairs.
 
-    showface evaluate --images celebahq --images ffhq --masks masks --baseline navier-stokes --out results
+    showface evaluate --images celebahq --images ffhq --masks masks --out results \\
+        --model default --baseline navier-stokes
     python experiments/groups.py results/results.json --images celebahq ffhq
 
 `results/groups.json` names the faces of each group, which were picked by eye. Two more groups are made from the skin's
@@ -81,6 +82,10 @@ def main() -> None:
     parser.add_argument("--against", default="navier-stokes")
     options = parser.parse_args()
     scores = json.loads(options.results.read_text())["scores"]
+    systems = sorted({x["system"] for x in scores})
+    for wanted in (options.system, options.against):
+        if wanted not in systems:
+            parser.error(f"{options.results} has no system {wanted!r}: it has {', '.join(systems)}")
     known = {(x["image_set"], x["image"]) for x in scores}
     picked = {
         name: {(images, file) for images, files in sets.items() for file in files}

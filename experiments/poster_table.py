@@ -125,10 +125,12 @@ def wins(results: Results) -> str:
                 if results.mean(image_set, results.systems[0], metric, label) is None:
                     continue
                 order = winners(results, image_set, metric, label)
-                first, second = (results.mean(image_set, system, metric, label) or 0 for system in order[:2])
                 place = f"{order.index(OURS) + 1} of {len(order)}" if OURS in order else "-"
-                margin = f"{abs(first - second):.{digits}f}"
-                lines.append([image_set, heading, label, order[0], order[1], margin, place])
+                following, margin = "-", "-"
+                if len(order) > 1:
+                    first, second = (results.mean(image_set, system, metric, label) or 0 for system in order[:2])
+                    following, margin = order[1], f"{abs(first - second):.{digits}f}"
+                lines.append([image_set, heading, label, order[0], following, margin, place])
     return markdown_table(["set", "metric", "hole", "best", "next", "margin", OURS], lines)
 
 

@@ -44,6 +44,12 @@ def test_table_of_an_evaluation(tmp_path, monkeypatch, capsys):
     expected = f"{np.mean([found['showface default', name] for name in names[:2]]):.2f} ({np.mean(gains):.2f} ± "
     assert lines[3].split(" | ")[2].startswith(expected)
 
+    monkeypatch.setattr(sys, "argv", [*arguments, "--against", "telea"])
+    with pytest.raises(SystemExit):
+        groups.main()
+    assert "has no system 'telea': it has navier-stokes, showface default" in capsys.readouterr().err
+
+    monkeypatch.setattr(sys, "argv", arguments)
     record.write_text(json.dumps({"strangers": {"faces": ["stranger.png"]}}))
     with pytest.raises(SystemExit):
         groups.main()

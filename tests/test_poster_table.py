@@ -43,6 +43,11 @@ def test_one_run(tmp_path):
     )
 
 
+def test_one_system_has_no_next(tmp_path):
+    lines = poster_table.report([write_results(tmp_path / "a.json", {"mdrnets": (22, 31)})]).splitlines()
+    assert "| celebahq | PSNR dB | 40-60% | mdrnets | - | - | 1 of 1 |" in lines
+
+
 def test_runs_with_several_seeds(tmp_path):
     first = write_results(tmp_path / "a.json", {"mdrnets": (22, 31), "unet": (20, 30)})
     second = write_results(tmp_path / "b.json", {"mdrnets": (20, 29), "unet": (21, 30)})
