@@ -102,9 +102,9 @@ async function open(files) {
 
 /** @param {Photo} photo */
 async function choose(photo) {
-  tools.cancel();
   try {
-    if (!(await photos.choose(photo))) return;
+    // A step that was begun while the photo was decoded belongs to the photo before.
+    if (!(await photos.choose(photo, () => tools.cancel()))) return;
   } catch (error) {
     sayError(error);
     return;

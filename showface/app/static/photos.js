@@ -140,12 +140,14 @@ export class Photos {
 
   /**
    * @param {Photo} photo
+   * @param {() => void} onLeave called just before the switch, while the photo shown until then is still the current one
    * @returns {Promise<boolean>} false if another one was chosen meanwhile
    */
-  async choose(photo) {
+  async choose(photo, onLeave) {
     this.wanted = photo;
     await photo.prepare();
     if (this.wanted !== photo || !this.all.includes(photo)) return false;
+    onLeave();
     this.current = photo;
     this.recent = [photo, ...this.recent.filter((other) => other !== photo)];
     this.trim();

@@ -1,0 +1,38 @@
+"""The app's page in a real browser: clicks, drags and keys that must not do more, or less, than they seem to."""
+
+import pytest
+
+from support.page import noise, png_file
+
+pytestmark = [pytest.mark.browser, pytest.mark.shared("page")]
+
+# Holds back the decoding of images until `window.letGo()`.
+HOLD = """() => {
+  const decode = window.createImageBitmap.bind(window);
+  const held = new Promise((resolve) => (window.letGo = resolve));
+  window.createImageBitmap = async (...options) => {
+    await held;
+    return decode(...options);
+  };
+}"""
+
+
+def test_a_stroke_does_not_go_on_in_another_photo(visit):
+    visitor = visit()
+    visitor.open(*(png_file(f"{n}.png", noise(200, 200)) for n in range(5)))
+    page = visitor.page
+    page.evaluate(HOLD)
+    page.locator(".thumb").nth(4).click()  # its copy was given up, so it is decoded again
+    page.mouse.move(*visitor.place(0.3, 0.5))
+    page.mouse.down()
+    page.mouse.move(*visitor.place(0.4, 0.5), steps=4)
+    page.evaluate("() => window.letGo()")
+    page.wait_for_selector(".thumb[aria-current][title='4.png']")
+    page.mouse.move(*visitor.place(0.6, 0.5), steps=4)
+    page.mouse.up()
+    assert page.is_disabled("#undo")
+    assert not visitor.mask().any()
+    page.locator(".thumb").nth(0).click()
+    page.wait_for_selector(".thumb[aria-current][title='0.png']")
+    assert page.is_disabled("#undo")
+    assert visitor.shown_area(200, 200) == 0
