@@ -36,3 +36,20 @@ def test_a_stroke_does_not_go_on_in_another_photo(visit):
     page.wait_for_selector(".thumb[aria-current][title='0.png']")
     assert page.is_disabled("#undo")
     assert visitor.shown_area(200, 200) == 0
+
+
+@pytest.mark.parametrize(("button", "dialog"), [("#help-open", "#help"), ("#about-open", "#about")])
+def test_dialogs_are_closed_by_clicks_beside_them_only(visit, button, dialog):
+    page = visit().page
+    page.click(button)
+    box = page.locator(dialog).bounding_box()
+    inside, beside = (box["x"] + 6, box["y"] + box["height"] - 6), (box["x"] - 20, box["y"] + 40)
+    page.mouse.click(*inside)  # on its padding
+    assert page.is_visible(dialog)
+    page.mouse.move(*inside)
+    page.mouse.down()
+    page.mouse.move(*beside)  # text may be selected so
+    page.mouse.up()
+    assert page.is_visible(dialog)
+    page.mouse.click(*beside)
+    assert page.is_hidden(dialog)

@@ -47,11 +47,28 @@ export function openDialog(id) {
   if (!dialog.dataset.ready) {
     dialog.dataset.ready = "yes";
     dialog.querySelector("[data-close]").addEventListener("click", () => dialog.close());
+    // A click also ends where text inside was selected with a drag that went too far.
+    let beganBeside = false;
+    dialog.addEventListener("pointerdown", (event) => {
+      beganBeside = isBeside(dialog, event);
+    });
     dialog.addEventListener("click", (event) => {
-      if (event.target === dialog) dialog.close();
+      if (beganBeside && isBeside(dialog, event)) dialog.close();
     });
   }
   dialog.showModal();
+}
+
+/**
+ * Whether a click is on the page behind a dialog. Like its padding, that counts as a part of the dialog.
+ *
+ * @param {HTMLDialogElement} dialog
+ * @param {MouseEvent} event
+ * @returns {boolean}
+ */
+function isBeside(dialog, { target, clientX: x, clientY: y }) {
+  const { left, top, right, bottom } = dialog.getBoundingClientRect();
+  return target === dialog && (x < left || x > right || y < top || y > bottom);
 }
 
 /** @returns {boolean} */
