@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.page import noise, png_file
+from support.page import PHONE, PORTRAIT, Visitor, noise, png_file
 
 pytestmark = [pytest.mark.browser, pytest.mark.shared("page")]
 
@@ -15,6 +15,17 @@ HOLD = """() => {
     return decode(...options);
   };
 }"""
+
+
+def zoom(visitor: Visitor) -> int:
+    return int(visitor.page.inner_text("#zoom-text")[:-1])
+
+
+def compared(visitor: Visitor) -> None:
+    """Open a photo and fill a part of it."""
+    visitor.open(PORTRAIT)
+    visitor.draw((0.2, 0.5), (0.8, 0.5))
+    visitor.fill()
 
 
 def test_a_stroke_does_not_go_on_in_another_photo(visit):
@@ -53,3 +64,41 @@ def test_dialogs_are_closed_by_clicks_beside_them_only(visit, button, dialog):
     assert page.is_visible(dialog)
     page.mouse.click(*beside)
     assert page.is_hidden(dialog)
+
+
+def test_the_line_lets_the_wheel_and_the_hand_through(visit):
+    visitor = visit()
+    compared(visitor)
+    page = visitor.page
+    middle = page.locator("#handle").bounding_box()
+    x, y = middle["x"] + middle["width"] / 2, middle["y"] + middle["height"] / 2
+    fitted = zoom(visitor)
+    page.mouse.move(x, y)
+    page.mouse.wheel(0, -300)
+    page.wait_for_timeout(100)
+    assert zoom(visitor) > fitted
+    page.click("#zoom-fit")
+    page.keyboard.press("h")
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 60, y, steps=4)
+    page.mouse.up()
+    assert page.get_attribute("#split", "aria-valuetext") == "50% before"
+    assert page.locator("#handle").bounding_box()["x"] == pytest.approx(middle["x"] + 60, abs=2)  # the photo moved
+    page.click("#zoom-fit")
+    page.keyboard.press("b")
+    page.keyboard.press("c")
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 60, y, steps=4)
+    page.mouse.up()
+    assert page.locator("#handle").bounding_box()["x"] == pytest.approx(middle["x"] + 60, abs=2)  # the line moved
+    assert page.get_attribute("#split", "aria-valuetext") != "50% before"
+
+
+def test_two_fingers_zoom_though_one_is_on_the_line(visit):
+    visitor = visit(size=PHONE, touch=True)
+    compared(visitor)
+    fitted = zoom(visitor)
+    visitor.touch([(0.5, 0.5), (0.7, 0.5)], [(0.5, 0.5), (0.8, 0.5)], [(0.5, 0.5), (0.9, 0.5)])
+    assert zoom(visitor) == pytest.approx(2 * fitted, rel=0.05)

@@ -61,7 +61,7 @@ def test_everything_is_reachable(browser, page_address, size):
     visitor.fill()
     page.click("#toast-close")
     assert overflow(visitor) <= 0
-    shown = ALWAYS + TOOLS + ["#mode-edit", "#mode-compare", "#handle", "#add"]
+    shown = ALWAYS + TOOLS + ["#mode-edit", "#mode-compare", "#add"]
     shown += ["#options", "#quick-download"] if is_phone else []
     assert [selector for selector in shown if not is_reachable(visitor, selector)] == []
     if is_phone:

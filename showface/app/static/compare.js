@@ -15,15 +15,6 @@ export class Compare {
       this.split = Number(this.slider.value) / 100;
       this.place();
     });
-    this.handle.addEventListener("pointerdown", (event) => {
-      event.preventDefault();
-      this.slider.focus();
-      this.handle.setPointerCapture(event.pointerId);
-    });
-    this.handle.addEventListener("pointermove", (event) => {
-      if (!this.handle.hasPointerCapture(event.pointerId)) return;
-      this.moveTo(event.clientX - this.view.stage.getBoundingClientRect().left);
-    });
   }
 
   /** @param {boolean} isShown */
