@@ -102,3 +102,29 @@ def test_two_fingers_zoom_though_one_is_on_the_line(visit):
     fitted = zoom(visitor)
     visitor.touch([(0.5, 0.5), (0.7, 0.5)], [(0.5, 0.5), (0.8, 0.5)], [(0.5, 0.5), (0.9, 0.5)])
     assert zoom(visitor) == pytest.approx(2 * fitted, rel=0.05)
+
+
+def test_arrow_keys_move_the_line_after_a_click_on_the_picture(visit):
+    visitor = visit()
+    compared(visitor)
+    page = visitor.page
+    page.mouse.click(*visitor.place(0.3, 0.5))
+    assert page.evaluate("() => document.activeElement.id") == "over"
+    before = page.locator("#compare").bounding_box()
+    assert page.get_attribute("#split", "aria-valuetext") == "30% before"
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    assert page.get_attribute("#split", "aria-valuetext") == "33% before"
+    assert page.locator("#compare").bounding_box() == before
+    page.keyboard.press("ArrowUp")  # the photo still moves up and down
+    assert page.locator("#compare").bounding_box()["y"] > before["y"]
+    page.focus("#split")
+    page.keyboard.press("ArrowRight")
+    assert page.get_attribute("#split", "aria-valuetext") == "34% before"
+    page.keyboard.press("c")
+    page.locator("#over").focus()
+    page.keyboard.press("ArrowRight")  # now it moves the photo
+    page.keyboard.press("c")
+    assert page.get_attribute("#split", "aria-valuetext") == "34% before"
+    assert page.locator("#compare").bounding_box()["x"] < before["x"]

@@ -289,7 +289,7 @@ const commands = {
   help: () => openDialog("help"),
 };
 listenToButtons(commands, view);
-listenToKeys({ view, tools, pointers, commands });
+listenToKeys({ view, compare, tools, pointers, commands });
 acceptFiles(open, () => !isDialogOpen());
 byId("over").addEventListener("pointerdown", () => showOptions(false));
 view.onMove = () => {
