@@ -8,7 +8,8 @@ const KEPT = 3; // so many photos keep their decoded copies; the others are deco
 const TYPES = { "image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WebP", "image/avif": "AVIF", "image/gif": "GIF", "image/bmp": "BMP" };
 
 /** @typedef {{canvas: HTMLCanvasElement, width: number, height: number, scale: number}} Picture a copy for the screen */
-/** @typedef {import("./engine.js").Answer & {picture: Picture | null, mask: Blob, model: string, detail: number | null, usedFaces: boolean, same: import("./engine.js").Answer | null}} Result */
+/** @typedef {{isDone: boolean, before: Download | null}} Download whether a result was downloaded, and the one it was made from */
+/** @typedef {import("./engine.js").Answer & {picture: Picture | null, mask: Blob, maskKey: number, download: Download, model: string, detail: number | null, usedFaces: boolean, same: import("./engine.js").Answer | null}} Result */
 
 export class Photo {
   /**
@@ -33,6 +34,23 @@ export class Photo {
     this.run = null;
     /** @type {"edit" | "compare"} */
     this.mode = "edit";
+    /** The key of the mask that was exported. @type {number | null} */
+    this.exported = null;
+    /** Of the result that this photo is, after "Go on from the result". @type {Download | null} */
+    this.download = null;
+  }
+
+  /** Whether it has a mask or a result that was not downloaded, so that it would be lost. @returns {boolean} */
+  get isUnsaved() {
+    const { mask, result } = this;
+    const isUsed = result?.download.isDone && result.maskKey === mask.key;
+    const isMaskLost = !mask.isBlank && !mask.isFromFile && !isUsed && mask.key !== this.exported;
+    return isMaskLost || [this.download, result?.download].some((download) => download?.isDone === false);
+  }
+
+  /** Note that the result was downloaded, and with it what earlier results had. */
+  noteDownload() {
+    for (let download = this.result.download; download; download = download.before) download.isDone = true;
   }
 
   /** "JPEG" and so on, or "" for a format without a name. @returns {string} */
