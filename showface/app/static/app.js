@@ -12,6 +12,7 @@ import { readMaskFile } from "./mask.js";
 import { openPhoto, Photo, Photos } from "./photos.js";
 import { NO_FACE, showPanel, showRun } from "./panel.js";
 import { Pointers } from "./pointers.js";
+import { searchFaces } from "./search.js";
 import { Strip } from "./strip.js";
 import { Tools } from "./tools.js";
 import { ask, askOnLeave, byId, isDialogOpen, openDialog, save, say, sayError, sentence } from "./ui.js";
@@ -112,7 +113,7 @@ async function choose(photo) {
   }
   view.onMove();
   showPhoto();
-  if (!photo.isSearched) findFaces(photo);
+  if (!photo.faces && !photo.search) findFaces(photo);
 }
 
 /** @param {Photo} photo */
@@ -135,18 +136,13 @@ async function close(photo) {
 
 /** @param {Photo} photo */
 async function findFaces(photo) {
-  photo.isSearched = true;
-  photo.facesError = "";
-  try {
+  const find = async (signal) => {
     await engineIsReady;
-    photo.faces = (await engine.faces(photo.file)).faces;
-    // An error stays; the panel says it too.
-    if (photo === current() && !photo.faces.length && !byId("error").textContent) say(NO_FACE);
-  } catch (error) {
-    photo.isSearched = false;
-    photo.facesError = sentence(error.message);
-  }
-  if (photo !== current()) return;
+    return engine.faces(photo.file, signal);
+  };
+  if (!(await searchFaces(photo, find))) return;
+  // An error stays; the panel says it too.
+  if (photo.faces?.length === 0 && !byId("error").textContent) say(NO_FACE);
   view.invalidate("over");
   update();
 }

@@ -12,7 +12,7 @@ export async function createEngine() {
   const calls = new Calls(config);
   return {
     models: async () => config.models,
-    faces: (photo) => calls.send("faces", { photo }),
+    faces: (photo, signal) => calls.send("faces", { photo }, signal),
     inpaint: (request) => inpaint(calls, request),
     /** Load the networks before they are needed; after that the page works offline. */
     ready: async () => {

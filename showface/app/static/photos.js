@@ -27,7 +27,8 @@ export class Photo {
     /** @type {import("./engine.js").Face[] | null} null until they have been looked for */
     this.faces = null;
     this.facesError = "";
-    this.isSearched = false;
+    /** The search for faces that goes on. @type {AbortController | null} */
+    this.search = null;
     /** @type {Result | null} */
     this.result = null;
     /** @type {{controller: AbortController, stage: string, fraction: number, began: number} | null} */
@@ -67,6 +68,12 @@ export class Photo {
   async prepare() {
     this.picture ??= await decode(this.file);
     if (this.result) this.result.picture ??= await decode(this.result.blob);
+  }
+
+  /** Stop the search for faces. It begins again when the photo is shown again. */
+  stopSearch() {
+    this.search?.abort();
+    this.search = null;
   }
 
   release() {
@@ -166,6 +173,7 @@ export class Photos {
     await photo.prepare();
     if (this.wanted !== photo || !this.all.includes(photo)) return false;
     onLeave();
+    if (this.current !== photo) this.current?.stopSearch();
     this.current = photo;
     this.recent = [photo, ...this.recent.filter((other) => other !== photo)];
     this.trim();
@@ -180,6 +188,7 @@ export class Photos {
    */
   remove(photo) {
     photo.run?.controller.abort();
+    photo.stopSearch();
     const at = this.all.indexOf(photo);
     this.all.splice(at, 1);
     this.recent = this.recent.filter((other) => other !== photo);

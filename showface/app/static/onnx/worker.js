@@ -36,8 +36,9 @@ async function open({ config, base, model }) {
   await Promise.all([sessions.session("faces"), sessions.session(model)]);
 }
 
-async function faces({ photo }) {
+async function faces({ photo }, id) {
   const picture = await decode(photo);
+  stopIfCancelled(id);
   const found = await findFaces((view) => sessions.detect(view), picture);
   return { width: picture.width, height: picture.height, faces: found };
 }
@@ -84,5 +85,9 @@ async function findPoints(photo, [threshold, turned]) {
 async function tell(id, stage, fraction) {
   self.postMessage({ id, progress: [stage, fraction] });
   await new Promise((resolve) => setTimeout(resolve));
-  if (cancelled.has(id)) throw new DOMException("The fill was cancelled.", "AbortError");
+  stopIfCancelled(id);
+}
+
+function stopIfCancelled(id) {
+  if (cancelled.has(id)) throw new DOMException("The work was cancelled.", "AbortError");
 }
