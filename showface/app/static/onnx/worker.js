@@ -62,7 +62,8 @@ async function inpaint({ photo, mask, model, size, detail, faces: withFaces, for
   const found = result.crops.filter((crop) => crop.isFace).length;
   if (pixels && withFaces && !found) notes.push(NO_FACE);
   await tell(id, "setting in", 0.95);
-  const { blob, suffix } = await encode(result.image, format === "same" ? photo.type : "image/png");
+  const { blob, suffix, notes: ofFormat } = await encode(result.image, format === "same" ? photo.type : "image/png");
+  notes.push(...ofFormat);
   if (format === "same") notes.push("The browser writes the photo without its metadata.");
   const stem = (photo.name ?? "photo").replace(/\.[^.]*$/, "") || "photo";
   return {
