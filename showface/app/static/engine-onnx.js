@@ -14,11 +14,6 @@ export async function createEngine() {
     models: async () => config.models,
     faces: (photo, signal) => calls.send("faces", { photo }, signal),
     inpaint: (request) => inpaint(calls, request),
-    /** Load the networks before they are needed; after that the page works offline. */
-    ready: async () => {
-      await calls.opened(config.models[0].name);
-      await calls.offline;
-    },
     privacy: "Your photo stays in this browser: it is filled on your own device.",
   };
 }

@@ -26,8 +26,7 @@
 export async function loadEngine() {
   const name = await configuredName();
   const module = name === "onnx" ? await import("./engine-onnx.js") : await import("./engine-server.js");
-  const engine = module.createEngine ? await module.createEngine() : module;
-  return engine;
+  return module.createEngine();
 }
 
 /** @returns {Promise<string>} */
