@@ -43,6 +43,7 @@ def test_a_full_queue_and_places_in_it():
         full = client.post("/api/inpaint", FIELDS)
         assert full.status == 429
         assert int(full.headers["retry-after"]) >= 1
+        assert full.detail == "the queue is full: try again in 1 second"
         gate.open.set()
         assert [task.result().status for task in tasks] == [200, 200, 200]
         assert status("job-0")["state"] == "unknown"

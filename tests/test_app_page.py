@@ -208,6 +208,7 @@ def test_each_photo_keeps_its_mask_history_and_result(visit):
     assert page.locator("#thumbs li").nth(1).get_attribute("data-state") == "masked"
     for left in range(4, -1, -1):
         page.locator(".thumb-close").nth(0).dispatch_event("click")
+        page.click("#closing-yes")
         page.locator("#thumbs li").nth(left).wait_for(state="detached")
     page.wait_for_selector("#empty")
 

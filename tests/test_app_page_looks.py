@@ -61,7 +61,7 @@ def test_everything_is_reachable(browser, page_address, size):
     visitor.fill()
     page.click("#toast-close")
     assert overflow(visitor) <= 0
-    shown = ALWAYS + TOOLS + ["#mode-edit", "#mode-compare", "#handle", "#add"]
+    shown = ALWAYS + TOOLS + ["#mode-edit", "#mode-compare", "#add"]
     shown += ["#options", "#quick-download"] if is_phone else []
     assert [selector for selector in shown if not is_reachable(visitor, selector)] == []
     if is_phone:
@@ -103,7 +103,7 @@ def test_axe_finds_nothing_serious(browser, page_address, size, dark):
     page.set_input_files("#photo-file", {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"nothing"})
     page.wait_for_selector("#error:has-text('broken.jpg')")
     check("an error")
-    for dialog in ("help", "about"):
+    for dialog in ("help", "about", "closing"):
         page.evaluate("id => document.getElementById(id).showModal()", dialog)
         check(dialog)
         page.keyboard.press("Escape")

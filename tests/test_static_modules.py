@@ -47,8 +47,10 @@ const engine = await createEngine();
 const controller = new AbortController();
 const stages = [];
 const filling = engine.inpaint({ signal: controller.signal, onProgress: (stage) => stages.push(stage) });
+const searching = engine.faces(null, controller.signal);
 setTimeout(() => controller.abort());
-console.log(JSON.stringify([await filling.catch((error) => error.name), ...stages]));
+const ends = await Promise.all([filling, searching].map((call) => call.catch((error) => error.name)));
+console.log(JSON.stringify([...ends, ...stages]));
 """
 
 
@@ -160,13 +162,13 @@ def test_crops(node, crop):
     assert torch.equal(got[1].view(1, 64, 64), corrupted)
 
 
-def test_a_fill_is_cancelled_while_the_networks_load(tmp_path):
+def test_work_is_cancelled_while_the_networks_load(tmp_path):
     shutil.copy(STATIC / "engine-onnx.js", tmp_path)
     (tmp_path / "package.json").write_text('{"type": "module"}')
     (tmp_path / "run.js").write_text(CANCEL)
     done = subprocess.run(["node", "run.js"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == ["AbortError", "loading the network"]
+    assert json.loads(done.stdout) == ["AbortError", "AbortError", "loading the network"]
 
 
 def test_enlargement(node):

@@ -220,7 +220,7 @@ def page(address, browser):
     page.goto(f"{address}/probe.html")
     # Not wait_for_function(): it polls by eval(), which the policy forbids.
     page.wait_for_selector("#ready", state="attached")
-    page.evaluate("window.engine.ready()")
+    page.evaluate("(x) => window.faces(x).then(() => navigator.serviceWorker.ready).then(() => {})", as_text(demo()[0]))
     context.set_offline(True)
     yield page
     context.close()

@@ -234,8 +234,9 @@ def _check_room(jobs: Jobs) -> None:
 
 
 def _queue_full(error: QueueFullError) -> Refusal:
-    headers = {"retry-after": str(error.retry_after)}
-    return Refusal(429, "the queue is full: try again after the time in the header Retry-After", headers)
+    seconds = error.retry_after
+    sentence = f"the queue is full: try again in {seconds} second{'s' * (seconds != 1)}"
+    return Refusal(429, sentence, {"retry-after": str(seconds)})
 
 
 def _filled(filled: Filled, notes: list[str]) -> Response:

@@ -12,9 +12,10 @@ import { readMaskFile } from "./mask.js";
 import { openPhoto, Photo, Photos } from "./photos.js";
 import { NO_FACE, showPanel, showRun } from "./panel.js";
 import { Pointers } from "./pointers.js";
+import { searchFaces } from "./search.js";
 import { Strip } from "./strip.js";
 import { Tools } from "./tools.js";
-import { byId, isDialogOpen, openDialog, save, say, sayError, sentence } from "./ui.js";
+import { ask, askOnLeave, byId, isDialogOpen, openDialog, save, say, sayError, sentence } from "./ui.js";
 import { View } from "./view.js";
 
 const DOUBLE_CLICK = 500; // milliseconds
@@ -30,7 +31,7 @@ const tools = new Tools(view, current, () => {
   update();
 });
 const pointers = new Pointers(view, tools, compare, current);
-const strip = new Strip(choose, close);
+const strip = new Strip(choose, askAndClose);
 /** @type {import("./engine.js").Engine} */
 let engine;
 const engineIsReady = start();
@@ -46,6 +47,7 @@ function update() {
   const photo = current();
   document.body.toggleAttribute("data-empty", !photo);
   strip.update(photos.all, photo);
+  askOnLeave(photos.all.some((each) => each.isUnsaved));
   showPanel(photo);
   showRun(photo);
   if (!photo) return;
@@ -102,41 +104,45 @@ async function open(files) {
 
 /** @param {Photo} photo */
 async function choose(photo) {
-  tools.cancel();
   try {
-    if (!(await photos.choose(photo))) return;
+    // A step that was begun while the photo was decoded belongs to the photo before.
+    if (!(await photos.choose(photo, () => tools.cancel()))) return;
   } catch (error) {
     sayError(error);
     return;
   }
   view.onMove();
   showPhoto();
-  if (!photo.isSearched) findFaces(photo);
+  if (!photo.faces && !photo.search) findFaces(photo);
 }
 
 /** @param {Photo} photo */
-function close(photo) {
+async function askAndClose(photo) {
+  byId("closing-name").textContent = photo.file.name;
+  if (photo.isUnsaved && !(await ask("closing"))) return;
+  await close(photo);
+  // The button that had the focus is gone.
+  if (isFocusLost()) byId("over").focus({ preventScroll: true });
+}
+
+/** @param {Photo} photo */
+async function close(photo) {
   tools.cancel();
   const next = photos.remove(photo);
-  if (next) choose(next);
+  if (next) await choose(next);
   else if (!current()) showPhoto();
   else update();
 }
 
 /** @param {Photo} photo */
 async function findFaces(photo) {
-  photo.isSearched = true;
-  photo.facesError = "";
-  try {
+  const find = async (signal) => {
     await engineIsReady;
-    photo.faces = (await engine.faces(photo.file)).faces;
-    // An error stays; the panel says it too.
-    if (photo === current() && !photo.faces.length && !byId("error").textContent) say(NO_FACE);
-  } catch (error) {
-    photo.isSearched = false;
-    photo.facesError = sentence(error.message);
-  }
-  if (photo !== current()) return;
+    return engine.faces(photo.file, signal);
+  };
+  if (!(await searchFaces(photo, find))) return;
+  // An error stays; the panel says it too.
+  if (photo.faces?.length === 0 && !byId("error").textContent) say(NO_FACE);
   view.invalidate("over");
   update();
 }
@@ -190,6 +196,8 @@ async function downloadOwnFormat() {
     const answer = await resultInOwnFormat(engine, photo, update);
     if (!answer) return;
     save(answer.blob, answer.name || `${photo.stem}-filled`);
+    photo.noteDownload();
+    update();
     const notes = answer.notes.filter((note) => !shown.includes(note));
     if (notes.length) say(notes.map(sentence).join(" "));
   } catch (error) {
@@ -200,12 +208,15 @@ async function downloadOwnFormat() {
 function downloadPng() {
   const photo = current();
   save(photo.result.blob, photo.result.name || `${photo.stem}-filled.png`);
+  photo.noteDownload();
+  update();
 }
 
 /** The result becomes a photo of its own, beside the one it was made from. */
 async function goOn() {
   const photo = current();
   const next = new Photo(new File([photo.result.blob], `${photo.stem}.png`, { type: "image/png" }), photo.result.picture);
+  next.download = photo.result.download;
   photos.add(next, photo);
   await choose(next);
   say("This is the result, with an empty mask. The first photo stays beside it.");
@@ -245,7 +256,10 @@ async function importMask() {
 async function exportMask() {
   const photo = current();
   try {
-    save((await photo.mask.toPng()).blob, `${photo.stem}-mask.png`);
+    const { blob, key } = await photo.mask.toPng();
+    save(blob, `${photo.stem}-mask.png`);
+    photo.exported = key;
+    update();
   } catch (error) {
     sayError(error);
   }
@@ -289,7 +303,7 @@ const commands = {
   help: () => openDialog("help"),
 };
 listenToButtons(commands, view);
-listenToKeys({ view, tools, pointers, commands });
+listenToKeys({ view, compare, tools, pointers, commands });
 acceptFiles(open, () => !isDialogOpen());
 byId("over").addEventListener("pointerdown", () => showOptions(false));
 view.onMove = () => {

@@ -11,19 +11,23 @@ export class Compare {
     this.handle = byId("handle");
     /** Where the line lies, as a fraction of the photo's width. */
     this.split = 0.5;
-    this.slider.addEventListener("input", () => {
-      this.split = Number(this.slider.value) / 100;
-      this.place();
-    });
-    this.handle.addEventListener("pointerdown", (event) => {
-      event.preventDefault();
-      this.slider.focus();
-      this.handle.setPointerCapture(event.pointerId);
-    });
-    this.handle.addEventListener("pointermove", (event) => {
-      if (!this.handle.hasPointerCapture(event.pointerId)) return;
-      this.moveTo(event.clientX - this.view.stage.getBoundingClientRect().left);
-    });
+    this.slider.addEventListener("input", () => this.followSlider());
+  }
+
+  followSlider() {
+    this.split = Number(this.slider.value) / 100;
+    this.place();
+  }
+
+  /** Move the line as a key moves the slider. @param {-1 | 1} direction */
+  step(direction) {
+    this.slider.value = String(Number(this.slider.value) + direction);
+    this.followSlider();
+  }
+
+  /** @returns {boolean} */
+  get isShown() {
+    return !this.box.hidden;
   }
 
   /** @param {boolean} isShown */
@@ -46,7 +50,7 @@ export class Compare {
   /** Put the line, its box and the upper picture where they belong. Called again when the photo moves. */
   place() {
     const { view } = this;
-    if (!view.before || this.box.hidden) return;
+    if (!view.before || !this.isShown) return;
     const width = view.before.width * view.scale, height = view.before.height * view.scale;
     const left = Math.max(0, view.x), right = Math.min(view.width, view.x + width);
     const top = Math.max(0, view.y), bottom = Math.min(view.height, view.y + height);

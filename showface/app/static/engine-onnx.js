@@ -12,13 +12,8 @@ export async function createEngine() {
   const calls = new Calls(config);
   return {
     models: async () => config.models,
-    faces: (photo) => calls.send("faces", { photo }),
+    faces: (photo, signal) => calls.send("faces", { photo }, signal),
     inpaint: (request) => inpaint(calls, request),
-    /** Load the networks before they are needed; after that the page works offline. */
-    ready: async () => {
-      await calls.opened(config.models[0].name);
-      await calls.offline;
-    },
     privacy: "Your photo stays in this browser: it is filled on your own device.",
   };
 }

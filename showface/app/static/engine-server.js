@@ -34,11 +34,11 @@ async function models() {
   return all.sort((a, b) => Number(b.name === first) - Number(a.name === first));
 }
 
-/** @param {Blob} photo @returns {Promise<import("./engine.js").Faces>} */
-async function faces(photo) {
+/** @param {Blob} photo @param {AbortSignal} [signal] @returns {Promise<import("./engine.js").Faces>} */
+async function faces(photo, signal) {
   const form = new FormData();
   form.append("photo", photo, nameOf(photo));
-  return (await call("api/faces", { method: "POST", body: form })).json();
+  return (await call("api/faces", { method: "POST", body: form, signal })).json();
 }
 
 /** @param {import("./engine.js").Request} request @returns {Promise<import("./engine.js").Answer>} */
@@ -98,7 +98,8 @@ function watch(job, onProgress) {
 }
 
 /**
- * fetch with the token. An error of the server becomes an Error with the server's sentence.
+ * fetch with the token. An error of the server becomes an Error with the server's sentence, and with the seconds after
+ * which to try again if the server names them.
  *
  * @param {string} path relative to the page
  * @param {RequestInit} options
@@ -116,7 +117,8 @@ async function call(path, options = {}) {
   }
   if (answer.ok) return answer;
   if (answer.status === 401) throw new Error("Open the address that showface app printed: it ends in #token=…");
-  throw new Error(await sentence(answer));
+  const retryAfter = answer.status === 429 ? Number(answer.headers.get("Retry-After")) : 0;
+  throw Object.assign(new Error(await sentence(answer)), { retryAfter });
 }
 
 /** @param {Response} answer @returns {Promise<string>} */

@@ -16,17 +16,17 @@
  *   blob: Blob, name: string, faces: number, holeRatio: number, milliseconds: number, notes: string[]
  * }} Answer
  * @typedef {{
- *   models: () => Promise<Model[]>, faces: (photo: Blob) => Promise<Faces>,
+ *   models: () => Promise<Model[]>, faces: (photo: Blob, signal?: AbortSignal) => Promise<Faces>,
  *   inpaint: (request: Request) => Promise<Answer>, privacy?: string
- * }} Engine the default model comes first; errors are sentences for the user; a cancelled `inpaint` throws AbortError
+ * }} Engine the default model comes first; errors are sentences for the user, with the seconds to wait as `retryAfter`
+ *   where it is worth trying again; what its signal cancels throws AbortError
  */
 
 /** @returns {Promise<Engine>} */
 export async function loadEngine() {
   const name = await configuredName();
   const module = name === "onnx" ? await import("./engine-onnx.js") : await import("./engine-server.js");
-  const engine = module.createEngine ? await module.createEngine() : module;
-  return engine;
+  return module.createEngine();
 }
 
 /** @returns {Promise<string>} */

@@ -23,7 +23,9 @@ export async function fillPhoto(engine, photo, { model, detail, faces }, onUpdat
     const request = { photo: photo.file, mask: mask.blob, model, detail, faces, format: "png" };
     const answer = await engine.inpaint({ ...request, signal, onProgress });
     const picture = await decode(answer.blob);
-    photo.result = { ...answer, picture, mask: mask.blob, model, detail, usedFaces: faces, same: null };
+    const made = { mask: mask.blob, maskKey: mask.key, model, detail, usedFaces: faces };
+    const download = { isDone: false, before: photo.download };
+    photo.result = { ...answer, ...made, picture, same: null, download };
     return true;
   });
   return isDone ?? false;

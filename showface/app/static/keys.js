@@ -8,11 +8,11 @@ const PAN = 40; // CSS pixels for an arrow key
  * Listen to the keys.
  *
  * @param {{
- *   view: import("./view.js").View, tools: import("./tools.js").Tools, pointers: import("./pointers.js").Pointers,
- *   commands: import("./buttons.js").Commands
+ *   view: import("./view.js").View, compare: import("./compare.js").Compare, tools: import("./tools.js").Tools,
+ *   pointers: import("./pointers.js").Pointers, commands: import("./buttons.js").Commands
  * }} page
  */
-export function listenToKeys({ view, tools, pointers, commands }) {
+export function listenToKeys({ view, compare, tools, pointers, commands }) {
   const plain = {
     b: () => tools.choose("brush"),
     e: () => tools.choose("eraser"),
@@ -28,7 +28,13 @@ export function listenToKeys({ view, tools, pointers, commands }) {
     0: () => view.fit(),
     "?": commands.help,
   };
-  const arrows = { arrowleft: [PAN, 0], arrowright: [-PAN, 0], arrowup: [0, PAN], arrowdown: [0, -PAN] };
+  // On the photo.
+  const arrows = {
+    arrowleft: () => (compare.isShown ? compare.step(-1) : view.pan(PAN, 0)),
+    arrowright: () => (compare.isShown ? compare.step(1) : view.pan(-PAN, 0)),
+    arrowup: () => view.pan(0, PAN),
+    arrowdown: () => view.pan(0, -PAN),
+  };
   const withControl = { z: commands.undo, y: commands.redo, enter: commands.run, o: commands.pickPhotos };
 
   window.addEventListener("keydown", (event) => {
@@ -45,8 +51,7 @@ export function listenToKeys({ view, tools, pointers, commands }) {
       if (types && key !== "enter") return;
       command = key === "z" && event.shiftKey ? commands.redo : withControl[key];
     } else if (!types && !event.altKey) {
-      command = plain[key];
-      if (!command && arrows[key] && target === byId("over")) command = () => view.pan(...arrows[key]);
+      command = plain[key] ?? (target === byId("over") ? arrows[key] : undefined);
       if (key === " " && !target.matches("button, a, input:not([type=range])")) command = () => setSpace(true);
     }
     if (!command) return;

@@ -51,6 +51,11 @@ export class Mask {
     return !this.done || this.steps[this.done - 1].kind === "clear";
   }
 
+  /** Whether nothing was changed since it was imported. @returns {boolean} */
+  get isFromFile() {
+    return this.done > 0 && this.steps[this.done - 1].kind === "bits";
+  }
+
   /** The canvas for the screen. @returns {HTMLCanvasElement} */
   get canvas() {
     if (!this.context) {

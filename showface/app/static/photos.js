@@ -8,7 +8,8 @@ const KEPT = 3; // so many photos keep their decoded copies; the others are deco
 const TYPES = { "image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WebP", "image/avif": "AVIF", "image/gif": "GIF", "image/bmp": "BMP" };
 
 /** @typedef {{canvas: HTMLCanvasElement, width: number, height: number, scale: number}} Picture a copy for the screen */
-/** @typedef {import("./engine.js").Answer & {picture: Picture | null, mask: Blob, model: string, detail: number | null, usedFaces: boolean, same: import("./engine.js").Answer | null}} Result */
+/** @typedef {{isDone: boolean, before: Download | null}} Download whether a result was downloaded, and the one it was made from */
+/** @typedef {import("./engine.js").Answer & {picture: Picture | null, mask: Blob, maskKey: number, download: Download, model: string, detail: number | null, usedFaces: boolean, same: import("./engine.js").Answer | null}} Result */
 
 export class Photo {
   /**
@@ -26,13 +27,31 @@ export class Photo {
     /** @type {import("./engine.js").Face[] | null} null until they have been looked for */
     this.faces = null;
     this.facesError = "";
-    this.isSearched = false;
+    /** The search for faces that goes on. @type {AbortController | null} */
+    this.search = null;
     /** @type {Result | null} */
     this.result = null;
     /** @type {{controller: AbortController, stage: string, fraction: number, began: number} | null} */
     this.run = null;
     /** @type {"edit" | "compare"} */
     this.mode = "edit";
+    /** The key of the mask that was exported. @type {number | null} */
+    this.exported = null;
+    /** Of the result that this photo is, after "Go on from the result". @type {Download | null} */
+    this.download = null;
+  }
+
+  /** Whether it has a mask or a result that was not downloaded, so that it would be lost. @returns {boolean} */
+  get isUnsaved() {
+    const { mask, result } = this;
+    const isUsed = result?.download.isDone && result.maskKey === mask.key;
+    const isMaskLost = !mask.isBlank && !mask.isFromFile && !isUsed && mask.key !== this.exported;
+    return isMaskLost || [this.download, result?.download].some((download) => download?.isDone === false);
+  }
+
+  /** Note that the result was downloaded, and with it what earlier results had. */
+  noteDownload() {
+    for (let download = this.result.download; download; download = download.before) download.isDone = true;
   }
 
   /** "JPEG" and so on, or "" for a format without a name. @returns {string} */
@@ -49,6 +68,12 @@ export class Photo {
   async prepare() {
     this.picture ??= await decode(this.file);
     if (this.result) this.result.picture ??= await decode(this.result.blob);
+  }
+
+  /** Stop the search for faces. It begins again when the photo is shown again. */
+  stopSearch() {
+    this.search?.abort();
+    this.search = null;
   }
 
   release() {
@@ -140,12 +165,15 @@ export class Photos {
 
   /**
    * @param {Photo} photo
+   * @param {() => void} onLeave called just before the switch, while the photo shown until then is still the current one
    * @returns {Promise<boolean>} false if another one was chosen meanwhile
    */
-  async choose(photo) {
+  async choose(photo, onLeave) {
     this.wanted = photo;
     await photo.prepare();
     if (this.wanted !== photo || !this.all.includes(photo)) return false;
+    onLeave();
+    if (this.current !== photo) this.current?.stopSearch();
     this.current = photo;
     this.recent = [photo, ...this.recent.filter((other) => other !== photo)];
     this.trim();
@@ -160,6 +188,7 @@ export class Photos {
    */
   remove(photo) {
     photo.run?.controller.abort();
+    photo.stopSearch();
     const at = this.all.indexOf(photo);
     this.all.splice(at, 1);
     this.recent = this.recent.filter((other) => other !== photo);

@@ -38,7 +38,7 @@ export function sentence(text) {
 }
 
 /**
- * Open a dialog. It is closed by its button, by Esc and by a click beside it.
+ * Open a dialog. It is closed by its buttons, by Esc and by a click beside it.
  *
  * @param {string} id
  */
@@ -46,12 +46,62 @@ export function openDialog(id) {
   const dialog = byId(id);
   if (!dialog.dataset.ready) {
     dialog.dataset.ready = "yes";
-    dialog.querySelector("[data-close]").addEventListener("click", () => dialog.close());
+    for (const button of dialog.querySelectorAll("[data-close]")) {
+      button.addEventListener("click", () => dialog.close(button.value));
+    }
+    // A click also ends where text inside was selected with a drag that went too far.
+    let beganBeside = false;
+    dialog.addEventListener("pointerdown", (event) => {
+      beganBeside = isBeside(dialog, event);
+    });
     dialog.addEventListener("click", (event) => {
-      if (event.target === dialog) dialog.close();
+      if (beganBeside && isBeside(dialog, event)) dialog.close();
     });
   }
   dialog.showModal();
+}
+
+/**
+ * Whether a click is on the page behind a dialog. Like its padding, that counts as a part of the dialog.
+ *
+ * @param {HTMLDialogElement} dialog
+ * @param {MouseEvent} event
+ * @returns {boolean}
+ */
+function isBeside(dialog, { target, clientX: x, clientY: y }) {
+  const { left, top, right, bottom } = dialog.getBoundingClientRect();
+  return target === dialog && (x < left || x > right || y < top || y > bottom);
+}
+
+/**
+ * Ask a question. All but the button with the value "yes" means no.
+ *
+ * @param {string} id of the dialog
+ * @returns {Promise<boolean>}
+ */
+export function ask(id) {
+  const dialog = byId(id);
+  dialog.returnValue = "";
+  openDialog(id);
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
+  });
+}
+
+/**
+ * Let the browser ask, in its own words, before the page is closed or loaded again.
+ *
+ * @param {boolean} isAsked
+ */
+export function askOnLeave(isAsked) {
+  if (isAsked) window.addEventListener("beforeunload", keepPage);
+  else window.removeEventListener("beforeunload", keepPage);
+}
+
+/** @param {BeforeUnloadEvent} event */
+function keepPage(event) {
+  event.preventDefault();
+  event.returnValue = true; // older browsers
 }
 
 /** @returns {boolean} */

@@ -69,7 +69,7 @@ async function rgba(file, colorSpaceConversion) {
  *
  * @param {Picture} picture RGB
  * @param {string} type
- * @returns {Promise<{blob: Blob, suffix: string}>}
+ * @returns {Promise<{blob: Blob, suffix: string, notes: string[]}>} with a note if the type is another one
  */
 export async function encode(picture, type) {
   const { width, height, data } = picture;
@@ -81,5 +81,7 @@ export async function encode(picture, type) {
   const canvas = new OffscreenCanvas(width, height);
   canvas.getContext("2d").putImageData(image, 0, 0);
   const blob = await canvas.convertToBlob({ type, quality: FORMATS[type]?.quality });
-  return { blob, suffix: FORMATS[blob.type]?.suffix ?? ".png" };
+  const name = type ? type.replace("image/", "").toUpperCase() : "the photo's format";
+  const notes = blob.type === type ? [] : [`This browser can't write ${name}: the result is saved as PNG.`];
+  return { blob, suffix: FORMATS[blob.type]?.suffix ?? ".png", notes };
 }

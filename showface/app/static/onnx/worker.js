@@ -36,8 +36,9 @@ async function open({ config, base, model }) {
   await Promise.all([sessions.session("faces"), sessions.session(model)]);
 }
 
-async function faces({ photo }) {
+async function faces({ photo }, id) {
   const picture = await decode(photo);
+  stopIfCancelled(id);
   const found = await findFaces((view) => sessions.detect(view), picture);
   return { width: picture.width, height: picture.height, faces: found };
 }
@@ -61,7 +62,8 @@ async function inpaint({ photo, mask, model, size, detail, faces: withFaces, for
   const found = result.crops.filter((crop) => crop.isFace).length;
   if (pixels && withFaces && !found) notes.push(NO_FACE);
   await tell(id, "setting in", 0.95);
-  const { blob, suffix } = await encode(result.image, format === "same" ? photo.type : "image/png");
+  const { blob, suffix, notes: ofFormat } = await encode(result.image, format === "same" ? photo.type : "image/png");
+  notes.push(...ofFormat);
   if (format === "same") notes.push("The browser writes the photo without its metadata.");
   const stem = (photo.name ?? "photo").replace(/\.[^.]*$/, "") || "photo";
   return {
@@ -84,5 +86,9 @@ async function findPoints(photo, [threshold, turned]) {
 async function tell(id, stage, fraction) {
   self.postMessage({ id, progress: [stage, fraction] });
   await new Promise((resolve) => setTimeout(resolve));
-  if (cancelled.has(id)) throw new DOMException("The fill was cancelled.", "AbortError");
+  stopIfCancelled(id);
+}
+
+function stopIfCancelled(id) {
+  if (cancelled.has(id)) throw new DOMException("The work was cancelled.", "AbortError");
 }
