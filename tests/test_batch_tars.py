@@ -289,7 +289,7 @@ class TestFailures:
         assert files("out") == ["p-002.tar"]
         lines = err.splitlines()
         assert lines[0] == f"failed: p-000.tar: cannot read tar file {path}: it is cut off or broken"
-        assert lines[1].startswith("failed: p-001.tar: no images (.bmp")
+        assert lines[1].startswith("failed: p-001.tar: no images (.avif")
         assert lines[2].startswith("failed: p-003.tar:a.png: cannot read image")
         assert lines[3] == "failed: p-003.tar: none of its 1 photos was filled"
         assert lines[4].endswith("must follow one another, and those of a.more.txt do not")

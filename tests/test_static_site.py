@@ -72,7 +72,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("models", [(), ("default", "default"), ("faces",)])
+@pytest.mark.parametrize("models", [(), ("default", "default")])
 def test_names_must_differ(models, tmp_path):
     with pytest.raises(ValueError, match="different names"):
         static_site.write_static_site(tmp_path / "site", models)
