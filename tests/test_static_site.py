@@ -72,12 +72,10 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("models", [(), ("default", "default")])
+@pytest.mark.parametrize("models", [(), ("default", "default"), ("faces",), ("org/faces",)])
 def test_names_must_differ(models, tmp_path):
-    with pytest.raises(ValueError, match="different names"):
+    with pytest.raises(ValueError, match="can't be called faces" if "faces" in str(models) else "different names"):
         static_site.write_static_site(tmp_path / "site", models)
-    with pytest.raises(ValueError, match="can't be called faces"):
-        static_site.write_static_site(tmp_path / "site", ["org/faces"])
 
 
 def test_another_folder_is_not_replaced(tmp_path):

@@ -149,7 +149,9 @@ def is_wildcard(host: str) -> bool:
 
 def bracketed(host: str) -> str:
     """A host as an address in a browser has it: IPv6 in its short form, in brackets."""
-    return f"[{ipaddress.ip_address(host).compressed if is_address(host) else host}]" if ":" in host else host.lower()
+    if is_address(host):
+        host = ipaddress.ip_address(host).compressed
+    return f"[{host}]" if ":" in host else host.lower()
 
 
 def log_error(error: BaseException, where: str) -> None:

@@ -75,10 +75,13 @@ class Objective(nn.Module):
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[nn.Module]:
-    """Within the context, the module's parameters get no gradient."""
-    module.requires_grad_(False)
+def frozen(module: nn.Module | None) -> Iterator[None]:
+    """Within the context, the parameters of the module, if there is one, get no gradient."""
+    parameters = [] if module is None else list(module.parameters())
+    for parameter in parameters:
+        parameter.requires_grad_(False)
     try:
-        yield module
+        yield
     finally:
-        module.requires_grad_(True)
+        for parameter in parameters:
+            parameter.requires_grad_(True)

@@ -266,11 +266,7 @@ class Trainer:
         shift, zoom = shift_at(self.step), zoom_at(batch["hole"], self.config.zoom)
         judge = None if alone else discriminator
         with self._sync(self._objective, last):
-            with (
-                torch.set_grad_enabled(not alone),
-                self._autocast(),
-                frozen(judge) if judge is not None else nullcontext(),
-            ):
+            with torch.set_grad_enabled(not alone), self._autocast(), frozen(judge):
                 result, losses = self._objective(image, hole, labels, judge, shift, zoom)
             if losses["total"].requires_grad:  # not in a stage that only fills buffers
                 self.accelerator.backward(losses["total"] / count)
@@ -358,7 +354,8 @@ class Trainer:
             wanted = f"another system or configuration than this one of {self.config.system}"
             changed = "; changed since: " + ", ".join(map(str, self._changes)) if self._changes else ""
             raise ValueError(f"the checkpoint in {self.checkpoints} is of {wanted}{changed}") from error
-        if (before := state["images"]) != (now := len(self.dataset)):
+        before, now = state["images"], len(self.dataset)
+        if before != now:
             text = f"there were {before} images before the stop, and now {now}: their order is another one"
             warnings.warn(text, stacklevel=3)
         number = self.accelerator.process_index
@@ -368,8 +365,8 @@ class Trainer:
         restore_random_state(state["random"][number], self.device)
 
     def _batches(self) -> Generator[Batch, None, None]:
-        process, processes = self.accelerator.process_index, self.accelerator.num_processes
         pinned = self.device.type == "cuda"
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
         yield from batches_of(make_loader(self.dataset, self.config, self.step, process, processes, pinned))
 
     def _autocast(self) -> torch.autocast:
