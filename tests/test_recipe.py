@@ -14,9 +14,7 @@ from showface.training.gan import PENALTY_EVERY
 from showface.training.setup import make_accelerator
 
 from support.pictures import save_faces
-from support.runs import entries, free_port, small, weights
-
-ADVERSARIAL = ["loss.adversarial=0.1", "gan.channels=8", "gan.layers=2"]
+from support.runs import ADVERSARIAL, entries, free_port, small, weights
 
 
 @pytest.fixture

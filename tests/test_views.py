@@ -6,9 +6,7 @@ import torch
 from showface.training import Trainer
 from showface.training.views import SHIFTS, shift_at, viewed, zoom_at
 
-from support.runs import small
-
-ADVERSARIAL = ["loss.adversarial=0.1", "gan.channels=8", "gan.layers=2"]
+from support.runs import ADVERSARIAL, small
 
 
 @pytest.mark.parametrize("half", [False, True])

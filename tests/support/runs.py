@@ -25,6 +25,7 @@ SMALL = [
 ]
 
 LOSSES = {"hole", "known", "coarse_hole", "coarse_known", "total", "adversarial", "discriminator", "lr"}
+ADVERSARIAL = ["loss.adversarial=0.1", "gan.channels=8", "gan.layers=2"]
 
 
 def small(faces: Path, *overrides: str) -> TrainingConfig:
