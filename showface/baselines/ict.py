@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from showface.baselines.base import BaselineConfig
-from showface.baselines.pluralistic import Codebook, PluralisticBaseline, draw
+from showface.baselines.pluralistic import Codebook, PluralisticBaseline, attend, draw
 from showface.losses import LossWeights, batch_mean, reconstruction_losses
 from showface.models.stages import Stage
 from showface.nn.blocks import pad_to_multiple
@@ -36,7 +36,7 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, L, channels), the same out
         query, key, value = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = attend(query, key, value)
         x = x + self.project(attended.transpose(1, 2).flatten(2))
         hidden = self.up(self.norm2(x))
         return x + self.down(hidden * torch.sigmoid(1.702 * hidden))  # the paper's approximation of GELU

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from showface.baselines.pluralistic import attend
+
 BLOCKS = 20
 ATTENTIONS = 4
 OUTPUT_BLOCKS = 20
@@ -96,7 +98,7 @@ class CausalAttention(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         qkv = self.qkv(torch.cat([x, condition], dim=1)).flatten(2)  # (B, 3C, N)
         query, key, value = qkv.unflatten(1, (3, self.heads, -1)).permute(1, 0, 2, 4, 3)
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)  # (B, heads, N, C / heads)
+        attended = attend(query, key, value, is_causal=True)  # (B, heads, N, C / heads)
         return x + self.project(attended.transpose(2, 3).flatten(1, 2).view_as(x))
 
 
