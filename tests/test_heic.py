@@ -129,6 +129,18 @@ def test_without_the_package_the_error_names_it(tmp_path: Path, without_package:
             read(source)
 
 
+def test_training_without_the_package_names_it(tmp_path: Path, without_package: None) -> None:
+    faces = save_faces(tmp_path / "faces", count=2)
+    for path in find_images(faces):
+        read_image(path).save(path.with_suffix(".heic"))
+    with pytest.warns(UserWarning, match=r"left out 2 unreadable images: .*1\.heic \(.* pip install 'showface\[heic\]'"):
+        assert len(FaceFolder(faces)) == 2
+    for path in faces.glob("*.png"):
+        path.unlink()
+    with pytest.raises(UnreadableImageError, match=r"all 2 images are unreadable: .* pip install 'showface\[heic\]'"):
+        FaceFolder(faces)
+
+
 def test_the_app_gives_heic_for_heic(tmp_path: Path) -> None:
     work = pytest.importorskip("showface.app.work")
     assert work._kind("HEIF") == "HEIF"

@@ -123,7 +123,7 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
                     warnings.warn(f"{error}; another image replaces it", stacklevel=3)
             if self._skip.all():
                 names = [self.source.name(index) for index in range(len(self))]
-                raise UnreadableImageError(f"all {len(self)} images are unreadable: {_some(names)}")
+                raise UnreadableImageError(f"all {len(self)} images are unreadable: {some_of(names)}")
             index = (index + int(self._skip[index])) % len(self)
 
     def _read_labels(self, index: int, image_size: tuple[int, int]) -> Image.Image | None:
@@ -150,14 +150,14 @@ class Selection(NamedTuple):
     too_small: int
 
 
-def select_faces(names: Sequence[str], sides: Iterable[int | None], min_side: int) -> Selection:
-    """Leave out unreadable and small faces, and warn about unreadable ones.
+def select_faces(names: Sequence[str], sides: Iterable[int | str], min_side: int) -> Selection:
+    """Leave out unreadable and small faces, and warn about unreadable ones, with the reason of the first.
 
     The warning points to the caller's caller.
 
     Args:
         names: the faces' names, for messages.
-        sides: the shorter side of each face in pixels; None for an unreadable one.
+        sides: the shorter side of each face in pixels; for an unreadable one, the reason.
         min_side: the smallest side to keep.
 
     Raises:
@@ -168,28 +168,31 @@ def select_faces(names: Sequence[str], sides: Iterable[int | None], min_side: in
         raise ValueError(f"need min_side >= 0, got {min_side}")
     indices: list[int] = []
     broken: list[str] = []
+    first_reason = ""
     for index, side in enumerate(sides):
-        if side is None:
+        if isinstance(side, str):
             broken.append(names[index])
+            first_reason = first_reason or side
         elif side >= min_side:
             indices.append(index)
+    named = f"{some_of(broken)} (the first: {first_reason})"
     if len(broken) == len(names):
-        raise UnreadableImageError(f"all {len(names)} images are unreadable: {_some(broken)}")
+        raise UnreadableImageError(f"all {len(names)} images are unreadable: {named}")
     if broken:
-        warnings.warn(f"left out {len(broken)} unreadable images: {_some(broken)}", stacklevel=3)
+        warnings.warn(f"left out {len(broken)} unreadable images: {named}", stacklevel=3)
     too_small = len(names) - len(broken) - len(indices)
     if not indices:
         raise ValueError(f"no image left: {too_small} have a shorter side below {min_side} pixels")
     return Selection(indices, len(broken), too_small)
 
 
-def shorter_side(file: Path | BinaryIO) -> int | None:
-    """The shorter side of an image in pixels, read from its header; None if the header is unreadable."""
+def shorter_side(file: Path | BinaryIO) -> int | str:
+    """The shorter side of an image in pixels, read from its header; the reason if the header is unreadable."""
     try:
         with open_image(file) as image:
             return min(int(image.width), int(image.height))
-    except OSError:
-        return None
+    except OSError as error:
+        return str(error)
 
 
 def _shared(length: int, dtype: torch.dtype) -> torch.Tensor:
@@ -198,6 +201,7 @@ def _shared(length: int, dtype: torch.dtype) -> torch.Tensor:
     return flags
 
 
-def _some(names: Sequence[str]) -> str:
+def some_of(names: Sequence[str]) -> str:
+    """The first five names, and how many more there are."""
     rest = len(names) - 5
     return ", ".join(names[:5]) + (f" and {rest} more" if rest > 0 else "")

@@ -147,10 +147,10 @@ class _Member(NamedTuple):
 
 
 class _Face(NamedTuple):
-    """An image in a shard, its shorter side (0 if not read, None if unreadable), and its label file or None."""
+    """An image in a shard, its shorter side (0 if not read, the reason if unreadable), and its label file or None."""
 
     image: _Member
-    side: int | None
+    side: int | str
     labels: _Member | None
 
 
@@ -201,7 +201,7 @@ def _list_shard(url: str, read_sides: bool) -> tuple[list[_Face], bool]:
 
 
 def _list_faces(tar: tarfile.TarFile, file: BinaryIO, read_sides: bool) -> tuple[list[_Face], bool]:
-    images: dict[Key, tuple[_Member, int | None]] = {}
+    images: dict[Key, tuple[_Member, int | str]] = {}
     labels: dict[Key, _Member] = {}
     is_cut = False
     try:
