@@ -1,24 +1,27 @@
 """Fine-tune the bundled model on a folder of faces. Needs `pip install ".[train]"`.
 
+showface align photos/ -o faces/  # first: training does not look for faces
 python examples/fine_tune.py faces/ --out runs/mine
+python examples/fine_tune.py faces/ --out runs/mine --resume  # after a stop
 """
 
 import argparse
 from pathlib import Path
 
 import showface
-from showface.training import DataConfig, Trainer, TrainingConfig
+from showface.training import DataConfig, Trainer, TrainingConfig, resumed_config
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fine-tune the bundled model on your own faces.")
-    parser.add_argument("faces", type=Path, help="a folder of photos; it is searched recursively")
+    parser.add_argument("faces", type=Path, help="a folder of aligned faces; it is searched recursively")
     parser.add_argument("--out", type=Path, default=Path("runs/mine"))
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=256, help="side of the training images, a multiple of 16")
     parser.add_argument("--workers", type=int, default=1, help="processes that load images")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--resume", action="store_true", help="continue the run in OUT, with its own settings")
     arguments = parser.parse_args()
 
     config = TrainingConfig(
@@ -27,9 +30,13 @@ def main() -> None:
         steps=arguments.steps,
         batch=arguments.batch,
         lr=1e-4,  # a fifth of the default: the weights are good already
+        warmup=100,
         device=arguments.device,
     )
-    trainer = Trainer(config, arguments.out)
+    if arguments.resume:
+        config = resumed_config(arguments.out)
+        config.data.folders = [str(arguments.faces)]
+    trainer = Trainer(config, arguments.out, resume=arguments.resume)
     print(f"{len(trainer.dataset)} images on {trainer.device}")
     folder = trainer.run()  # writes config.yaml, log.jsonl, TensorBoard events, checkpoints and the model
 

@@ -43,12 +43,14 @@ _EXPORTS = {
     "Inpainter": "showface.inference",
     "MDRNets": "showface.models",
     "MDRNetsConfig": "showface.models",
+    "align_faces": "showface.align",
     "inpaint": "showface.inference",
     "load_model": "showface.registry",
     "push_to_hub": "showface.hub",
 }
 if TYPE_CHECKING:
     from showface import baselines, data, evaluation, faces, hub, inference, losses, models, nn, ops, training
+    from showface.align import align_faces
     from showface.hub import push_to_hub
     from showface.inference import Inpainter, inpaint
     from showface.models import MDRNets, MDRNetsConfig
@@ -59,6 +61,7 @@ __all__ = [
     "MDRNets",
     "MDRNetsConfig",
     "__version__",
+    "align_faces",
     "baselines",
     "data",
     "evaluation",

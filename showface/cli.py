@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import showface
+from showface.align.cli import align_and_report
 from showface.app.cli import serve_app
 from showface.export.cli import export_file
 from showface.files import with_home
@@ -346,6 +347,7 @@ def memory(
     console.print(f"memory drawn with {len(chosen)} of {len(found)} photos: {escape(str(out.resolve()))}")
 
 
+app.command("align")(align_and_report)
 app.command("app")(serve_app)
 app.command("export")(export_file)
 app.command("push")(push_model)

@@ -21,7 +21,7 @@ LAYERS = (
     ("registry",),
     ("hole_filling",),
     ("inference",),
-    ("inspection", "batch", "preview", "evaluation", "training", "export", "hub"),
+    ("inspection", "batch", "align", "preview", "evaluation", "training", "export", "hub"),
     ("app",),
     ("info", "cli"),
 )

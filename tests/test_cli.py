@@ -271,7 +271,7 @@ def test_info(showface):
 def test_help_lists_the_commands(showface):
     code, out, _ = showface("--help")
     assert code == 0
-    for command in ("demo", "inpaint", "mask", "train", "evaluate", "memory", "info"):
+    for command in ("demo", "inpaint", "mask", "align", "train", "evaluate", "memory", "info"):
         assert command in out
 
 

@@ -58,6 +58,9 @@ def test_fine_tune(run):
     sizes = ("--size", 32, "--steps", 1, "--batch", 1, "--workers", 0, "--device", "cpu")
     assert "3 images on cpu" in run("fine_tune", faces, "--out", "mine", *sizes)
     assert isinstance(showface.load_model("mine/model"), showface.MDRNets)
+    with pytest.raises(FileExistsError, match="--resume"):
+        run("fine_tune", faces, "--out", "mine", *sizes)
+    assert "3 images on cpu" in run("fine_tune", faces, "--out", "mine", "--resume")
 
 
 def test_modules_in_your_network(run):

@@ -133,7 +133,8 @@ def test_training_without_the_package_names_it(tmp_path: Path, without_package: 
     faces = save_faces(tmp_path / "faces", count=2)
     for path in find_images(faces):
         read_image(path).save(path.with_suffix(".heic"))
-    with pytest.warns(UserWarning, match=r"left out 2 unreadable images: .*1\.heic \(.* pip install 'showface\[heic\]'"):
+    left_out = r"left out 2 unreadable images: .*1\.heic \(.* pip install 'showface\[heic\]'"
+    with pytest.warns(UserWarning, match=left_out):
         assert len(FaceFolder(faces)) == 2
     for path in faces.glob("*.png"):
         path.unlink()
