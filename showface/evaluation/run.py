@@ -33,8 +33,6 @@ from showface.evaluation.sheet import choose_cases, contact_sheet
 from showface.files import printable, write_atomically, write_text
 from showface.models.config import MAX_IMAGE_SIZE
 
-__all__ = ["HOLES", "Evaluation", "generate_masks", "run_evaluation"]
-
 HOLES = ("free-form", "components")
 """The kinds of holes of `run_evaluation`."""
 
