@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -80,7 +79,6 @@ def run_evaluation(
     lpips: LPIPS | None = None,
     identity: IdentityDistance | None = None,
     frechet: FrechetDistances | None = None,
-    settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -107,7 +105,6 @@ def run_evaluation(
         seed: seed of the generated masks and of their order.
         fine: use six bins instead of three.
         lpips, identity, frechet: more metrics, see `LPIPS`, `IdentityDistance` and `FrechetDistances`.
-        settings: additional settings to write into `results.json`.
         overwrite: write over the results of another run.
         progress: called after each pair with the number of finished pairs and the total.
 
@@ -170,7 +167,6 @@ def run_evaluation(
         "limit": limit,
         "systems": list(systems),
         "failed": failed,
-        **(settings or {}),
     }
     text = markdown_table(*table(rows))
     if regions:
