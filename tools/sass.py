@@ -103,8 +103,8 @@ def parse(listing: str) -> list[Instruction]:
 def loops(instructions: Sequence[Instruction]) -> list[frozenset[int]]:
     """The loops, as sets of indices of instructions.
 
-    A loop is all that can lie between its head and a branch back to the head, so code that the compiler moved behind
-    the end of the kernel counts where it belongs. Called functions, such as the slow path of a division, count nowhere,
+    A loop is all that can lie between its head and a branch back to the head, so code that the compiler moved out of
+    line still counts as part of its loop. Called functions, such as the slow path of a division, count nowhere,
     because no branch leads from them into the loop.
     """
     before: list[list[int]] = [[] for _ in instructions]
