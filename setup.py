@@ -281,7 +281,7 @@ class BuildPython(build_py):
             place(card, Path(self.build_lib) / "showface" / "assets" / card.name)
 
 
-# tools/hf_kernels.py imports the functions above.
+# tools/build_script.py imports the functions above.
 if __name__ == "__main__":
     # setuptools loads the entry points of all installed packages, also of Hugging Face's package `kernels`, which the
     # folder of that name would hide.

@@ -5,7 +5,8 @@
 
 Each system is trained in `out/runs/<system>`, and its finished model is in `out/models/<system>`. Run the command
 again after an interruption: finished systems are skipped, and the interrupted one resumes. At the end, parameters, time
-and speed are printed and written to `out/compare_training.json`. With `--faces`, all systems are then evaluated in
+and speed are printed and written to `out/compare_training.json`, with the learning curves that `learning_curves.py`
+draws. With `--faces`, all systems are then evaluated in
 `out/evaluation`, together with Telea's and the Navier-Stokes method, and printed beside the poster's table.
 
 Speeds are only comparable if nothing else ran on the machine.
@@ -18,6 +19,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from rich.console import Console
@@ -42,11 +44,18 @@ MDRNETS = {
     "no-inco2": ["loss.coordination=0"],
 }
 SYSTEMS = [*MDRNETS, *BASELINES]
+CURVE_IMAGES = 1600
 
 
 @dataclass(frozen=True)
 class Row:
-    """The training cost of a system. `channels` is a baseline's base width; `seconds` excludes loading models."""
+    """The training of a system.
+
+    Attributes:
+        channels: a baseline's base width.
+        seconds: without loading models.
+        curve: images seen and the mean L1 % in the holes of the last of them, for each CURVE_IMAGES images.
+    """
 
     system: str
     channels: int | None
@@ -54,6 +63,7 @@ class Row:
     images: int
     seconds: float
     images_per_second: float
+    curve: list[tuple[int, float]]
 
 
 def configure(name: str, arguments: argparse.Namespace) -> TrainingConfig:
@@ -84,16 +94,29 @@ def train(config: TrainingConfig, run: Path, model: Path) -> None:
     partial.rename(model)
 
 
-def summarise(name: str, config: TrainingConfig, run: Path, model: Path) -> Row:
-    """Read the training cost from the log of a finished run. Steps repeated after an interruption count once."""
+def read_log(file: Path, step_images: int) -> tuple[float, list[tuple[int, float]]]:
+    """Seconds and learning curve of a finished run. Steps repeated after an interruption count once."""
     entries = {}
-    for line in (run / "log.jsonl").read_text().splitlines():
+    for line in file.read_text().splitlines():
         entry = json.loads(line)
-        entries[entry["step"]] = entry["images_per_second"]
+        entries[entry["step"]] = entry
     seconds, before = 0.0, 0
-    for step, speed in sorted(entries.items()):
-        seconds += (step - before) * config.step_images / speed
+    holes: list[float] = []
+    curve: list[tuple[int, float]] = []
+    for step, entry in sorted(entries.items()):
+        seconds += (step - before) * step_images / entry["images_per_second"]
         before = step
+        if "hole" in entry:  # the first stages of a system that is trained in stages fill no holes
+            holes.append(entry["hole"] * 50)  # colours lie in [-1, 1]
+        if step * step_images % CURVE_IMAGES == 0 and holes:
+            curve.append((step * step_images, round(fmean(holes), 4)))
+            holes = []
+    return seconds, curve
+
+
+def summarise(name: str, config: TrainingConfig, run: Path, model: Path) -> Row:
+    """The row of a finished run."""
+    seconds, curve = read_log(run / "log.jsonl", config.step_images)
     network = load_model(model)
     images = config.steps * config.step_images
     return Row(
@@ -103,6 +126,7 @@ def summarise(name: str, config: TrainingConfig, run: Path, model: Path) -> Row:
         images=images,
         seconds=round(seconds, 3),
         images_per_second=round(images / seconds, 2),
+        curve=curve,
     )
 
 

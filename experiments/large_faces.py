@@ -23,11 +23,11 @@ from statistics import fmean
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 import showface
-from showface.data import find_images
+from showface.data import find_images, image_to_tensor, mask_to_tensor, tensor_to_image
 from showface.enlargement import enlarge_fill
 from showface.evaluation import (
     hole_gradient_percent,
@@ -41,7 +41,6 @@ from showface.evaluation import (
 from showface.models import MDRNets
 from showface.training.features import FrozenFeatures, frozen_features
 
-Image = NDArray[np.uint8]
 Method = Callable[[MDRNets, Tensor, Tensor, int], Tensor]
 
 
@@ -87,27 +86,22 @@ def feature_distance(features: FrozenFeatures, one: Tensor, other: Tensor) -> fl
     return total
 
 
-def pixels(image: Tensor) -> Image:
-    return ((image[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-
-
 @torch.inference_mode()
-def run(folder: Path, masks: Path, size: int, factors: list[int], count: int, seed: int = 0) -> str:
+def run(folder: Path, masks: Path, size: int, factors: list[int], count: int) -> str:
     """A markdown table: the means over `count` faces and hole ratios of 20-40 and 40-60%."""
     model, features = showface.load_model(), frozen_features("efficientnet-lite0")
     assert isinstance(model, MDRNets)
     scores: dict[tuple[str, str], list[tuple[float, ...]]] = {}
-    pairs = plan(find_images(folder)[:count], find_images(masks), size, [(0.2, 0.4), (0.4, 0.6)], seed)
+    pairs = plan(find_images(folder)[:count], find_images(masks), size, [(0.2, 0.4), (0.4, 0.6)])
     for pair in pairs:
         truth, cover = read_target(pair.image, size), read_hole(pair.mask, size)
-        photo = torch.from_numpy(truth.astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
-        hole = torch.from_numpy(cover).float()[None, None]
+        photo, hole = image_to_tensor(Image.fromarray(truth))[None], mask_to_tensor(cover)[None]
         ways = [(1, "full size", enlarged), *((k, name, way) for k in factors for name, way in METHODS.items())]
         for factor, name, way in ways:
             start = time.perf_counter()
             image = torch.where(hole > 0, way(model, photo, hole, factor), photo)
             seconds = time.perf_counter() - start
-            result = pixels(image)
+            result = np.asarray(tensor_to_image(image))
             scores.setdefault((f"{size // factor}", name), []).append(
                 (
                     psnr(result[cover][None], truth[cover][None]),

@@ -66,11 +66,11 @@ def variants(model: MDRNets) -> dict[str, MDRNets]:
     return changed
 
 
-def table(model: MDRNets, folders: list[Path], masks: Path, limit: int | None, seed: int = 0) -> str:
+def table(model: MDRNets, folders: list[Path], masks: Path, limit: int | None) -> str:
     """The table, over the first `limit` faces of each folder, with one mask each that covers 1 to 60%."""
     size, pairs = model.config.image_size, []
     for folder in folders:
-        pairs += plan(find_images(folder)[:limit], find_images(masks), size, [(0.01, 0.6)], seed)
+        pairs += plan(find_images(folder)[:limit], find_images(masks), size, [(0.01, 0.6)])
     scores = evaluate({name: model_system(network) for name, network in variants(model).items()}, pairs)
     by_name = {name: [score for score in scores if score.system == name] for name in CHANGES}
     whole = [score.hole_l1_percent for score in by_name["whole network"]]

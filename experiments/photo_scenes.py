@@ -205,9 +205,9 @@ def true_square(placement: Placement) -> Crop:
     return Crop(x / SIDE, y / SIDE, dx, dy, is_face=True)
 
 
-def overlap(crop: Crop, other: Crop, samples: int = 64) -> float:
+def overlap(crop: Crop, other: Crop) -> float:
     """The intersection over union of two crops."""
-    across = (np.arange(samples) + 0.5) / samples
+    across = (np.arange(64) + 0.5) / 64
     unit = other.to_unit(crop.to_photo(np.stack(np.meshgrid(across, across), axis=-1)))
     shared = float(((unit > 0) & (unit < 1)).all(axis=-1).mean()) * crop.side**2
     return shared / (crop.side**2 + other.side**2 - shared)

@@ -208,6 +208,9 @@ def train(
     data: Annotated[list[Path] | None, typer.Option(help="Folder of images. Repeatable.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT with its own settings.")] = False,
+    resume_if_any: Annotated[
+        bool, typer.Option("--resume-if-any", help="As --resume if OUT has a checkpoint; otherwise start the run.")
+    ] = False,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Settings, such as data.size=128 batch=8 model.use_memory=false system=unet."),
@@ -216,9 +219,11 @@ def train(
     """Train a model on your own photos."""
     try:
         from showface.training import Trainer, load_config, resumed_config
+        from showface.training.checkpoint import list_checkpoints
     except ModuleNotFoundError as error:
         raise ValueError(f"training needs the package {error.name}: install 'showface[train]'") from error
 
+    resume = resume or (resume_if_any and bool(list_checkpoints(out / "checkpoints")))
     settings = resumed_config(out, config, overrides or []) if resume else load_config(config, overrides or [])
     if data:
         settings.data.folders = [str(folder) for folder in data]

@@ -14,6 +14,7 @@ from showface.data import ALIGNED_POINTS
 
 RAMP = 0.12  # width of the border of a crop, as a fraction of its side, in which its weight falls to zero
 TEMPLATE = np.array(ALIGNED_POINTS)
+THIN = 4  # a hole is thin if no square with this fraction of its side fits into it
 KNOWN = 0.999  # a resampled pixel is known if no part of it is in the hole, up to rounding
 
 
@@ -185,24 +186,55 @@ def _grid_sample(planes: Tensor, grid: Tensor, mode: str) -> Tensor:
     return F.grid_sample(planes[None], grid[None], mode=mode, padding_mode="border", align_corners=False)[0]
 
 
-def split_boxes(rows: NDArray[np.int64], columns: NDArray[np.int64], gap: int) -> list[tuple[int, int, int, int]]:
+def split_boxes(
+    rows: NDArray[np.int64], columns: NDArray[np.int64], gap: int, thin_side: int
+) -> list[tuple[int, int, int, int]]:
     """Boxes (left, top, right, bottom) around the pieces of a hole, given by the rows and columns of its pixels.
 
-    A box is cut at its widest empty row or column of at least `gap` pixels, as long as there is one.
+    A box is cut at its widest empty row or column of at least `gap` pixels, as long as there is one. A box longer than
+    `thin_side` in which the hole is thin everywhere, such as scratches and dust, is cut across its longer side, since
+    what is thin can be filled from what is near.
     """
     found, waiting = [], [(columns, rows)] if len(rows) else []
     while waiting:
         place = waiting.pop()
+        first, last = [int(line.min()) for line in place], [int(line.max()) for line in place]
         cuts = [_widest_gap(np.flatnonzero(np.bincount(line))) for line in place]
         axis = int(cuts[1][1] > cuts[0][1])
         at, length = cuts[axis]
         if length < gap:
-            (left, right), (top, bottom) = ((int(line.min()), int(line.max()) + 1) for line in place)
-            found.append((left, top, right, bottom))
-        else:
-            for side in (place[axis] < at, place[axis] >= at):
-                waiting.append((place[0][side], place[1][side]))
+            axis = int(last[1] - first[1] > last[0] - first[0])
+            side = last[axis] - first[axis] + 1
+            part = np.zeros((last[1] - first[1] + 1, last[0] - first[0] + 1), np.bool_)
+            part[place[1] - first[1], place[0] - first[0]] = True
+            if side <= thin_side or _squares(part, side // THIN).any():
+                found.append((first[0], first[1], last[0] + 1, last[1] + 1))
+                continue
+            # Cut at the multiple of the highest power of two. So most boxes stay when the hole changes elsewhere.
+            bits = (first[axis] ^ last[axis]).bit_length() - 1
+            at = last[axis] >> bits << bits
+        for half in (place[axis] < at, place[axis] >= at):
+            waiting.append((place[0][half], place[1][half]))
     return sorted(found)
+
+
+def wide_part(hole: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
+    """The pixels of a hole (H, W) that are in a square of `side` pixels in the hole."""
+    corners = np.pad(_squares(hole, side).astype(np.int32), side)
+    # A pixel is in a square if its upper left corner is one of the `side` x `side` pixels before it.
+    return (_box_sums(corners, side) > 0)[1 : hole.shape[0] + 1, 1 : hole.shape[1] + 1]
+
+
+def _squares(hole: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
+    """Where a square of `side` pixels fits into a hole (H, W): its upper left corners, (H - side + 1, W - side + 1)."""
+    return _box_sums(hole, side) == side**2
+
+
+def _box_sums(values: NDArray[np.bool_] | NDArray[np.int32], side: int) -> NDArray[np.int32]:
+    """The sums of all squares of `side` pixels in an image (H, W); empty if the image is smaller."""
+    sums = np.pad(values.astype(np.int32), ((1, 0), (1, 0)))
+    sums = sums.cumsum(0, out=sums).cumsum(1, out=sums)
+    return sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
 
 
 def _widest_gap(occupied: NDArray[np.int64]) -> tuple[int, int]:
@@ -214,10 +246,13 @@ def _widest_gap(occupied: NDArray[np.int64]) -> tuple[int, int]:
     return int(occupied[widest] + 1 + gaps[widest] // 2), int(gaps[widest])
 
 
-def blend_fills(crops: Sequence[Crop], fills: Sequence[Tensor], points: NDArray[np.float64]) -> Tensor:
+def blend_fills(
+    crops: Sequence[Crop], fills: Sequence[Tensor], points: NDArray[np.float64], local: NDArray[np.bool_] | None = None
+) -> Tensor:
     """The fills of several crops at points (N, 2) of the photo, blended where crops overlap: (3, N).
 
-    Faces count more than what is beside them. Crops agree at their borders, because a crop has no weight there.
+    Faces count more than other crops, but not at the points of `local` (N,), where they hardly count at all. Crops
+    agree at their borders, because a crop has no weight there.
     """
     total, weight = torch.zeros(3, len(points)), torch.zeros(len(points))
     for crop, fill in zip(crops, fills, strict=True):
@@ -227,7 +262,11 @@ def blend_fills(crops: Sequence[Crop], fills: Sequence[Tensor], points: NDArray[
             continue
         colours, here = sample_fill(crop, fill, points[inside])
         # Far stronger, so that a face is not mixed with a fill that does not know it; still smooth at the border.
-        here = here * (1 + 99 * here**2 if crop.is_face else 1) + 1e-4
+        if crop.is_face:
+            here = here * (1 + 99 * here**2)
+            if local is not None:
+                here = here.masked_fill(torch.from_numpy(local[inside]), 0)
+        here = here + 1e-4
         index = torch.from_numpy(inside)
         total.index_add_(1, index, colours * here)
         weight.index_add_(0, index, here)

@@ -17,7 +17,7 @@ def world_size() -> int:
 def lost_processes() -> Iterator[None]:
     """Within the context, torch's error about another process that is gone becomes a ConnectionError.
 
-    Of two processes it names the lost one's rank.
+    With two processes, the message names the rank that is gone.
     """
     try:
         yield

@@ -1,10 +1,10 @@
-"""Atomic writes, a check for files that a user must provide, and paths in the home folder."""
+"""Atomic writes, checks before files are read or written, and paths in the home folder."""
 
 import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -102,6 +102,31 @@ def existing_file(path: str | Path, what: str, where: str) -> Path:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{what}, and there is no file {str(path) or 'given'}: get it from {where}")
     return Path(path)
+
+
+def is_one_of(path: Path, files: Iterable[str | Path]) -> bool:
+    """Whether a path is one of several files, also through a link. Files that don't exist are none."""
+    return path.exists() and any(Path(other).exists() and path.samefile(other) for other in files)
+
+
+def refuse_overwrite(path: str | Path, inputs: Iterable[str | Path], overwrite: bool) -> None:
+    """Refuse to write over a file that exists.
+
+    Args:
+        path: the file to write.
+        inputs: the files that are read. The message says so if `path` is one of them, also through a link.
+        overwrite: do not refuse.
+
+    Raises:
+        FileExistsError: the file exists, and `overwrite` is False; or it is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder: give -o the name of a file")
+    if overwrite or not path.exists():
+        return
+    what = "is one of the inputs" if is_one_of(path, inputs) else "exists already"
+    raise FileExistsError(f"{path} {what}: give -o another name, or --overwrite")
 
 
 def _target(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,12 +11,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from showface.crops import Crop, blend_fills, read_crop, sample, split_boxes
+from showface.crops import Crop, blend_fills, read_crop, sample, split_boxes, wide_part
 from showface.enlargement import PATCH, enlarge_fill
 from showface.models import InpaintingNetwork
 from showface.nn.fill import push_pull_fill
 
 CONTEXT = 1.75  # side of a crop around a piece of a hole, in sides of the piece
+# In a face this many times as large as the model's images, parts of the hole that are thinner than this fraction of the
+# face are filled as beside faces: their crops show more detail, and so little needs no knowledge of the face.
+LARGE_FACE = 1.25
+THIN_IN_FACE = 0.0625
 ROUGH = 640  # longer side in pixels of the rough fill, in which faces are looked for
 ALIGNED = 0.2  # a crop whose corners are nearer to the photo's than this, as a fraction of its side, is the photo
 MAX_SCALE = 4  # the detail of larger faces is enlarged
@@ -27,6 +32,7 @@ CHUNK = 1 << 20  # pixels of the hole that are read from the fills at once, so t
 
 FindFaces = Callable[[Image.Image], Sequence[NDArray[np.float64]]]
 Progress = Callable[[str, float], object]
+ReadCrop = Callable[[], tuple[Tensor, Tensor]]  # image and hole, as of `read_crop`
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,8 @@ def fill_holes(
 
 def fill_in_steps(
     photo: NDArray[np.uint8], hole: NDArray[np.bool_], finders: Sequence[FindFaces], size: int
-) -> Generator[list[tuple[Tensor, Tensor]], list[Tensor], Fill]:
-    """Fill the hole of a photo. Yields crops with their holes, gets the model's fills of them, returns the result.
+) -> Generator[list[ReadCrop], list[Tensor], Fill]:
+    """Fill the hole of a photo. Yields readers of crops, gets the model's fills of them, returns the result.
 
     Points under the hole are guesses. So faces are looked for in a fill that knows no faces; and again, once they are
     filled as faces.
@@ -95,20 +101,22 @@ def fill_in_steps(
     faces: list[Crop] = []
     known: dict[Crop, Tensor] = {}
     for look in range(LOOKS + 1):
-        crops = [*faces, *crops_beside(faces, hole, size)]
+        local = thin_in_faces(faces, hole, size)
+        crops = [*faces, *crops_beside(faces, hole, local, size)]
         new = [crop for crop in crops if crop not in known]
-        known.update(zip(new, (yield [read_crop(crop, photo, hole, filled, size) for crop in new]), strict=True))
+        read = [partial(read_crop, crop, photo, hole, filled, size) for crop in new]
+        known.update(zip(new, (yield read), strict=True))
         images = [known[crop] for crop in crops]
         found = faces
         if finders and look < LOOKS:
             filled = photo.copy()
-            filled[rows, columns] = match_colours(crops, images, photo, hole, points)
+            filled[rows, columns] = match_colours(crops, images, photo, hole, points, local)
             found = faces_at(filled, hole, finders) or faces
         if found == faces:
             break
         faces = found
     sharp = [at_photo_size(crop, image, photo, hole, filled) for crop, image in zip(crops, images, strict=True)]
-    return Fill(match_colours(crops, sharp, photo, hole, points), crops)
+    return Fill(match_colours(crops, sharp, photo, hole, points, local), crops)
 
 
 def rough_fill(photo: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -170,15 +178,28 @@ def hole_in(crop: Crop, hole: NDArray[np.bool_], border: float = 0.0) -> tuple[N
     return rows[inside], columns[inside]
 
 
-def crops_beside(faces: list[Crop], hole: NDArray[np.bool_], size: int) -> list[Crop]:
-    """Crops around the pieces of the hole that no face covers well."""
+def thin_in_faces(faces: list[Crop], hole: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+    """The pixels (H, W) of the hole in large faces where it is thin."""
+    thin = np.zeros_like(hole)
+    for face in faces:
+        if face.side > LARGE_FACE * size:
+            width = round(THIN_IN_FACE * face.side)
+            left, top, right, bottom = face.bounds(hole.shape[1], hole.shape[0], margin=width)
+            part = hole[top:bottom, left:right]
+            thin[top:bottom, left:right] |= part & ~wide_part(part, width)
+    return thin
+
+
+def crops_beside(faces: list[Crop], hole: NDArray[np.bool_], local: NDArray[np.bool_], size: int) -> list[Crop]:
+    """Crops around the pieces of the hole that no face covers well, or that are `local` (H, W) in a face."""
     rest = hole.copy()
     for face in faces:
         # Near its border a crop has little weight, unless the photo ends there too.
         rest[hole_in(face, hole, 0.0 if face.covers(hole.shape[1], hole.shape[0]) else 0.06)] = False
+    rest |= local
     crops = []
     rows, columns = np.nonzero(rest)
-    for left, top, right, bottom in split_boxes(rows, columns, gap=max(16, size // 4)):
+    for left, top, right, bottom in split_boxes(rows, columns, gap=max(16, size // 4), thin_side=int(size / CONTEXT)):
         piece, whole = max(right - left, bottom - top), min(hole.shape)
         side = max(piece, min(CONTEXT * piece, whole), min(size, whole))
         crop = Crop.around(left, top, right, bottom, side)
@@ -202,12 +223,13 @@ def at_photo_size(
 
 
 @torch.inference_mode()
-def run_model(model: InpaintingNetwork, inputs: Sequence[tuple[Tensor, Tensor]], precision: str) -> list[Tensor]:
-    """Fill crops in batches: (3, size, size) in [0, 255] each."""
+def run_model(model: InpaintingNetwork, inputs: Sequence[ReadCrop], precision: str) -> list[Tensor]:
+    """Fill crops in batches: (3, size, size) in [0, 255] each. Only the crops of one batch are in memory."""
     device = next(model.parameters()).device
     fills: list[Tensor] = []
     for start in range(0, len(inputs), BATCH):
-        images, holes = (torch.stack(part).to(device) for part in zip(*inputs[start : start + BATCH], strict=True))
+        crops = [read() for read in inputs[start : start + BATCH]]
+        images, holes = (torch.stack(part).to(device) for part in zip(*crops, strict=True))
         with torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
             output = model(images.contiguous(memory_format=torch.channels_last), holes)
         fills += (output.image.float().cpu() + 1) * 127.5
@@ -220,6 +242,7 @@ def match_colours(
     photo: NDArray[np.uint8],
     hole: NDArray[np.bool_],
     points: NDArray[np.float64],
+    local: NDArray[np.bool_],
 ) -> NDArray[np.uint8]:
     """The blended fills at the hole's pixels (N, 3), without a seam.
 
@@ -234,7 +257,7 @@ def match_colours(
     spread = None
     if len(around):
         known = torch.from_numpy(photo[rows + top, columns + left].T.astype(np.float32))
-        missed = known - blend_fills(crops, fills, around)
+        missed = known - blend_fills(crops, fills, around, _grown(local)[rows + top, columns + left])
         factor = -(-max(part.shape) // MEMBRANE)
         size = -(-part.shape[0] // factor), -(-part.shape[1] // factor)
         index = torch.from_numpy(rows // factor * size[1] + columns // factor)
@@ -244,7 +267,7 @@ def match_colours(
     result = np.empty((len(points), 3), np.uint8)
     for start in range(0, len(points), CHUNK):
         here = points[start : start + CHUNK]
-        colours = blend_fills(crops, fills, here)
+        colours = blend_fills(crops, fills, here, local[here[:, 1].astype(int), here[:, 0].astype(int)])
         if spread is not None:
             colours += sample(spread, (here - (left, top)) / factor)
         result[start : start + CHUNK] = colours.round().clamp(0, 255).byte().T.numpy()

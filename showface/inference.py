@@ -15,14 +15,13 @@ from PIL import Image
 
 from showface.crops import Crop
 from showface.data import read_image, read_mask
-from showface.data.images import source_name
+from showface.data.images import Source, source_name
 from showface.faces import FaceDetector
 from showface.hole_filling import FindFaces, Progress, fill_holes
 from showface.models import InpaintingNetwork
 from showface.models.config import MAX_IMAGE_SIZE
 from showface.registry import load_model, move_model
 
-Photo: TypeAlias = str | PathLike[str] | Image.Image | NDArray[np.uint8]
 Model: TypeAlias = InpaintingNetwork | str | PathLike[str]
 Mask: TypeAlias = str | PathLike[str] | Image.Image | NDArray[np.bool_]
 
@@ -107,13 +106,13 @@ class Inpainter:
         self.precision = precision
         self.detector = FaceDetector(next(self.model.parameters()).device) if faces else None
 
-    def __call__(self, image: Photo, mask: Mask, *, mask_polarity: str = "white") -> Image.Image:
+    def __call__(self, image: Source, mask: Mask, *, mask_polarity: str = "white") -> Image.Image:
         """Fill the hole of a photo; see `inpaint`."""
         return self._fill([(image, mask)], mask_polarity)[0].image
 
     def restore(
         self,
-        image: Photo,
+        image: Source,
         mask: Mask,
         *,
         mask_polarity: str = "white",
@@ -128,7 +127,7 @@ class Inpainter:
 
     def restore_many(
         self,
-        photos: Iterable[tuple[Photo, Mask]],
+        photos: Iterable[tuple[Source, Mask]],
         *,
         mask_polarity: str = "white",
         progress: Progress = lambda stage, fraction: None,
@@ -144,7 +143,7 @@ class Inpainter:
 
     def _fill(
         self,
-        photos: list[tuple[Photo, Mask]],
+        photos: list[tuple[Source, Mask]],
         mask_polarity: str,
         progress: Progress = lambda stage, fraction: None,
     ) -> list[Restoration]:
@@ -187,7 +186,7 @@ class Inpainter:
 
 
 def inpaint(
-    image: Photo,
+    image: Source,
     mask: Mask,
     *,
     model: Model | None = None,
@@ -207,8 +206,8 @@ def inpaint(
     such as EXIF data and the colour profile: see examples/restore_photo.py.
 
     Args:
-        image: a path, a PIL image of any mode, or a uint8 array (H, W, 3) or (H, W). The EXIF orientation is applied,
-            and transparent parts become white.
+        image: a path, a file open for reading bytes, a PIL image of any mode, or a uint8 array (H, W, 3) or (H, W). The
+            EXIF orientation is applied, and transparent parts become white.
         mask: a path, a PIL image, or a bool array (H, W), True = hole. Grey values are cut at one half. A mask with
             another size than the image is resized, with a warning.
         model, device, size, faces, detail, precision: see `Inpainter`.
@@ -256,7 +255,7 @@ def _find_model(model: Model | None, detail: float | None, device: str | torch.d
     return model if device is None else move_model(model, device)
 
 
-def _names(photos: list[Photo]) -> list[str]:
+def _names(photos: list[Source]) -> list[str]:
     """What ends a warning about each photo: its path, or its number among several. Equal warnings are shown once."""
     several = len(photos) > 1
     return [

@@ -103,9 +103,9 @@ def _extension_rows(extension: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def render(info: dict[str, Any], console: Console | None = None) -> None:
+def render(info: dict[str, Any]) -> None:
     """Print the result of `describe` as tables."""
-    console = console or Console()
+    console = Console()
     versions = {name: value or "not installed" for name, value in info["versions"].items()}
     devices = dict(line.split(": ", 1) for line in info["devices"])
     console.print(_pairs("Versions", versions))

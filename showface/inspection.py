@@ -1,7 +1,6 @@
-"""Inspect a memory: which slots a face reads, how many are in use, how similar they are, and what they store."""
+"""Inspect a memory: which slots faces read, how similar the slots are, and what they store."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,110 +9,14 @@ from torch import Tensor
 
 from showface import ops
 from showface.data import REGIONS, image_to_tensor, read_image, resize_and_crop
-from showface.inference import Photo
+from showface.data.images import Source
 from showface.models import MDRNets
-from showface.nn import DisentangledMemory
-
-
-@torch.no_grad()
-def slots_used(model: MDRNets, image: Tensor, hole: Tensor | None = None) -> Tensor:
-    """The weights with which each region of each face reads the slots of its block.
-
-    Args:
-        image, hole: (B, 3, H, W) in [-1, 1] and (B, 1, H, W), as for the model; None means whole faces.
-
-    Returns:
-        (B, K, S): the address of each region, which sums to 1; 0 for regions that a face does not show.
-
-    Raises:
-        ValueError: the model has no memory.
-    """
-    memory = _memory_of(model)
-    latent, region, _ = model.parts(image, hole)
-    return _address(memory, latent, region)
-
-
-def _address(memory: DisentangledMemory, latent: Tensor, region: Tensor) -> Tensor:
-    """The addresses (B, K, S) of latents (B, K, C) with regions (B, K)."""
-    flat = latent.flatten(0, 1).to(memory.memory.dtype)
-    address = ops.memory_address(flat, memory.memory, region.flatten(), temperature=memory.temperature)
-    return address.unflatten(0, region.shape)
-
-
-@dataclass(frozen=True)
-class SlotStatistics:
-    """The state of a memory's slots.
-
-    Attributes:
-        in_use: (K,), the fraction of a block's slots that were written within the last `patience` writes.
-        similarity: (K, S, S), the cosines between the slots of a block.
-        nearest: (K, S), the cosine between each slot and the most similar other slot of its block. Near 1, the two
-            slots are redundant.
-    """
-
-    in_use: Tensor
-    similarity: Tensor
-    nearest: Tensor
-
-
-@torch.no_grad()
-def slot_statistics(memory: DisentangledMemory) -> SlotStatistics:
-    """Measure how many slots of each block are in use, and how similar they are."""
-    unit = F.normalize(memory.memory, dim=-1)
-    similarity = unit @ unit.mT
-    others = similarity - 2 * torch.eye(unit.shape[1], device=unit.device, dtype=unit.dtype)
-    return SlotStatistics(
-        in_use=(memory.idle < memory.patience).float().mean(1), similarity=similarity, nearest=others.amax(-1)
-    )
-
-
-@torch.no_grad()
-def nearest_images(model: MDRNets, batches: Iterable[Tensor], count: int = 1) -> tuple[Tensor, Tensor]:
-    """Find the images with the most similar latent for each slot.
-
-    Args:
-        batches: whole images in batches, (B, 3, H, W) in [-1, 1]. Images are numbered from 0 through all batches.
-        count: number of images per slot.
-
-    Returns:
-        index (K, S, count) int64 and cosine (K, S, count), best first; -1 and -inf where too few images show a region.
-
-    Raises:
-        ValueError: a count below 1, or the model has no memory.
-    """
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
-    memory = _memory_of(model)
-    return _nearest(memory, (model.parts(image.to(memory.memory.device))[:2] for image in batches), count)
-
-
-def _nearest(memory: DisentangledMemory, parts: Iterable[tuple[Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:
-    """`nearest_images` for batches of latents (B, K, C) and regions (B, K)."""
-    slots = F.normalize(memory.memory, dim=-1)  # (K, S, C)
-    cosine = torch.full((*slots.shape[:2], count), -torch.inf, device=slots.device, dtype=slots.dtype)
-    index = torch.full(cosine.shape, -1, device=slots.device)
-    first = 0
-    for latent, region in parts:
-        here = torch.einsum("ksc,bkc->ksb", slots, F.normalize(latent.to(slots.dtype), dim=-1))
-        here = here.masked_fill(region.T[:, None] < 0, -torch.inf)
-        number = torch.arange(first, first + len(latent), device=slots.device).expand_as(here)
-        first += len(latent)
-        cosine, best = torch.cat([cosine, here], dim=-1).topk(count, dim=-1)
-        index = torch.cat([index, number], dim=-1).gather(-1, best)
-    return index.masked_fill(cosine == -torch.inf, -1), cosine
-
-
-def _memory_of(model: MDRNets) -> DisentangledMemory:
-    if model.memory is None:
-        raise ValueError("the model has no memory to inspect")
-    return model.memory
-
 
 _CELL, _BAR, _GAP, _LABEL = 72, 5, 6, 190
 
 
 @torch.no_grad()
-def memory_picture(model: MDRNets, photos: Sequence[Photo], slots: int = 10) -> Image.Image:
+def memory_picture(model: MDRNets, photos: Sequence[Source], slots: int = 10) -> Image.Image:
     """Draw the contents of a memory, as the parts of photos that are most similar to its slots.
 
     Each row is a region of the face. Its text gives the number of slots that are read (the perplexity of the mean
@@ -131,7 +34,9 @@ def memory_picture(model: MDRNets, photos: Sequence[Photo], slots: int = 10) -> 
     """
     if not photos or slots < 1:
         raise ValueError(f"need at least one photo and one column, got {len(photos)} and {slots}")
-    memory = _memory_of(model)
+    memory = model.memory
+    if memory is None:
+        raise ValueError("the model has no memory to inspect")
     size, device = model.config.image_size, memory.memory.device
 
     def load(number: int) -> Image.Image:
@@ -141,10 +46,17 @@ def memory_picture(model: MDRNets, photos: Sequence[Photo], slots: int = 10) -> 
         return model.parts(image_to_tensor(load(number))[None].to(device))
 
     parts = [parts_of(number)[:2] for number in range(len(photos))]
-    used = torch.cat([_address(memory, *part) for part in parts])  # (photos, K, S)
-    share = used.sum(0) / used.sum((0, 2))[:, None].clamp_min(1e-9)
-    index, _ = _nearest(memory, parts, 1)
-    statistics = slot_statistics(memory)
+    latent, region = (torch.cat(values) for values in zip(*parts, strict=True))  # (photos, K, C) and (photos, K)
+    latent = latent.to(memory.memory.dtype)
+    address = ops.memory_address(
+        latent.flatten(0, 1), memory.memory, region.flatten(), temperature=memory.temperature
+    ).unflatten(0, region.shape)
+    share = address.sum(0) / address.sum((0, 2))[:, None].clamp_min(1e-9)
+    unit = F.normalize(memory.memory, dim=-1)  # (K, S, C)
+    cosine = torch.einsum("ksc,pkc->ksp", unit, F.normalize(latent, dim=-1))
+    nearest = cosine.masked_fill(region.T[:, None] < 0, -torch.inf).argmax(-1)  # (K, S), numbers of photos
+    # A slot is not compared with itself.
+    similarity = (unit @ unit.mT - 2 * torch.eye(unit.shape[1], device=device, dtype=unit.dtype)).amax(-1).mean(-1)
     regions, slots = share.shape[0], min(slots, share.shape[1])
     names = REGIONS if regions == len(REGIONS) else tuple(f"part {k}" for k in range(regions))
 
@@ -154,14 +66,13 @@ def memory_picture(model: MDRNets, photos: Sequence[Photo], slots: int = 10) -> 
     parsings: dict[int, Tensor] = {}
     for k, name in enumerate(names):
         top = _GAP + k * row_height
-        alike = statistics.nearest[k].mean().item()
         draw.text((_GAP, top + 14), name, fill="black", font_size=15)
         spread = torch.special.entr(share[k]).sum().exp().item()
-        facts = f"reads {spread:.0f} of {share.shape[1]} slots, alike {alike:.2f}"
+        facts = f"reads {spread:.0f} of {share.shape[1]} slots, alike {similarity[k]:.2f}"
         draw.text((_GAP, top + 36), facts, fill="dimgray", font_size=12)
         for column, slot in enumerate(share[k].argsort(descending=True)[:slots].tolist()):
-            number = int(index[k, slot, 0])
-            if number < 0:
+            number = int(nearest[k, slot])
+            if region[number, k] < 0:  # no photo shows this part
                 continue
             photo, left = load(number), _LABEL + column * (_CELL + _GAP)
             if number not in parsings:

@@ -1,4 +1,4 @@
-"""One clear error where the memory is too small, whoever finds that out."""
+"""One error for "out of memory", whether Python or PyTorch raises it."""
 
 import re
 from collections.abc import Iterator

@@ -1,26 +1,16 @@
 """Draw a hole, and the faces that were found, on a photo."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from showface.faces import Face
+
 _GAP = 8
+_SIDE = 1024  # longest side of each of the two images in pixels; larger photos are reduced
 _HOLE, _FACE = (230, 30, 60), (30, 200, 255)
-
-
-class Face(Protocol):
-    """A face on a photo, in pixels: `box` is (left, top, right, bottom), and `points` are pairs (x, y)."""
-
-    @property
-    def box(self) -> Sequence[float]: ...
-
-    @property
-    def points(self) -> Iterable[Sequence[float]]: ...
 
 
 def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
@@ -34,18 +24,15 @@ def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def hole_picture(
-    photo: Image.Image, hole: NDArray[np.bool_], faces: Iterable[Face] = (), side: int = 1024
-) -> Image.Image:
+def hole_picture(photo: Image.Image, hole: NDArray[np.bool_], faces: Iterable[Face]) -> Image.Image:
     """The photo, and beside it the photo with its hole in red and its faces in blue.
 
     Args:
         photo: RGB.
         hole: (H, W) bool, True = hole.
         faces: their boxes and points are drawn.
-        side: longest side of each of the two images in pixels; larger photos are reduced.
     """
-    scale = min(1.0, side / max(photo.size))
+    scale = min(1.0, _SIDE / max(photo.size))
     size = (max(1, round(scale * photo.width)), max(1, round(scale * photo.height)))
     small = photo.resize(size, Image.Resampling.BOX)
     # A thin stroke must not vanish when it is reduced: any part of a hole makes a pixel red.
@@ -55,8 +42,7 @@ def hole_picture(
     draw = ImageDraw.Draw(marked)
     line = max(1, max(size) // 300)
     for face in faces:
-        draw.rectangle([scale * float(value) for value in face.box], outline=_FACE, width=line)
-        for point in face.points:
-            x, y = scale * float(point[0]), scale * float(point[1])
+        draw.rectangle([scale * value for value in face.box], outline=_FACE, width=line)
+        for x, y in scale * face.points:
             draw.ellipse((x - line, y - line, x + line, y + line), fill=_FACE)
     return side_by_side((small, marked))

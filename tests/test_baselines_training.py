@@ -104,6 +104,18 @@ def test_comparing_trained_systems(faces, tmp_path, monkeypatch, capsys):
         run("lr=1e-4")
 
 
+def test_the_learning_curve_counts_repeated_steps_once_and_stages_without_holes_not(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "experiments")
+    log = tmp_path / "log.jsonl"
+    entries = [(40, None), (80, 0.9), (80, 0.5), (100, 0.3), (200, 0.2)]  # step 80 twice: interrupted and resumed
+    holes = [{} if hole is None else {"hole": hole} for _, hole in entries]
+    lines = [{"step": step, "images_per_second": 8} | hole for (step, _), hole in zip(entries, holes, strict=True)]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    seconds, curve = importlib.import_module("compare_training").read_log(log, 16)
+    assert seconds == 200 * 16 / 8
+    assert curve == [(1600, 20.0), (3200, 10.0)]
+
+
 @pytest.mark.parametrize("setting", ["accumulate=2", "batch=4"])
 def test_compared_systems_see_as_many_images_whatever_is_set(monkeypatch, setting):
     monkeypatch.syspath_prepend(Path(__file__).parent.parent / "experiments")

@@ -172,7 +172,7 @@ def test_wheel_holds_what_is_imported_and_nothing_else():
 
 @pytest.mark.parametrize("launcher", ["", "ccache ", "/usr/bin/env "])
 def test_the_compiler_may_have_a_launcher(monkeypatch, launcher):
-    import cuda_compile
+    import build_script
 
     monkeypatch.setenv("CXX", f"{launcher}g++ -O1")
-    assert Path(cuda_compile.build_script()["find_compiler"]()).name == "g++"
+    assert Path(build_script.load().find_compiler()).name == "g++"

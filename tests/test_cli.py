@@ -134,6 +134,13 @@ class TestDemo:
 
 
 class TestTrain:
+    def test_one_command_starts_and_resumes(self, showface, faces):
+        command = ["train", "--data", faces, "--out", "again", "--resume-if-any", *SMALL, "steps=2"]
+        assert showface(*command)[0] == 0
+        code, out, _ = showface(*command[:-1], "steps=3")
+        assert code == 0
+        assert "resumed after step 2" in out
+
     def test_trains_resumes_and_inpaints(self, showface, faces, photo, mask):
         code, out, err = showface("train", "--out", "run", "--data", faces, *SMALL, "steps=2", "save_every=1")
         assert (code, err) == (0, "")

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from torch import nn
 
-from showface.crops import TEMPLATE, Crop, blend_fills, read_crop, sample_fill, split_boxes
-from showface.hole_filling import crops_beside, fill_holes, rough_fill, touched
+from showface.crops import TEMPLATE, Crop, blend_fills, read_crop, sample_fill, split_boxes, wide_part
+from showface.hole_filling import BATCH, crops_beside, fill_holes, rough_fill, run_model, thin_in_faces, touched
 from showface.models import InpaintingOutput
 
 
@@ -98,10 +99,82 @@ def test_any_part_of_the_hole_counts_and_so_does_what_lies_outside():
 
 def test_boxes_around_pieces():
     hole = np.zeros((100, 200), bool)
-    assert split_boxes(*np.nonzero(hole), 10) == []
+    assert split_boxes(*np.nonzero(hole), 10, 200) == []
     hole[10:20, 10:30] = hole[12:15, 34:40] = hole[80:90, 150:199] = True
-    assert split_boxes(*np.nonzero(hole), 10) == [(10, 10, 40, 20), (150, 80, 199, 90)]
-    assert split_boxes(*np.nonzero(hole), 3) == [(10, 10, 30, 20), (34, 12, 40, 15), (150, 80, 199, 90)]
+    assert split_boxes(*np.nonzero(hole), 10, 200) == [(10, 10, 40, 20), (150, 80, 199, 90)]
+    assert split_boxes(*np.nonzero(hole), 3, 200) == [(10, 10, 30, 20), (34, 12, 40, 15), (150, 80, 199, 90)]
+
+
+def a_scratch(width: int, height: int, thickness: int) -> np.ndarray:
+    image = Image.new("1", (width, height))
+    ImageDraw.Draw(image).line([(20, 30), (width // 2, height // 3), (width - 30, height - 20)], 1, thickness)
+    return np.asarray(image)
+
+
+def test_thin_pieces_are_cut_into_small_boxes():
+    scratch = a_scratch(900, 700, 5)
+    boxes = split_boxes(*np.nonzero(scratch), 64, 146)
+    assert max(max(right - left, bottom - top) for left, top, right, bottom in boxes) <= 146
+    count = np.zeros(scratch.shape, int)
+    for left, top, right, bottom in boxes:
+        count[top:bottom, left:right] += 1
+        assert scratch[top:bottom, left:right].any()
+    assert (count[scratch] == 1).all()
+    # Most of them stay when the hole ends elsewhere.
+    shorter = scratch.copy()
+    shorter[:150] = False
+    assert len(set(split_boxes(*np.nonzero(shorter), 64, 146)) - set(boxes)) <= 1
+
+
+def test_wide_pieces_stay_whole():
+    hole = np.zeros((700, 900), bool)
+    hole[100:500, 200:700] = True
+    assert split_boxes(*np.nonzero(hole), 64, 146) == [(200, 100, 700, 500)]
+    thick = split_boxes(*np.nonzero(a_scratch(900, 700, 80)), 64, 146)
+    assert 1 < len(thick) < 15
+
+
+def test_wide_part():
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        height, width = random.integers(1, 20, 2)
+        side, hole = int(random.integers(1, 22)), random.random((height, width)) < 0.8
+        expected = np.zeros_like(hole)
+        for y in range(height - side + 1):
+            for x in range(width - side + 1):
+                expected[y : y + side, x : x + side] |= hole[y : y + side, x : x + side].all()
+        assert np.array_equal(wide_part(hole, side), expected)
+
+
+def test_thin_parts_of_the_hole_in_large_faces_are_filled_as_beside_faces():
+    face, hole = turned(20, 300, (250, 250)), np.zeros((500, 500), bool)
+    hole[150:152, 150:350] = hole[250:300, 200:260] = True
+    thin = thin_in_faces([face], hole, 64)
+    assert np.array_equal(np.nonzero(thin), np.nonzero(hole & (np.arange(500) < 200)[:, None]))
+    assert not thin_in_faces([face], hole, 256).any()
+    sides = [crop.side for crop in crops_beside([face], hole, thin, 64)]
+    assert len(sides) > 3
+    assert set(sides) == {64}
+
+
+def test_faces_hardly_count_at_local_points():
+    crops = [turned(0, 100, (50, 50)), Crop(0, 0, 100, 0)]
+    fills = [torch.full((3, 16, 16), value) for value in (50.0, 200.0)]
+    colours = blend_fills(crops, fills, np.array([[50.5, 50.5], [50.5, 50.5]]), np.array([False, True]))
+    assert torch.allclose(colours[0], torch.tensor([51.5, 200.0]), atol=0.1)
+    colours = blend_fills(crops[:1], fills[:1], np.array([[50.5, 50.5]]), np.array([True]))
+    assert torch.allclose(colours, torch.tensor(50.0))
+
+
+def test_only_the_crops_of_one_batch_are_in_memory():
+    reads, model = [], Tinted().eval()
+
+    def read():
+        assert len(reads) // BATCH == len(model.seen)  # the batch before went through the model
+        reads.append(1)
+        return torch.zeros(3, 16, 16), torch.ones(1, 16, 16)
+
+    assert len(run_model(model, [read] * (2 * BATCH + 3), "fp32")) == 2 * BATCH + 3
 
 
 def test_crops_agree_where_one_ends():
@@ -131,7 +204,7 @@ def test_crops_beside_faces_cover_the_rest():
     hole = a_hole(200, 200)
     hole[150:160, 150:190] = True
     face = turned(20, 90, (83, 83))
-    crops = [face, *crops_beside([face], hole, 64)]
+    crops = [face, *crops_beside([face], hole, np.zeros_like(hole), 64)]
     assert len(crops) == 2
     weights = [sample_fill(crop, torch.zeros(3, 8, 8), centres(hole))[1] for crop in crops]
     assert (torch.stack(weights).amax(0) > 0).all()

@@ -16,12 +16,13 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
+    import build_script
     import cuda_compile
 
-    build = cuda_compile.build_script()
+    setup = build_script.load()
     try:
-        build["find_nvcc"](), build["find_compiler"]()
-    except build["UnavailableError"] as why:
+        setup.find_nvcc(), setup.find_compiler()
+    except setup.UnavailableError as why:
         pytest.skip(str(why))
     return cuda_compile.report(cuda_compile.compile_sources(tmp_path_factory.mktemp("objects"), 90), 90)
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from showface import evaluation as ev
+from showface.data import COMPONENTS, component_hole
 
 SIZE = 128
 
@@ -44,7 +45,7 @@ def test_errors(image: np.ndarray) -> None:
 
 
 def test_which_components_hide_an_eye() -> None:
-    hidden = {name for name in ev.COMPONENTS if ev.hides_an_eye(ev.component_hole(name, SIZE))}
+    hidden = {name for name in COMPONENTS if ev.hides_an_eye(component_hole(name, SIZE))}
     assert hidden == {"left eye", "right eye", "eyes", "left half", "right half"}
 
 

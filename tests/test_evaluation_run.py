@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from showface import evaluation as ev
-from showface.data import ALIGNED_POINTS
+from showface.data import ALIGNED_POINTS, COMPONENTS
 from showface.evaluation.identity import face_chip
 
 from support.pictures import save_faces
@@ -324,8 +324,8 @@ def test_run_on_components(images: Path, tmp_path: Path) -> None:
     found = ev.run_evaluation({"fill": mean_fill}, [images], tmp_path / "a", size=SIZE, holes="components")
     again = ev.run_evaluation({"fill": mean_fill}, [images], tmp_path / "b", size=SIZE, holes="components")
     assert found.scores == again.scores
-    assert [(row.bin, row.images) for row in found.rows] == [(name, 3) for name in ev.COMPONENTS]
-    assert len(list((tmp_path / "a" / "masks" / "faces").iterdir())) == 3 * len(ev.COMPONENTS)
+    assert [(row.bin, row.images) for row in found.rows] == [(name, 3) for name in COMPONENTS]
+    assert len(list((tmp_path / "a" / "masks" / "faces").iterdir())) == 3 * len(COMPONENTS)
     assert "| lower half |" in (tmp_path / "a" / "table.md").read_text()
     left = ev.read_hole(tmp_path / "a" / "masks" / "faces" / "left-half-0000.png", SIZE)
     assert left[:, :15].all()  # the labels say that all of this half is skin

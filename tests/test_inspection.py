@@ -1,67 +1,15 @@
 """Inspecting a memory."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from showface import MDRNets, MDRNetsConfig
-from showface.inspection import memory_picture, nearest_images, slot_statistics, slots_used
-from showface.nn import DisentangledMemory
+from showface.data import image_to_tensor
+from showface.inspection import memory_picture
 
 from support.pictures import save_faces
-
-
-@pytest.fixture
-def images() -> torch.Tensor:
-    return torch.rand(5, 3, 32, 32) * 2 - 1
-
-
-def test_slots_used_are_what_the_memory_reads(model, images):
-    hole = torch.zeros(5, 1, 32, 32)
-    hole[:, :, 8:20, 8:20] = 1
-    used = slots_used(model, images, hole)
-    latent, region, _ = model.parts(images, hole)
-    assert used.shape == (*region.shape, 4)
-    torch.testing.assert_close(used.sum(-1), (region >= 0).float())
-    for b, k in ((region >= 0).nonzero()).tolist():
-        block = model.memory.memory[k]
-        cosine = torch.nn.functional.cosine_similarity(latent[b, k], block, dim=-1)
-        torch.testing.assert_close(used[b, k], torch.softmax(model.memory.temperature * cosine, dim=0))
-
-
-def test_parts_are_what_the_forward_asks_about(model, images):
-    hole = torch.zeros(5, 1, 32, 32)
-    hole[:, :, 8:20, 8:20] = 1
-    asked = []
-    model.memory.register_forward_hook(lambda module, given, out: asked.append(module.pool(*given)))
-    model(images, hole)
-    latent, region, _ = model.parts(images, hole)
-    torch.testing.assert_close(latent.flatten(0, 1), asked[0][0])
-    assert torch.equal(region.flatten(), asked[0][1])
-
-
-def test_slot_statistics():
-    memory = DisentangledMemory(3, 2, 4, patience=7)
-    memory.memory[0] = torch.tensor([[1.0, 0, 0], [2, 0, 0], [0, 1, 0], [0, 0, 1]])
-    memory.idle[0] = torch.tensor([0, 6, 7, 9])
-    found = slot_statistics(memory)
-    assert found.in_use.tolist() == [0.5, 0.0]
-    torch.testing.assert_close(found.nearest[0], torch.tensor([1.0, 1, 0, 0]))
-    torch.testing.assert_close(found.similarity[0, 0], torch.tensor([1.0, 1, 0, 0]))
-
-
-def test_nearest_images_find_the_one_that_was_stored(model, images):
-    latent, region, _ = model.parts(images)
-    part = int(region[3].argmax())
-    model.memory.memory[part, 2] = 5 * latent[3, part]
-    index, cosine = nearest_images(model, images.split(2), count=3)
-    assert index.shape == cosine.shape == (19, 4, 3)
-    assert index[part, 2, 0] == 3
-    torch.testing.assert_close(cosine[part, 2, 0], torch.tensor(1.0))
-    assert (cosine.diff(dim=-1)[..., 0] <= 0).all()
-    absent = (region < 0).all(0)
-    assert (index[absent] == -1).all()
-    assert torch.equal(index[..., :2], nearest_images(model, [images], count=2)[0])
 
 
 def test_picture(model, tmp_path):
@@ -73,14 +21,26 @@ def test_picture(model, tmp_path):
     assert memory_picture(model, [Image.new("RGB", (50, 40))]).width > picture.width
 
 
-def test_errors(model, images, tiny):
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        nearest_images(model, [images], count=0)
+@pytest.mark.parametrize("number", [0, 1])
+def test_picture_shows_the_photo_that_a_slot_stores(model, number):
+    size = model.config.image_size
+    noise = np.random.default_rng(0).integers(0, 128, (2, size, size, 3), dtype=np.uint8)
+    noise[1] += 128
+    photos = [Image.fromarray(pixels) for pixels in noise]
+    latent, region, _ = model.parts(torch.stack([image_to_tensor(photo) for photo in photos]))
+    shown = (region >= 0).all(0).nonzero().flatten().tolist()
+    assert shown
+    model.memory.memory.copy_(5 * latent[number][:, None].expand_as(model.memory.memory))
+    picture = np.asarray(memory_picture(model, photos, slots=1))
+    for k in shown:
+        top = 6 + k * (72 + 5 + 6)
+        cell = picture[top : top + 72, 190 : 190 + 72]
+        assert (cell.mean() > 128) == bool(number)
+
+
+def test_errors(model, tiny):
     with pytest.raises(ValueError, match="got 0 and 10"):
         memory_picture(model, [])
     without = MDRNets(MDRNetsConfig(**{**tiny.to_dict(), "use_memory": False}))
-    for call in (lambda: slots_used(without, images), lambda: nearest_images(without, [images])):
-        with pytest.raises(ValueError, match="no memory"):
-            call()
-    with pytest.raises(RuntimeError, match="without a memory"):
-        without.parts(images)
+    with pytest.raises(ValueError, match="no memory"):
+        memory_picture(without, [Image.new("RGB", (50, 40))])

@@ -113,6 +113,20 @@ def test_a_pass_does_not_write_to_the_memory(model):
     assert torch.equal(model.memory.memory, before)
 
 
+def test_parts_are_what_the_forward_asks_about(model, tiny):
+    images, hole = torch.rand(5, 3, 32, 32) * 2 - 1, torch.zeros(5, 1, 32, 32)
+    hole[:, :, 8:20, 8:20] = 1
+    asked = []
+    model.memory.register_forward_hook(lambda module, given, out: asked.append(module.pool(*given)))
+    model(images, hole)
+    latent, region, _ = model.parts(images, hole)
+    torch.testing.assert_close(latent.flatten(0, 1), asked[0][0])
+    assert torch.equal(region.flatten(), asked[0][1])
+    without = MDRNets(MDRNetsConfig(**{**tiny.to_dict(), "use_memory": False}))
+    with pytest.raises(RuntimeError, match="without a memory"):
+        without.parts(images)
+
+
 def test_bool_and_integer_holes(model):
     image, hole = photo()
     with torch.no_grad():

@@ -180,51 +180,6 @@ def test_rows_by_hand():
 
 
 @pytest.mark.parametrize("keys", KEYS)
-def test_rows_of_the_map_give_the_answers(keys):
-    query, key, value, hole = make(3, 40, 5, 6)
-    hole[2] = True
-    tokens = torch.randint(0, 40, (3, 9))
-    rows = ops.correlation_rows(query, key, hole, tokens, temperature=8.0, keys=keys)
-    out = ops.masked_correlation(query, key, value, hole, temperature=8.0, keys=keys)
-    torch.testing.assert_close(rows @ value, torch.take_along_dim(out, tokens[..., None], 1))
-    if keys == "valid":
-        assert (rows.movedim(2, 1)[hole] == 0).all()
-        assert (rows[2] == 0).all()
-    asks = torch.take_along_dim(hole, tokens, 1) & (hole.logical_not().any(1, keepdim=True) | (keys == "all"))
-    torch.testing.assert_close(rows.sum(-1), asks.double())
-
-
-@pytest.mark.parametrize("keys", KEYS)
-def test_rows_of_the_map_do_not_see_tokens_that_take_no_part(keys):
-    query, key, _, hole = make(2, 20, 5, 6)
-    tokens = torch.arange(20).expand(2, 20)
-    expected = ops.correlation_rows(query, key, hole, tokens, temperature=8.0, keys=keys)
-    query[~hole] = torch.nan
-    if keys == "valid":
-        key[hole] = torch.inf
-    tau = torch.tensor(8.0, dtype=torch.float64, requires_grad=True)
-    rows = ops.correlation_rows(query, key, hole, tokens, temperature=tau, keys=keys)
-    assert torch.equal(rows, expected)
-    assert torch.autograd.grad(rows.square().sum(), tau)[0].isfinite()
-
-
-def test_rows_of_the_map_are_in_full_precision_under_autocast():
-    query, key, _, hole = make(2, 20, 64, 6, torch.float32)
-    tokens = torch.arange(20).expand(2, 20)
-    expected = ops.correlation_rows(query, key, hole, tokens, temperature=64.0)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(ops.correlation_rows(query, key, hole, tokens, temperature=64.0), expected)
-
-
-def test_rows_of_the_map_gradcheck():
-    query, key, _, hole = make(2, 6, 3, 1)
-    tokens = torch.tensor([[0, 5], [2, 2]])
-    tau = torch.tensor(3.0, dtype=torch.float64)
-    inputs = [x.requires_grad_() for x in (query, key, tau)]
-    assert torch.autograd.gradcheck(lambda q, k, t: ops.correlation_rows(q, k, hole, tokens, temperature=t), inputs)
-
-
-@pytest.mark.parametrize("keys", KEYS)
 def test_chunks_do_not_change_results(monkeypatch, keys):
     case = make(2, 50, 5, 6)
     weight = torch.randn(2, 50, 6).double()
@@ -287,10 +242,3 @@ def test_second_derivative_says_that_there_is_none():
 def test_meta_tensors_give_shapes():
     out = ops.masked_correlation(*(x.to("meta") for x in GOOD), temperature=8.0)
     assert (out.shape, out.device.type) == ((2, 4, 3), "meta")
-
-
-@pytest.mark.parametrize("token", [-1, 5])
-def test_rows_of_tokens_that_do_not_exist(token):
-    case = *torch.randn(2, 1, 5, 4), torch.ones(1, 5, dtype=torch.bool), torch.tensor([[0, token]])
-    with pytest.raises(ValueError, match="tokens must hold 0 to 4, got values from "):
-        ops.correlation_rows(*case, temperature=8.0)

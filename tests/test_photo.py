@@ -14,7 +14,8 @@ from PIL import ExifTags, Image, ImageCms, JpegImagePlugin
 
 from showface.data import UnreadableImageError, read_image, read_mask, read_photo, save_photo
 from showface.data.images import MAX_PIXELS, open_image
-from showface.data.photo import output_format, refuse_overwrite
+from showface.data.photo import output_format
+from showface.files import refuse_overwrite
 
 from support.pictures import noise, save
 

@@ -46,9 +46,6 @@ class TestSamples:
         assert torch.equal(samples[1], network.sample(image, hole, seed=1)[0])
         known = (hole == 0).expand_as(image)
         assert all(torch.equal(sample[known], image[known]) for sample in samples)
-        mean = network.sample_mean(image, hole, n=2)
-        assert torch.equal(mean[known], image[known])
-        torch.testing.assert_close(mean, samples.mean(0))
 
     def test_errors(self, name):
         image, hole = photo()

@@ -165,7 +165,6 @@ def test_arguments_that_do_not_fit_are_refused_in_one_line() -> None:
         lambda *x: ops.masked_correlation(x[0], x[1], x[2], x[3], temperature=x[4], keys=x[5], backend=x[6]): 7,
         lambda *x: ops.coordination_loss(x[0], x[1], x[2]): 3,
         lambda *x: ops.memory_address(x[0], x[1], x[2], temperature=x[3]): 4,
-        lambda *x: ops.correlation_rows(x[0], x[1], x[2], x[3], temperature=x[4]): 5,
     }
 
     def check(case: tuple[Any, tuple[Any, ...]]) -> None:

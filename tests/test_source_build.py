@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from zipfile import ZipFile
 
+import build_script
 import pytest
 
 import showface
@@ -20,16 +21,11 @@ pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="showf
 
 
 @pytest.fixture
-def build(monkeypatch, tmp_path) -> ModuleType:
-    """The module setup.py, which does not run `setup`, for a checkout with one small C++ source."""
-    setuptools = pytest.importorskip("setuptools")
-    for name in ("ninja", "pybind11"):
+def build() -> ModuleType:
+    """The functions of setup.py."""
+    for name in ("setuptools", "ninja", "pybind11"):
         pytest.importorskip(name)
-    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
-    module = ModuleType("showface_setup")
-    module.__file__ = str(ROOT / "setup.py")
-    exec(compile((ROOT / "setup.py").read_text(), module.__file__, "exec"), module.__dict__)
-    return module
+    return build_script.load()
 
 
 def builders_environment(**settings):

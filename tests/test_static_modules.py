@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from showface import crops as python_crops
 from showface.app.static_site import STATIC
@@ -33,7 +33,8 @@ const value = (x) => {
 };
 const result = module[job.call](...job.arguments.map(value));
 const outputs = job.outputs ? job.outputs.map((name) => result[name]) : [result];
-outputs.forEach((out, i) => writeFileSync(`out${i}`, Buffer.from((out.data ?? out).buffer)));
+const numbers = (out) => (Array.isArray(out) ? Int32Array.from(out.flat()) : out.data ?? out);
+outputs.forEach((out, i) => writeFileSync(`out${i}`, Buffer.from(numbers(out).buffer)));
 console.log(JSON.stringify(outputs.map(({ width, height }) => [width, height])));
 """
 
@@ -160,6 +161,19 @@ def test_crops(node, crop):
     got = [floats(x) for x in outputs]
     torch.testing.assert_close(got[0].view(3, 64, 64), image, atol=1e-3, rtol=0)
     assert torch.equal(got[1].view(1, 64, 64), corrupted)
+
+
+@pytest.mark.parametrize("width", [3, 40])
+def test_boxes_around_pieces(node, width):
+    hole = Image.new("1", (700, 500))
+    ImageDraw.Draw(hole).line([(10, 20), (300, 90), (650, 480), (60, 300)], fill=1, width=width)
+    hole = np.asarray(hole)
+    (output,) = node("crops.js", "splitBoxes", hole, 16, 90)
+    expected = python_crops.split_boxes(*np.nonzero(hole), 16, 90)
+    assert len(expected) > 1
+    assert np.array_equal(np.frombuffer(output, np.int32).reshape(-1, 4), expected)
+    (output,) = node("crops.js", "widePart", hole, 20)
+    assert np.array_equal(bytes_of(output, hole), python_crops.wide_part(hole, 20))
 
 
 def test_work_is_cancelled_while_the_networks_load(tmp_path):

@@ -15,6 +15,7 @@ import torch
 
 from showface.training import Trainer
 from showface.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from showface.training.signals import SIGNALS, stop_on_signal
 
 from support.runs import SMALL, assert_same_run, entries, small
 
@@ -56,6 +57,35 @@ def test_a_stopped_run_goes_on_as_if_it_never_was(faces, tmp_path, number, syste
         assert f"stopped by {number.name} after step {stopped_at}, which is saved: go on with --resume" in said
     subprocess.run([*command(faces, out, *options), "--resume"], check=True, capture_output=True)
     assert_same_run(tmp_path / "whole", out)
+
+
+def raise_signals(*numbers: signal.Signals) -> signal.Signals | None:
+    with stop_on_signal() as request:
+        for number in numbers:
+            signal.raise_signal(number)
+        return request.by
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_scheduler_may_signal_twice(number):
+    """A launcher forwards the signal that the scheduler has sent to each process already."""
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    assert raise_signals(number, number, signal.SIGTERM) == number
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    for first in (signal.SIGINT, signal.SIGTERM):
+        with pytest.raises(KeyboardInterrupt):
+            raise_signals(first, signal.SIGINT)
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert raise_signals(signal.SIGHUP) is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_damaged_checkpoint_is_left_out(tmp_path):

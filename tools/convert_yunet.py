@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from showface.data import read_image
+from showface.faces.detector import THRESHOLD
 from showface.faces.yunet import WEIGHTS, YuNet
 from showface.files import write_atomically, write_text
 
@@ -58,11 +59,11 @@ def pictures() -> dict[str, Image.Image]:
     return {**found, "crowd": crowd, "noise": crowd.crop((332, 352, 635, 477))}
 
 
-def opencv_faces(picture: Image.Image, path: Path, threshold: float = 0.6) -> NDArray[np.float32]:
+def opencv_faces(picture: Image.Image, path: Path) -> NDArray[np.float32]:
     """What OpenCV's FaceDetectorYN finds: (N, 15), box (left, top, width, height), points and score."""
     import cv2
 
-    detector = cv2.FaceDetectorYN.create(str(path), "", picture.size, threshold)
+    detector = cv2.FaceDetectorYN.create(str(path), "", picture.size, THRESHOLD)
     faces = detector.detect(np.ascontiguousarray(np.asarray(picture)[..., ::-1]))[1]
     return np.zeros((0, 15), np.float32) if faces is None else faces
 

@@ -14,21 +14,18 @@ import argparse
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
+import build_script
 import sass
-import triton
 
 ROOT = Path(__file__).parents[1]
-CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
 @dataclass(frozen=True)
@@ -43,17 +40,11 @@ class Compiled:
     loads: float | None  # LDSM per HMMA in this loop
 
 
-def build_script() -> dict[str, Any]:
-    """The functions of setup.py."""
-    with mock.patch("setuptools.setup"):
-        return runpy.run_path(str(ROOT / "setup.py"))
-
-
 def compile_sources(folder: Path, chip: int) -> list[Path]:
     """Compile csrc/cuda into object files in a folder, whose paths are returned. Files that are up to date are kept."""
-    setup = build_script()
+    setup = build_script.load()
     with mock.patch.dict(os.environ, {"SHOWFACE_CUDA_ARCHS": str(chip)}):
-        rules = setup["ninja_file"](folder / "unused", folder, setup["find_nvcc"]())
+        rules = setup.ninja_file(folder / "unused", folder, setup.find_nvcc())
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "build.ninja").write_text(rules)
     objects = [folder / f"{source.relative_to(ROOT)}.o" for source in sorted(ROOT.glob("csrc/cuda/*.cu"))]
@@ -79,7 +70,7 @@ def report(objects: list[Path], chip: int) -> list[Compiled]:
     """The resources of all kernels in some object files."""
     compiled = []
     for path in objects:
-        kernels = sass.read(path, CUOBJDUMP)
+        kernels = sass.read(path, sass.cuobjdump())
         for name, code in zip(readable(list(kernels)), kernels.values(), strict=True):
             loop = sass.product_loop(code.instructions, chip)
             bound = loads = None

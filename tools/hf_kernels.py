@@ -8,14 +8,14 @@ It needs torch, ninja, pybind11, setuptools and a C++ compiler. What is built is
 import argparse
 import base64
 import hashlib
-import importlib.util
 import json
 import platform
 import re
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType
+
+import build_script
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "integrations" / "hf_kernels"
@@ -44,7 +44,7 @@ def build(out: Path) -> Path:
     Raises:
         RuntimeError: the machine is no Linux, or the sources can't be compiled; the message says why.
     """
-    builder, config = _builder(), _read_config()
+    builder, config = build_script.load(), _read_config()
     # Builds of different sources can be loaded side by side, so each has its own namespace.
     sources = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in [*sources, *sorted(PACKAGE.glob("*.py"))]))
@@ -75,16 +75,6 @@ def build(out: Path) -> Path:
     shutil.rmtree(variant, ignore_errors=True)
     fresh.rename(variant)
     return variant
-
-
-def _builder() -> ModuleType:
-    """The functions of setup.py."""
-    spec = importlib.util.spec_from_file_location("showface_setup", ROOT / "setup.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _read_config() -> dict[str, str]:

@@ -65,9 +65,16 @@ class Pass:
     issued: Counter[str]  # by the instructions' names up to the first dot
 
 
-def read(cubin: Path, cuobjdump: Path, code: bool = True) -> dict[str, Code]:
+def cuobjdump() -> Path:
+    """NVIDIA's disassembler, which Triton's wheel brings."""
+    import triton
+
+    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+def read(cubin: Path, tool: Path, code: bool = True) -> dict[str, Code]:
     """The kernels of a file, by their names. Without `code` their instructions are left out, which is much faster."""
-    command = [cuobjdump, "-res-usage", *["-sass"] * code, cubin]
+    command = [tool, "-res-usage", *["-sass"] * code, cubin]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     _, *parts = re.split(r"^\s*Function : (\S+)$", text, flags=re.MULTILINE)
     listings = dict(zip(parts[::2], parts[1::2], strict=True))
@@ -96,8 +103,8 @@ def parse(listing: str) -> list[Instruction]:
 def loops(instructions: Sequence[Instruction]) -> list[frozenset[int]]:
     """The loops, as sets of indices of instructions.
 
-    A loop is all that can lie between its head and a branch back to the head, so code that the compiler moved behind
-    the end of the kernel counts where it belongs. Called functions, such as the slow path of a division, count nowhere,
+    A loop is all that can lie between its head and a branch back to the head, so code that the compiler moved out of
+    line still counts as part of its loop. Called functions, such as the slow path of a division, count nowhere,
     because no branch leads from them into the loop.
     """
     before: list[list[int]] = [[] for _ in instructions]

@@ -19,6 +19,8 @@ from torch import Tensor
 from showface.kernels import work
 from showface.kernels.tokens import sort_tokens
 
+BLOCKS = 19  # regions of a face
+
 
 def costs_of(items: Tensor, block_columns: int) -> list[float]:
     """The times of the items, in the order in which programs take them, without those that have no columns.
@@ -47,11 +49,11 @@ def holes(batch: int, tokens: int, share: float) -> tuple[Tensor, int]:
     return torch.rand(batch, tokens) < shares[:, None], 1
 
 
-def regions(tokens: int, largest: float, blocks: int = 19) -> tuple[Tensor, int]:
+def regions(tokens: int, largest: float) -> tuple[Tensor, int]:
     """Regions, the first of which has this share of the tokens."""
-    region = torch.randint(1, blocks, (1, tokens))
+    region = torch.randint(1, BLOCKS, (1, tokens))
     region[torch.rand(1, tokens) < largest] = 0
-    return region, blocks
+    return region, BLOCKS
 
 
 def compare(group: Tensor, groups: int, *, over_queries: bool, slots: int, rows: int, columns: int) -> list[float]:

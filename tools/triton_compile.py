@@ -32,7 +32,6 @@ from triton_kernels import FUNCTIONS, MODULES, WIDTHS, Kernel, kernels
 # Bytes of shared memory per block. sm_86, sm_89 and sm_120 run the code for sm_80 but have less shared memory, so
 # their smaller limit is used for sm_80.
 CHIPS = {80: 101_376, 90: 232_448, 100: 232_448}
-CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 PAGE = Path(__file__).parents[1] / "docs" / "triton-kernels.md"
 MARKERS = ("<!-- table of triton_compile.py: begin -->", "<!-- table of triton_compile.py: end -->")
 SPILL_LIMIT = 128  # bytes per thread, 32 registers
@@ -74,7 +73,7 @@ def compile_for(kernel: Kernel, chip: int) -> Compiled:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(built.asm["cubin"])
         file.flush()
-        (code,) = sass.read(Path(file.name), CUOBJDUMP, code=counted).values()
+        (code,) = sass.read(Path(file.name), sass.cuobjdump(), code=counted).values()
     return Compiled(
         *(kernel.name, kernel.size, kernel.case, chip, code.registers, code.spilled, built.metadata.shared),
         *(found, kernel.tensor_cores, *(issue_bound(kernel, chip, code) if counted else (None, None))),

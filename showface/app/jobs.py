@@ -135,12 +135,12 @@ class Jobs:
             position = self._queue.index(job) + 1 if job.state == "queued" else 0
             return {"state": job.state, "position": position, "stage": job.stage, "fraction": job.fraction}
 
-    def stop(self, job: Job, error: Exception | None = None) -> None:
+    def stop(self, job: Job) -> None:
         """Take a job out of the queue, or stop it at its next call of `progress`. A finished job stays as it is."""
         with self._changed:
             with suppress(ValueError):
                 self._queue.remove(job)
-            job.stop(error or JobStoppedError())
+            job.stop(JobStoppedError())
 
     def close(self, seconds: float = 0.5) -> bool:
         """Stop all jobs, and wait for the thread. Returns whether it has ended."""

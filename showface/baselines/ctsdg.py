@@ -15,6 +15,8 @@ from showface.models.output import InpaintingOutput
 from showface.nn import ResidualBlock, push_pull_fill
 from showface.nn.blocks import activate, upsample
 
+EDGE_THRESHOLD = 0.06  # smallest gradient of an edge, in grey values per pixel
+TEMPERATURE = 10.0  # factor on the cosines of the contextual aggregation
 STRUCTURE_WEIGHT = 0.6  # a tenth of the default weight of the hole loss, as in the paper
 
 
@@ -47,23 +49,19 @@ class ContextualAggregation(nn.Module):
 
     Each patch becomes the mean of all patches, weighted by the softmax of their cosines. Convolutions of the rebuilt
     map with dilations 1, 2, 4 and 8 are then mixed by weights that the network predicts for each position.
-
-    Args:
-        temperature: factor on the cosines.
     """
 
     dilations = (1, 2, 4, 8)
 
-    def __init__(self, channels: int, temperature: float = 10.0) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.temperature = temperature
         self.scales = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=d, dilation=d) for d in self.dilations)
         self.mix = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, len(self.dilations), 1)
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (B, channels, h, w), the same out
-        attention = (self.temperature * patch_cosines(x)).softmax(2)
+        attention = (TEMPERATURE * patch_cosines(x)).softmax(2)
         rebuilt = F.fold(F.unfold(x, 3, padding=1) @ attention.mT, x.shape[2:], 3, padding=1) / 9
         weights = self.mix(rebuilt).softmax(1)
         total = torch.zeros_like(rebuilt)
@@ -144,12 +142,11 @@ def known_structure(image: Tensor, hole: Tensor) -> Tensor:
     return torch.cat([_grey(image), edge_map(filled)], dim=1) * (1 - hole)
 
 
-def edge_map(image: Tensor, threshold: float = 0.06) -> Tensor:
+def edge_map(image: Tensor) -> Tensor:
     """Thin edges, similar to Canny: smoothing, Sobel, non-maximum suppression, one threshold.
 
     Args:
         image: (B, 3, H, W) in [-1, 1].
-        threshold: smallest gradient of an edge, in grey values per pixel.
 
     Returns:
         (B, 1, H, W) of 0 and 1.
@@ -174,7 +171,7 @@ def edge_map(image: Tensor, threshold: float = 0.06) -> Tensor:
     flat, wide = padded.flatten(2), width + 2
     ahead = flat.gather(2, (row * wide + column).flatten(2)).view_as(strength)
     behind = flat.gather(2, ((2 * y - row) * wide + 2 * x - column).flatten(2)).view_as(strength)
-    return ((strength >= threshold) & (strength >= ahead) & (strength > behind)).to(image.dtype)
+    return ((strength >= EDGE_THRESHOLD) & (strength >= ahead) & (strength > behind)).to(image.dtype)
 
 
 def _grey(image: Tensor) -> Tensor:

@@ -127,9 +127,9 @@ def contextual_scores(x: Tensor, hole: Tensor, temperature: float) -> Tensor:
     return scores.masked_fill(corrupted[:, None], -torch.inf).softmax(2)
 
 
-def patch_cosines(x: Tensor, kernel: int = 3) -> Tensor:
-    """The cosines between all patches of a zero-padded feature map: (B, C, h, w) -> (B, h*w, h*w)."""
-    unit = F.normalize(F.unfold(x, kernel, padding=kernel // 2), dim=1)
+def patch_cosines(x: Tensor) -> Tensor:
+    """The cosines between all 3x3 patches of a zero-padded feature map: (B, C, h, w) -> (B, h*w, h*w)."""
+    unit = F.normalize(F.unfold(x, 3, padding=1), dim=1)
     return unit.mT @ unit
 
 

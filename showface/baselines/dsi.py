@@ -14,6 +14,7 @@ from showface.models.stages import Stage
 from showface.nn.blocks import composite, pad_to_multiple
 
 COMMITMENT_WEIGHT = 0.25
+TEMPERATURE = 50.0  # factor on the cosines of the structural attention
 FEATURE_WEIGHT = 0.1  # relative to L1
 
 
@@ -25,12 +26,10 @@ class TextureGenerator(nn.Module):
     Args:
         channels: width at full size; twice and four times that at strides 2 and 4.
         codes: channels of a code.
-        temperature: factor on the cosines of the attention.
     """
 
-    def __init__(self, channels: int, codes: int, temperature: float = 50.0) -> None:
+    def __init__(self, channels: int, codes: int) -> None:
         super().__init__()
-        self.temperature = temperature
         c1, c2, c4 = channels, 2 * channels, 4 * channels
         self.encode2 = nn.Sequential(
             EluGatedConv2d(5, c1, kernel=5), EluGatedConv2d(c1, c2, stride=2), EluGatedConv2d(c2, c2)
@@ -50,7 +49,7 @@ class TextureGenerator(nn.Module):
         """(B, 3, H, W) with zeros in the hole, (B, 1, H, W), codes (B, C, H/8, W/8) -> (B, 3, H, W) in [-1, 1]."""
         x2 = self.encode2(torch.cat([image, torch.ones_like(hole), hole], dim=1))
         x4 = self.join(torch.cat([self.encode4(x2), self.enter(structure)], dim=1))
-        attention = contextual_scores(structure, hole, self.temperature)
+        attention = contextual_scores(structure, hole, TEMPERATURE)
         y2 = self.decode2(torch.cat([self.decode4(x4), transfer_patches(x4, attention, 2)], dim=1))
         return self.decode1(torch.cat([y2, transfer_patches(x2, attention, 4)], dim=1)).tanh()
 

@@ -16,6 +16,7 @@ COLOURS = 512
 LAYERS = 30
 HEADS = 8
 TOP = 50
+UPSAMPLER_BLOCKS = 8  # residual blocks at stride 4
 # The paper's low-resolution images of faces have 48 pixels a side, for images of 256.
 GRID, GRID_OF = 48, 256
 
@@ -94,10 +95,9 @@ class GuidedUpsampler(nn.Module):
 
     Args:
         channels: width at full size; twice and four times that at strides 2 and 4.
-        blocks: residual blocks at stride 4.
     """
 
-    def __init__(self, channels: int, blocks: int = 8) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         c1, c2, c4 = channels, 2 * channels, 4 * channels
 
@@ -109,7 +109,7 @@ class GuidedUpsampler(nn.Module):
             *convolve(7, c1, 7),
             *convolve(c1, c2, 3, stride=2),
             *convolve(c2, c4, 3, stride=2),
-            *(DilatedResidual(c4) for _ in range(blocks)),
+            *(DilatedResidual(c4) for _ in range(UPSAMPLER_BLOCKS)),
             nn.Upsample(scale_factor=2, mode="nearest"),
             *convolve(c4, c2, 3),
             nn.Upsample(scale_factor=2, mode="nearest"),

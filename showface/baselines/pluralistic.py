@@ -11,7 +11,6 @@ from showface.distributed import world_size
 from showface.losses import LossWeights
 from showface.models.output import InpaintingOutput
 from showface.models.stages import Stage
-from showface.nn.blocks import composite
 
 
 class PluralisticBaseline(Baseline):
@@ -51,10 +50,6 @@ class PluralisticBaseline(Baseline):
             result = self.fill_once(*padded, torch.Generator().manual_seed(seed + i))
             samples.append(self.finish(image, hole, *result).image)
         return torch.stack(samples)
-
-    def sample_mean(self, image: Tensor, hole: Tensor, n: int, seed: int = 0) -> Tensor:
-        """The mean of `sample`'s results, (B, 3, H, W); known pixels are those of `image`."""
-        return composite(image, hole, self.sample(image, hole, n, seed).mean(0))
 
     def training_losses(
         self, image: Tensor, hole: Tensor, labels: Tensor, weights: LossWeights, stage: str = ""

@@ -151,7 +151,7 @@ class MaskFolder:
 
 
 def keep_apart(first: Path, second: Path) -> None:
-    """Check that neither of two paths is in the other. Or else results and masks would be taken for photos.
+    """Check that neither of two paths is in the other. Otherwise the next run would read results and masks as photos.
 
     Raises:
         ValueError: one is in the other, or they are the same.

@@ -147,7 +147,7 @@ class _Filler:
             )
 
     def _fill(self, samples: list[Sample]) -> list[Sample]:
-        """The samples with filled images. Of one that fails, only what does not belong to it is left."""
+        """The samples with filled images. If a photo fails, its sample is removed; other members stay."""
         read: dict[int, tuple[Photo, NDArray[np.bool_]]] = {}
         for index, sample in enumerate(samples):
             if sample.image is not None:
@@ -208,7 +208,7 @@ def _counted(samples: Iterable[tuple[Sample, float]], progress: Callable[[float]
 
 
 def _find_tars(urls: Urls, out: Path) -> dict[str, str]:
-    """The tar files by their file name, in order, checked as far as it takes no reading."""
+    """The tar files by their file name, in order, checked without opening them."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"tar files are written into a folder, but {out} is a file")
     found: dict[str, str] = {}

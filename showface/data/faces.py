@@ -78,8 +78,8 @@ class FaceDataset(Dataset[dict[str, torch.Tensor]]):
             raise ValueError(f"need at least one face and seed >= 0; got {len(source)} faces, seed {seed}")
         self.source, self.augmentation, self.seed = source, augmentation, seed
         self._left_out = unreadable
-        # In shared memory, so that all worker processes know which faces are broken. `_skip` is 0 for a good face,
-        # otherwise the distance to the face that replaces it.
+        # In shared memory, so that all worker processes know which faces are broken. In `_skip`, 0: the face is
+        # readable. n: use the face n places further on instead.
         self._skip = _shared(len(source), torch.int32)
         self._bad_labels = _shared(len(source), torch.bool)
 
@@ -153,7 +153,7 @@ class Selection(NamedTuple):
 def select_faces(names: Sequence[str], sides: Iterable[int | None], min_side: int) -> Selection:
     """Leave out unreadable and small faces, and warn about unreadable ones.
 
-    The warning points to the caller's caller.
+    The warning shows the line that created the dataset.
 
     Args:
         names: the faces' names, for messages.

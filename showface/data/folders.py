@@ -78,7 +78,7 @@ class _FolderSource:
 
 
 def list_folders(folders: Folders) -> list[Path]:
-    """The folders, of which one may be given by itself. Raises ValueError if there is none."""
+    """A list of folders; a single folder may be given without a list. Raises ValueError if there is none."""
     listed = [folders] if isinstance(folders, str | os.PathLike) else folders
     roots = [Path(folder) for folder in listed]
     if not roots:

@@ -15,7 +15,7 @@ from PIL import Image, JpegImagePlugin
 
 from showface.data.exif import upright, upright_exif
 from showface.data.images import Source, array_to_image, open_image, plain_alpha, read_image, register_heif, source_name
-from showface.files import write_atomically
+from showface.files import is_one_of, refuse_overwrite, write_atomically
 
 OUTPUT_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "HEIF", "JPEG2000", "PPM")
 """The formats in which results are saved. Others change the size (ICO, ICNS) or known pixels (GIF)."""
@@ -226,31 +226,6 @@ def check_output(path: Path, inputs: Iterable[Path | None], overwrite: bool, own
     overwrite = overwrite or (own and not is_one_of(path, files))
     refuse_overwrite(path, files, overwrite)
     return overwrite
-
-
-def is_one_of(path: Path, files: Iterable[str | Path]) -> bool:
-    """Whether a path is one of several files, also through a link. Files that don't exist are none."""
-    return path.exists() and any(Path(other).exists() and path.samefile(other) for other in files)
-
-
-def refuse_overwrite(path: str | Path, inputs: Iterable[str | Path], overwrite: bool) -> None:
-    """Refuse to write over a file that exists.
-
-    Args:
-        path: the file to write.
-        inputs: the files that are read. The message says so if `path` is one of them, also through a link.
-        overwrite: do not refuse.
-
-    Raises:
-        FileExistsError: the file exists, and `overwrite` is False; or it is a folder.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise FileExistsError(f"{path} is a folder: give -o the name of a file")
-    if overwrite or not path.exists():
-        return
-    what = "is one of the inputs" if is_one_of(path, inputs) else "exists already"
-    raise FileExistsError(f"{path} {what}: give -o another name, or --overwrite")
 
 
 def _photo(image: Image.Image, name: str, deep: bool = False) -> Photo:

@@ -4,7 +4,6 @@ A *system* is anything that is compared, such as "mdrnets" or "telea": its name 
 `FillHole` is the function that fills the hole of one image.
 """
 
-from showface.data import COMPONENTS, component_hole
 from showface.evaluation.components import plan_components
 from showface.evaluation.eyes import eye_likeness, hides_an_eye
 from showface.evaluation.identity import IdentityDistance
@@ -52,7 +51,6 @@ __all__ = [
     "ALL_SETS",
     "BINS",
     "CLASSICAL",
-    "COMPONENTS",
     "FINE_BINS",
     "LPIPS",
     "PSNR_CEILING",
@@ -68,7 +66,6 @@ __all__ = [
     "choose_cases",
     "classical_system",
     "complete",
-    "component_hole",
     "contact_sheet",
     "evaluate",
     "eye_likeness",

@@ -7,8 +7,6 @@ import numpy.typing as npt
 
 from showface.data import ALIGNED_POINTS
 
-__all__ = ["eye_likeness", "hides_an_eye"]
-
 # Half-width and half-height of the box around an eye, and how far the boxes may be moved against each other, as
 # fractions of the side: eyes are not at exactly the same place in all aligned faces.
 _ACROSS, _DOWN, _SHIFT = 0.085, 0.05, 0.025

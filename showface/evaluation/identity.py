@@ -14,8 +14,6 @@ from PIL import Image
 
 from showface.data import ALIGNED_POINTS
 
-__all__ = ["IdentityDistance"]
-
 Embedding: TypeAlias = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float64]]
 
 CHIP = 150

@@ -13,17 +13,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-__all__ = [
-    "PSNR_CEILING",
-    "hole_gradient_percent",
-    "hole_l1_percent",
-    "l1_percent",
-    "psnr",
-    "region_l1_percent",
-    "seam_l1_percent",
-    "ssim",
-]
-
 PSNR_CEILING = 100.0
 """The largest value of `psnr`, in dB. Identical images get this value, so that means over images stay finite."""
 

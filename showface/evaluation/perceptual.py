@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from showface.files import existing_file
 
-__all__ = ["LPIPS", "FrechetDistances"]
-
 Key = tuple[str, str, str]
 
 _ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"

@@ -33,20 +33,6 @@ from showface.evaluation.metrics import (
 from showface.evaluation.perceptual import LPIPS, FrechetDistances
 from showface.files import printable
 
-__all__ = [
-    "BINS",
-    "FINE_BINS",
-    "FillHole",
-    "Pair",
-    "Score",
-    "bin_label",
-    "complete",
-    "evaluate",
-    "plan",
-    "read_hole",
-    "read_target",
-]
-
 Bin: TypeAlias = tuple[float, float]
 FillHole: TypeAlias = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], npt.NDArray[np.uint8]]
 """Fills the hole of an image: `(H, W, 3)` uint8 and `(H, W)` bool (True = corrupted) -> `(H, W, 3)` uint8."""

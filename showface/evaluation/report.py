@@ -16,18 +16,6 @@ from showface.evaluation.perceptual import FrechetDistances
 from showface.evaluation.protocol import Pair, Score
 from showface.files import write_text
 
-__all__ = [
-    "ALL_SETS",
-    "RegionRow",
-    "Row",
-    "markdown_table",
-    "region_table",
-    "summarise",
-    "summarise_regions",
-    "write_csv",
-    "write_json",
-]
-
 ALL_SETS = "all"
 """The `image_set` of a `Row` that holds the means over all image sets."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,8 +31,6 @@ from showface.evaluation.report import (
 from showface.evaluation.sheet import choose_cases, contact_sheet
 from showface.files import printable, write_atomically, write_text
 from showface.models.config import MAX_IMAGE_SIZE
-
-__all__ = ["HOLES", "Evaluation", "generate_masks", "run_evaluation"]
 
 HOLES = ("free-form", "components")
 """The kinds of holes of `run_evaluation`."""
@@ -82,7 +79,6 @@ def run_evaluation(
     lpips: LPIPS | None = None,
     identity: IdentityDistance | None = None,
     frechet: FrechetDistances | None = None,
-    settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -109,7 +105,6 @@ def run_evaluation(
         seed: seed of the generated masks and of their order.
         fine: use six bins instead of three.
         lpips, identity, frechet: more metrics, see `LPIPS`, `IdentityDistance` and `FrechetDistances`.
-        settings: additional settings to write into `results.json`.
         overwrite: write over the results of another run.
         progress: called after each pair with the number of finished pairs and the total.
 
@@ -172,7 +167,6 @@ def run_evaluation(
         "limit": limit,
         "systems": list(systems),
         "failed": failed,
-        **(settings or {}),
     }
     text = markdown_table(*table(rows))
     if regions:

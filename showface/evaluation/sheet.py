@@ -10,8 +10,6 @@ from showface.evaluation.metrics import psnr
 from showface.evaluation.protocol import FillHole, Pair, Score, complete, read_hole
 from showface.files import printable
 
-__all__ = ["choose_cases", "contact_sheet"]
-
 _TYPICAL, _WORST = 2, 2  # cases of each bin
 _MARGIN, _CAPTION = 4, 16  # pixels
 

@@ -13,8 +13,6 @@ from showface.inference import Inpainter
 from showface.models import InpaintingNetwork
 from showface.registry import load_model
 
-__all__ = ["CLASSICAL", "classical_system", "model_system"]
-
 CLASSICAL = ("telea", "navier-stokes")
 _RADIUS = 3  # pixels of the neighbourhood from which OpenCV fills a pixel
 

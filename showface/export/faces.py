@@ -31,7 +31,7 @@ def write_faces_onnx(path: str | Path, *, check: bool = True) -> float | None:
     """
     import onnx
 
-    network = YuNet.from_file()
+    network = YuNet.bundled()
     height, width = (MULTIPLE * Dim(name, min=2, max=LARGEST // MULTIPLE) for name in ("h", "w"))
     sizes = {0: Dim("batch", min=1, max=64), 2: height, 3: width}
     program = torch.export.export(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from showface.files import write_atomically
+from showface.files import refuse_overwrite, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,14 +30,11 @@ def check_output(path: Path, overwrite: bool) -> None:
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        FileExistsError: the file exists, and `overwrite` is False.
+        FileExistsError: the file exists, and `overwrite` is False; or it is a folder.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent}")
-    if path.is_dir():
-        raise FileExistsError(f"{path} is a folder: give the name of a file")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists: pass --overwrite to replace it")
+    refuse_overwrite(path, (), overwrite)
 
 
 def export_faces(path: str | Path, *, check: bool = True, overwrite: bool = False) -> float | None:

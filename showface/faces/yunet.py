@@ -46,10 +46,10 @@ class YuNet(nn.Module):
         )
 
     @classmethod
-    def from_file(cls, path: Path = WEIGHTS) -> "YuNet":
+    def bundled(cls) -> "YuNet":
         """The network with the bundled weights, in eval mode, on the CPU."""
         network = cls()
-        network.load_state_dict(load_file(path))
+        network.load_state_dict(load_file(WEIGHTS))
         return network.eval().requires_grad_(False)
 
     def forward(self, pictures: Tensor) -> Tensor:

@@ -102,14 +102,6 @@ def check_regions(region: Tensor, regions: int) -> None:
             raise ValueError(f"region must hold -1 or 0 to {regions - 1}, got values from {low} to {high}")
 
 
-def check_tokens(tokens: Tensor, count: int) -> None:
-    """Check that `tokens`, on a CPU, holds 0 to N-1."""
-    if tokens.is_cpu and tokens.numel() and not _hides_values():
-        low, high = tokens.aminmax()
-        if low.item() < 0 or high.item() >= count:
-            raise ValueError(f"tokens must hold 0 to {count - 1}, got values from {low} to {high}")
-
-
 def check_temperature_value(temperature: Tensor | None, like: Tensor) -> None:
     """Check that a tensor temperature, on a CPU, is in the range for tensors like `like`."""
     if temperature is not None and temperature.is_cpu and not _hides_values():

@@ -51,7 +51,7 @@ def declare(schema: str, implementation: Callable[..., Any], fake: Callable[...,
 def declare_first(schema: str, whole: str) -> None:
     """Define the operator `schema` as the first result of the operator `whole`, which has the same arguments.
 
-    It needs an `autocast` of its own: its keys don't say whether autocast is on.
+    Register `autocast` for it too, since it can't see from its dispatch keys whether autocast is on.
     """
     name = schema[: schema.index("(")]
     operator, run, kernel = getattr(torch.ops.showface, whole).default, _runs[whole], _kernels[whole]

@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 
 from showface.ops import checks, dispatch, transforms
-from showface.ops.backends.reference import is_key
-from showface.ops.definitions import unit
 from showface.ops.library import autocast, declare, declare_first, differentiate
-from showface.ops.precision import accumulation_dtype, full_precision, temperature_factor, widen
+from showface.ops.precision import accumulation_dtype
 
 
 def masked_correlation(
@@ -48,71 +46,20 @@ def masked_correlation(
         RuntimeError: the backend was named and can't run; the message says why.
     """
     checks.check_tensor("query", query, "(B, N, C)")
+    checks.check_tensor("key", key, "(B, N, C)", like=query)
     checks.check_tensor("value", value, "(B, N, Cv)", like=query)
-    _check(query, keys, key=key, value=value, hole=hole)
+    checks.check_tensor("hole", hole, "(B, N)", dtype=torch.bool, like=query)
+    for name, x in (("key", key), ("value", value), ("hole", hole)):
+        checks.check_size(name, x, 0, query.shape[0], "the batch of query")
+        checks.check_size(name, x, 1, query.shape[1], "the tokens of query")
+    checks.check_size("key", key, 2, query.shape[2], "the channels of query")
+    if keys not in ("valid", "all"):
+        raise ValueError(f"keys must be 'valid' or 'all', got {keys!r}")
     checks.check_backend(backend)
     tensor, scale = checks.check_temperature(temperature, query)
     if transforms.is_needed("masked_correlation", backend, query, key, value, tensor):
         return transforms.masked_correlation(query, key, value, hole, tensor, scale, keys)
     return torch.ops.showface.masked_correlation(query, key, value, hole, tensor, scale, keys, backend)
-
-
-def _check(query: Tensor, keys: str, **others: Tensor) -> None:
-    """Check `key`, `hole` and other tensors against `query`, a checked (B, N, C)."""
-    checks.check_tensor("key", others["key"], "(B, N, C)", like=query)
-    checks.check_tensor("hole", others["hole"], "(B, N)", dtype=torch.bool, like=query)
-    for name, x in others.items():
-        checks.check_size(name, x, 0, query.shape[0], "the batch of query")
-        checks.check_size(name, x, 1, query.shape[1], "the tokens of query")
-    checks.check_size("key", others["key"], 2, query.shape[2], "the channels of query")
-    if keys not in ("valid", "all"):
-        raise ValueError(f"keys must be 'valid' or 'all', got {keys!r}")
-
-
-def correlation_rows(
-    query: Tensor,
-    key: Tensor,
-    hole: Tensor,
-    tokens: Tensor,
-    *,
-    temperature: float | Tensor,
-    keys: str = "valid",
-) -> Tensor:
-    """The attention weights of chosen corrupted tokens: only their rows of the correlation map are computed.
-
-    For plots and statistics. It is plain PyTorch and differentiable. Source: *ours*.
-
-    Args:
-        query, key, hole, temperature, keys: as `masked_correlation`.
-        tokens: (B, R) int64, 0 to N-1, R tokens of each image.
-
-    Returns:
-        (B, R, N), dtype of `query`: each row sums to 1, with 0 at tokens that are not keys. Rows of known tokens, and
-        all rows of an image without keys, are zeros.
-
-    Raises:
-        TypeError, ValueError: a wrong dtype, shape or value.
-    """
-    checks.check_tensor("query", query, "(B, N, C)")
-    checks.check_tensor("tokens", tokens, "(B, R)", dtype=torch.int64, like=query)
-    checks.check_size("tokens", tokens, 0, query.shape[0], "the batch of query")
-    _check(query, keys, key=key, hole=hole)
-    tensor, scale = checks.check_temperature(temperature, query)
-    checks.check_temperature_value(tensor, query)
-    checks.check_tokens(tokens, query.shape[1])
-    keyed = is_key(hole, keys)
-    q_all, k_all = widen(query, key)
-    # Tokens that take no part must not reach the weights or the gradients, whatever they hold.
-    q_all, k_all = torch.where(hole[..., None], q_all, 1), torch.where(keyed[..., None], k_all, 1)
-    keyed = keyed[:, None]
-    with full_precision(q_all):
-        chosen = torch.take_along_dim(unit(q_all), tokens[..., None], dim=1)
-        logits = temperature_factor(tensor, scale, q_all) * chosen @ unit(k_all).mT
-        # A row without any key would be NaN, and so would its gradient.
-        logits = torch.where(keyed | ~keyed.any(-1, keepdim=True), logits, -torch.inf)
-        weights = torch.softmax(logits, dim=-1)
-    corrupted = torch.take_along_dim(hole, tokens, dim=1)[..., None]
-    return torch.where(corrupted & keyed, weights, 0).to(query.dtype)
 
 
 # The torch operators.

@@ -17,13 +17,6 @@ from torch import Tensor, nn
 
 from showface.files import existing_file
 
-__all__ = [
-    "FrozenFeatures",
-    "efficientnet_lite0",
-    "frozen_features",
-    "vgg19",
-]
-
 State = dict[str, Tensor]
 Colour = tuple[float, float, float]
 

@@ -1,9 +1,9 @@
 """Hinge GAN losses (Lim & Ye, 2017; Miyato et al., 2018), feature matching, and a gradient penalty.
 
-All losses are means over an image's patches that the hole touches, and of these over the images: a choice of *ours*.
-The other patches of a filled image are real: the discriminator can't learn to call them fake, and they would make the
-loss depend on the size of the hole. A patch is the area of one logit, H/h x W/w pixels, without the rest of its
-receptive field.
+Each loss is first the mean over an image's patches that the hole touches, then the mean of these means over the images:
+a choice of *ours*. The other patches of a filled image are real: the discriminator can't learn to call them fake, and
+they would make the loss depend on the size of the hole. A patch is the area of one logit, H/h x W/w pixels, without the
+rest of its receptive field.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Schedulers send SIGTERM, or SIGUSR1 if they are told so; a closed terminal sends SIGHUP. Windows lacks the last two.
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 class StopRequest:
@@ -17,9 +19,10 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Record the first Ctrl-C or SIGTERM as a request; later signals keep their usual effect.
+    """Record a signal of SIGNALS as a request. A second Ctrl-C then stops at once; other signals change nothing more.
 
-    Only works in the main thread.
+    A scheduler may signal each process, and the launcher once more, so the second SIGTERM must not lose the step. What
+    was ignored before, such as SIGHUP by nohup, stays ignored. Only works in the main thread.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -27,20 +30,18 @@ def stop_on_signal() -> Iterator[StopRequest]:
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
     def record(number: int, frame: FrameType | None) -> None:
-        request.by = signal.Signals(number)
-        restore()
+        request.by = request.by or signal.Signals(number)
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
 
-    for number in SIGNALS:
-        signal.signal(number, record)
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, record)
     try:
         yield request
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def ignore_first_signal(worker: int) -> None:
@@ -49,4 +50,5 @@ def ignore_first_signal(worker: int) -> None:
     For `DataLoader(worker_init_fn=...)`. A terminal sends Ctrl-C to the workers too. A second signal ends a worker.
     """
     for number in SIGNALS:
-        signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))

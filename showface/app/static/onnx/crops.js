@@ -10,6 +10,7 @@ import { averageBlocks, bicubicAt, bilinearAt, toPlanes } from "./sampling.js";
 /** @typedef {{image: Planes, hole: Float32Array}} View image in [-1, 1] */
 
 const RAMP = 0.12; // width of the border in which a crop's weight falls to zero, as a fraction of its side
+const THIN = 4; // a hole is thin if no square with this fraction of its side fits into it
 const KNOWN = 0.999; // a resampled pixel is known if no part of it is in the hole, up to rounding
 const TEMPLATE = [[0.3775, 0.4744], [0.6226, 0.4701], [0.5062, 0.618], [0.3948, 0.7231], [0.6082, 0.7226]];
 const CORNERS = [[0, 0], [1, 0], [0, 1], [1, 1]];
@@ -144,15 +145,17 @@ function reduced(crop, picture, size) {
 }
 
 /**
- * The fills of several crops at points of the photo, blended where crops overlap. Faces count more.
+ * The fills of several crops at points of the photo, blended where crops overlap. Faces count more, but not at the
+ * points with a 1 in `local`, where they hardly count at all.
  *
  * @param {Crop[]} crops
  * @param {Planes[]} fills
  * @param {Float64Array} xs
  * @param {Float64Array} ys
+ * @param {Uint8Array} [local]
  * @returns {Float32Array} three colours a point
  */
-export function blendFills(crops, fills, xs, ys) {
+export function blendFills(crops, fills, xs, ys, local) {
   const total = new Float32Array(3 * xs.length), weight = new Float32Array(xs.length);
   const value = new Float64Array(3);
   crops.forEach((crop, k) => {
@@ -164,7 +167,8 @@ export function blendFills(crops, fills, xs, ys) {
       if (!(u > 0 && u < 1 && v > 0 && v < 1)) continue;
       bicubicAt(small, u * scale, v * scale, value);
       let here = Math.min(1, Math.min(u, v, 1 - u, 1 - v) / RAMP);
-      here = here * (crop.isFace ? 1 + 99 * here * here : 1) + 1e-4;
+      if (crop.isFace) here = local?.[i] ? 0 : here * (1 + 99 * here * here);
+      here += 1e-4;
       for (let c = 0; c < 3; c++) total[3 * i + c] += value[c] * here;
       weight[i] += here;
     }
@@ -176,13 +180,15 @@ export function blendFills(crops, fills, xs, ys) {
 }
 
 /**
- * Boxes [left, top, right, bottom] around the pieces of a hole, cut at empty rows or columns of at least `gap` pixels.
+ * Boxes [left, top, right, bottom] around the pieces of a hole, cut at empty rows or columns of at least `gap` pixels. A
+ * box longer than `thinSide` in which the hole is thin everywhere is cut across its longer side.
  *
  * @param {Hole} hole
  * @param {number} gap
+ * @param {number} thinSide
  * @returns {number[][]}
  */
-export function splitBoxes(hole, gap) {
+export function splitBoxes(hole, gap, thinSide) {
   const found = [];
   const waiting = [[0, 0, hole.width, hole.height]];
   while (waiting.length) {
@@ -197,13 +203,68 @@ export function splitBoxes(hole, gap) {
     const [x0, x1, y0, y1] = [across.indexOf(1), across.lastIndexOf(1) + 1, down.indexOf(1), down.lastIndexOf(1) + 1];
     [left, top, right, bottom] = [left + x0, top + y0, left + x1, top + y1];
     const cuts = [widestGap(across.subarray(x0, x1)), widestGap(down.subarray(y0, y1))];
-    const axis = cuts[1].length > cuts[0].length ? 1 : 0;
-    const { at, length } = cuts[axis];
-    if (length < gap) found.push([left, top, right, bottom]);
-    else if (axis === 0) waiting.push([left, top, left + at, bottom], [left + at, top, right, bottom]);
-    else waiting.push([left, top, right, top + at], [left, top + at, right, bottom]);
+    let axis = cuts[1].length > cuts[0].length ? 1 : 0;
+    let at = (axis ? top : left) + cuts[axis].at;
+    if (cuts[axis].length < gap) {
+      axis = bottom - top > right - left ? 1 : 0;
+      const [first, last] = axis ? [top, bottom - 1] : [left, right - 1];
+      const side = last - first + 1;
+      if (side <= thinSide || holdsSquare(hole, [left, top, right, bottom], Math.floor(side / THIN))) {
+        found.push([left, top, right, bottom]);
+        continue;
+      }
+      // Cut at the multiple of the highest power of two. So most boxes stay when the hole changes elsewhere.
+      const bits = 31 - Math.clz32(first ^ last);
+      at = (last >> bits) << bits;
+    }
+    if (axis === 0) waiting.push([left, top, at, bottom], [at, top, right, bottom]);
+    else waiting.push([left, top, right, at], [left, at, right, bottom]);
   }
   return found.sort((a, b) => a[0] - b[0] || a[1] - b[1] || a[2] - b[2] || a[3] - b[3]);
+}
+
+function holdsSquare(hole, box, side) {
+  return squares(cut({ ...hole, channels: 1 }, ...box), side).includes(1);
+}
+
+/**
+ * The pixels of a hole that are in a square of `side` pixels in the hole.
+ *
+ * @param {Hole} hole
+ * @param {number} side
+ * @returns {Uint8Array} 1 for these pixels
+ */
+export function widePart(hole, side) {
+  const { width, height } = hole;
+  const corners = squares(hole, side);
+  const wide = new Uint8Array(width * height);
+  for (let y = 0; y + side <= height; y++) {
+    for (let x = 0; x + side <= width; x++) {
+      if (!corners[y * width + x]) continue;
+      for (let row = y; row < y + side; row++) wide.fill(1, row * width + x, row * width + x + side);
+    }
+  }
+  return wide;
+}
+
+/** Where a square of `side` pixels fits into a hole: a 1 at its upper left corner. @returns {Uint8Array} */
+function squares({ width, height, data }, side) {
+  // sums[y][x]: pixels of the hole above and to the left.
+  const sums = new Int32Array((width + 1) * (height + 1));
+  const at = (x, y) => y * (width + 1) + x;
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      sums[at(x + 1, y + 1)] = data[y * width + x] + sums[at(x, y + 1)] + sums[at(x + 1, y)] - sums[at(x, y)];
+    }
+  }
+  const found = new Uint8Array(width * height);
+  for (let y = 0; y + side <= height; y++) {
+    for (let x = 0; x + side <= width; x++) {
+      const inside = sums[at(x + side, y + side)] - sums[at(x, y + side)] - sums[at(x + side, y)] + sums[at(x, y)];
+      found[y * width + x] = Number(inside === side * side);
+    }
+  }
+  return found;
 }
 
 function widestGap(line) {

@@ -1,9 +1,9 @@
 /** Fill the hole of a photo: faces where they are, in aligned crops, and what lies beside them. As showface/hole_filling.py. */
 
-import { Crop, blendFills, readCrop, splitBoxes } from "./crops.js";
+import { Crop, blendFills, readCrop, splitBoxes, widePart } from "./crops.js";
 import { PATCH, enlargeFill } from "./enlargement.js";
 import { planes, pushPullFill } from "./fill.js";
-import { reduce, roundHalfEven, toByte } from "./image.js";
+import { cut, reduce, roundHalfEven, toByte } from "./image.js";
 import { bilinearAt, toPlanes } from "./sampling.js";
 
 /** @typedef {import("./image.js").Picture} Picture */
@@ -13,6 +13,10 @@ import { bilinearAt, toPlanes } from "./sampling.js";
 /** @typedef {(photo: Picture) => Promise<number[][][]>} FindFaces five points a face */
 
 const CONTEXT = 1.75; // side of a crop around a piece of a hole, in sides of the piece
+// In a face this many times as large as the model's images, parts of the hole that are thinner than this fraction of the
+// face are filled as beside faces.
+const LARGE_FACE = 1.25;
+const THIN_IN_FACE = 0.0625;
 const ROUGH = 640; // longer side in pixels of the rough fill
 const ALIGNED = 0.2; // a crop whose corners are nearer to the photo's than this fraction of its side is the photo
 const MAX_SCALE = 4; // the detail of larger faces is enlarged
@@ -33,11 +37,12 @@ export async function fillHole(model, photo, hole, findFaces, size, progress) {
   const points = pointsOf(hole, (i) => hole.data[i]);
   let filled = roughFill(photo, hole);
   let faces = [];
-  let crops, images;
+  let crops, images, local;
   const known = new Map();
   for (let look = 0; look <= LOOKS; look++) {
     await progress(...STAGES[look]);
-    crops = [...faces, ...cropsBeside(faces, hole, points, size)];
+    local = thinInFaces(faces, hole, size);
+    crops = [...faces, ...cropsBeside(faces, hole, points, local, size)];
     for (const crop of crops) {
       if (!known.has(crop.key)) known.set(crop.key, await model(readCrop(crop, hole, filled, size)));
     }
@@ -45,7 +50,7 @@ export async function fillHole(model, photo, hole, findFaces, size, progress) {
     let found = faces;
     if (findFaces.length && look < LOOKS) {
       await progress(look ? "finding faces again" : "finding faces", STAGES[look][1] + 0.2);
-      filled = matchColours(crops, images, photo, hole, points);
+      filled = matchColours(crops, images, photo, hole, points, local);
       const again = await facesAt(filled, hole, findFaces);
       if (again.length) found = again;
     }
@@ -54,7 +59,7 @@ export async function fillHole(model, photo, hole, findFaces, size, progress) {
   }
   await progress("adding detail", 0.9);
   const sharp = crops.map((crop, i) => atPhotoSize(crop, images[i], hole, filled));
-  return { image: matchColours(crops, sharp, photo, hole, points), crops };
+  return { image: matchColours(crops, sharp, photo, hole, points, local), crops };
 }
 
 /** The pixels that `chosen` accepts, row by row. @returns {Points} */
@@ -125,8 +130,26 @@ function touched(crops, hole) {
   });
 }
 
-/** Crops around the pieces of the hole that no face covers well. */
-function cropsBeside(faces, hole, points, size) {
+/** The pixels of the hole in large faces where it is thin: a 1 for each. @returns {Uint8Array} */
+function thinInFaces(faces, hole, size) {
+  const { width, height } = hole;
+  const thin = new Uint8Array(width * height);
+  for (const face of faces) {
+    if (face.side <= LARGE_FACE * size) continue;
+    const across = roundHalfEven(THIN_IN_FACE * face.side);
+    const [left, top, right, bottom] = face.bounds(width, height, across);
+    const part = cut({ ...hole, channels: 1 }, left, top, right, bottom);
+    const wide = widePart(part, across);
+    part.data.forEach((inHole, i) => {
+      const at = (top + Math.floor(i / part.width)) * width + left + (i % part.width);
+      if (inHole && !wide[i]) thin[at] = 1;
+    });
+  }
+  return thin;
+}
+
+/** Crops around the pieces of the hole that no face covers well, or that are local: have a 1 in `local`. */
+function cropsBeside(faces, hole, points, local, size) {
   const { width, height } = hole;
   const rest = { width, height, data: Uint8Array.from(hole.data) };
   for (const face of faces) {
@@ -137,9 +160,12 @@ function cropsBeside(faces, hole, points, size) {
       if (unit.every((t) => t > border && t < 1 - border)) rest.data[points.rows[i] * width + points.columns[i]] = 0;
     }
   }
+  local.forEach((isLocal, i) => {
+    if (isLocal) rest.data[i] = 1;
+  });
   const whole = Math.min(width, height);
   const crops = new Map();
-  for (const [left, top, right, bottom] of splitBoxes(rest, Math.max(16, Math.floor(size / 4)))) {
+  for (const [left, top, right, bottom] of splitBoxes(rest, Math.max(16, Math.floor(size / 4)), Math.floor(size / CONTEXT))) {
     const piece = Math.max(right - left, bottom - top);
     const side = Math.max(piece, Math.min(CONTEXT * piece, whole), Math.min(size, whole));
     const { x, y } = Crop.around(left, top, right, bottom, side);
@@ -166,16 +192,16 @@ function atPhotoSize(crop, fill, hole, filled) {
  *
  * @returns {Picture}
  */
-export function matchColours(crops, fills, photo, hole, points) {
+export function matchColours(crops, fills, photo, hole, points, local) {
   const { width, height } = hole;
   const ends = (list) => list.reduce(([low, high], x) => [Math.min(low, x), Math.max(high, x)], [Infinity, -Infinity]);
   const [[x0, x1], [y0, y1]] = [ends(points.columns), ends(points.rows)];
   const left = Math.max(0, x0 - 2), top = Math.max(0, y0 - 2);
   const across = Math.min(x1 + 3, width) - left, down = Math.min(y1 + 3, height) - top;
   const ring = ringOf(hole, left, top, across, down);
-  const colours = blendFills(crops, fills, points.xs, points.ys);
+  const colours = blendFills(crops, fills, points.xs, points.ys, valuesAt(local, width, points));
   if (ring.xs.length) {
-    const around = blendFills(crops, fills, ring.xs, ring.ys);
+    const around = blendFills(crops, fills, ring.xs, ring.ys, valuesAt(grown(local, width), width, ring));
     const factor = Math.ceil(Math.max(across, down) / MEMBRANE);
     const mean = planes(3, Math.ceil(down / factor), Math.ceil(across / factor));
     const size = mean.width * mean.height;
@@ -200,6 +226,19 @@ export function matchColours(crops, fills, photo, hole, points) {
     for (let c = 0; c < 3; c++) result.data[at + c] = toByte(colours[3 * i + c]);
   }
   return result;
+}
+
+/** The values of a map at points. @returns {Uint8Array} */
+function valuesAt(map, width, { rows, columns }) {
+  return Uint8Array.from(rows, (row, i) => map[row * width + columns[i]]);
+}
+
+/** A map of 0 and 1 with a 1 also beside, above and below each 1. @returns {Uint8Array} */
+function grown(map, width) {
+  return map.map((one, i) => {
+    const x = i % width;
+    return one || (x > 0 && map[i - 1]) || (x < width - 1 && map[i + 1]) || map[i - width] || map[i + width] || 0;
+  });
 }
 
 /** The known pixels beside the hole in a part of the photo. @returns {Points} */
