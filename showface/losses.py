@@ -76,7 +76,15 @@ def region_l1(result: Tensor, target: Tensor, region: Tensor) -> Tensor:
     Args:
         result, target: (B, 3, H, W).
         region: (B, 1, H, W) of 0 and 1. Images where it is empty do not count; with no other image the mean is 0.
+
+    Raises:
+        ValueError: different shapes. One region for several images is not broadcast.
     """
+    if result.shape != target.shape:
+        raise ValueError(f"target must be {tuple(result.shape)} like result, got {tuple(target.shape)}")
+    expected = (result.shape[0], 1, *result.shape[2:])
+    if region.shape != expected:
+        raise ValueError(f"region must be {expected} to match result, got {tuple(region.shape)}")
     difference = (result.float() - target).abs() * region
     return image_mean(difference.sum((1, 2, 3)), result.shape[1] * region.sum((1, 2, 3)))
 
@@ -88,7 +96,12 @@ def image_mean(totals: Tensor, counts: Tensor) -> Tensor:
 
     Args:
         totals, counts: (B,).
+
+    Raises:
+        ValueError: different shapes, as from one hole for several images.
     """
+    if totals.dim() != 1 or totals.shape != counts.shape:
+        raise ValueError(f"totals and counts must be (B,) alike, got {tuple(totals.shape)} and {tuple(counts.shape)}")
     return batch_mean((totals / counts.clamp_min(1)).sum(), (counts > 0).sum())
 
 

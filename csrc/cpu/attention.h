@@ -31,7 +31,8 @@ struct Group {
   const T *const *key_rows, *const *value_rows;  // (keys + kKeyFill): the padding points to any valid row
   T *out, *grad_query;                           // indexed by query_index
   S* lse;                                        // indexed by query_index
-  T *grad_key, *grad_value;                      // indexed by key_index; if grad_value is null, it is added to grad_key
+  T *grad_key, *grad_value;                      // indexed by key_index
+  bool tied;                                     // the values are the keys: grad_value is added to grad_key
   T *rho, *total;                                // (keys), (keys, C)
   T* blended;                                    // (keys, C): the keys after the write, instead of total
   double log_keep;                               // log of the fraction of a key that remains per unit of rho

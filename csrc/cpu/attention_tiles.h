@@ -238,7 +238,7 @@ void backward_chunk(const Group<T>& group, int64_t chunk, const Tile<T>* tiles, 
   for (int64_t j = 0; j < count; ++j) {
     const int64_t at = group.key_index[chunk + j];
     const T *of_key = grad_key + j * key_columns, *of_value = grad_value + j * value_columns;
-    if (group.grad_value == nullptr) {  // the values are the keys
+    if (group.tied) {
       std::copy(of_value, of_value + channels, group.grad_key + at * channels);
       unit_gradient<T, true>(key[j], inverse_norm[j], of_key, channels, group.grad_key + at * channels);
     } else {

@@ -159,7 +159,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> memory_attend_backward(
       group.lse = data<T>(l);
       group.grad_query = data<T>(grad_latent);
       group.grad_key = of_memory.of_group(i);
-      group.grad_value = value.has_value() ? of_value.of_group(i) : nullptr;
+      group.grad_value = of_value.of_group(i);
+      group.tied = !value.has_value();
     }
     *data<T>(grad_temperature) = static_cast<T>(attend_backward(regions.groups));
     of_memory.finish();

@@ -15,11 +15,14 @@ class GatedConv2d(nn.Module):
 
     The gate lets a network treat hole and known pixels differently. Source: *ours* (the poster does not describe its
     coarse network).
+
+    Maps (B, inputs, h, w) to (B, outputs, h/stride, w/stride), rounded up. An even kernel needs a stride above 1 and
+    sizes that are multiples of it.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, dilation: int = 1, kernel: int = 3) -> None:
         super().__init__()
-        padding = dilation * (kernel // 2)
+        padding = dilation * (kernel - 1) // 2
         self.conv = nn.Conv2d(inputs, 2 * outputs, kernel, stride, padding=padding, dilation=dilation)
         # Gates start near 0.5, so features start twice as large, to keep the scale of the input. Otherwise the signal
         # fades with depth and training starts slowly.
@@ -27,7 +30,7 @@ class GatedConv2d(nn.Module):
         nn.init.normal_(self.conv.weight[:outputs], std=2 * std)
         nn.init.normal_(self.conv.weight[outputs:], std=0.5 * std)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, inputs, h, w) -> (B, outputs, h/stride, w/stride)
+    def forward(self, x: Tensor) -> Tensor:
         features, gate = self.conv(x).chunk(2, dim=1)
         return features * gate.sigmoid()  # F.glu, whose backward takes twice as long on a CPU
 
@@ -71,9 +74,16 @@ class ModulatedResidualBlock(ResidualBlock):
         # Without normalisation, features and scales amplified each other and training diverged.
         self.norm = nn.GroupNorm(1, channels, affine=False)
 
-    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:  # guide: (B, guide_channels, h, w) as x
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        """(B, channels, h, w), and a guide (B, guide_channels, h, w), to (B, channels, h, w).
+
+        Raises:
+            ValueError: a block with `guide_channels` got no guide.
+        """
         if self.modulation is None:
             return super().forward(x)
+        if guide is None:
+            raise ValueError(f"guide must be (B, {self.modulation.in_channels}, h, w) like x, got None")
         scale, shift = self.modulation(guide).chunk(2, dim=1)
         return x + self.second(activate(self.first(activate(self.norm(x) * (1 + scale) + shift))))
 

@@ -36,6 +36,7 @@ class MaskRegionEnhancement(nn.Module):
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
         key_channels = key_channels or channels
+        self.memory_channels = memory_channels
         self.fuse = nn.Conv2d(channels + memory_channels, channels, 1)
         self.query = nn.Conv2d(channels, key_channels, 1)
         self.key = nn.Conv2d(channels, key_channels, 1)
@@ -57,7 +58,11 @@ class MaskRegionEnhancement(nn.Module):
 
         Returns:
             (B, channels, h, w): the fused features, plus the attention output at corrupted positions.
+
+        Raises:
+            ValueError: a wrong shape of `hole` or `recalled`, or `recalled` given or missing against `memory_channels`.
         """
+        self._check(features, hole, recalled)
         fused = self.fuse(features if recalled is None else torch.cat([features, recalled], dim=1))
         attended = ops.masked_correlation(
             to_tokens(self.query(fused)),
@@ -67,3 +72,16 @@ class MaskRegionEnhancement(nn.Module):
             temperature=self.temperature,
         )
         return fused + to_map(attended, fused)
+
+    def _check(self, features: Tensor, hole: Tensor, recalled: Tensor | None) -> None:
+        batch = features.shape[0]
+        if hole.dim() != 4 or hole.shape[:2] != (batch, 1):
+            raise ValueError(f"hole must be ({batch}, 1, H, W) to match features, got {tuple(hole.shape)}")
+        if self.memory_channels == 0:
+            if recalled is not None:
+                raise ValueError(f"recalled must be None with memory_channels=0, got {tuple(recalled.shape)}")
+            return
+        expected = (batch, self.memory_channels, *features.shape[2:])
+        if recalled is None or recalled.shape != expected:
+            got = None if recalled is None else tuple(recalled.shape)
+            raise ValueError(f"recalled must be {expected} to match features and memory_channels, got {got}")

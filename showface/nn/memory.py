@@ -1,5 +1,7 @@
 """The Disentangled Memory Module: one memory block per semantic part of the face."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
@@ -7,6 +9,7 @@ from torch import Tensor, distributed, nn
 from showface import ops
 from showface.distributed import world_size
 from showface.nn.tokens import to_map, to_tokens
+from showface.ops.precision import full_precision
 
 
 class DisentangledMemory(nn.Module):
@@ -35,6 +38,8 @@ class DisentangledMemory(nn.Module):
 
     Buffers: `memory` (K, S, C); `idle` (K, S), the number of writes since a slot last got enough mass; `centre`
     (K, C), the running means; `written` (K,), the number of latents written to each block, at most `horizon`.
+    `.half()` and `.bfloat16()` leave the last two in float32. To train in half precision, use autocast: a memory in half
+    precision loses small updates.
     """
 
     memory: Tensor
@@ -71,8 +76,18 @@ class DisentangledMemory(nn.Module):
         """The temperature, 0-d. Its logarithm is the parameter, so it stays positive."""
         return self.log_temperature.exp()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DisentangledMemory":
+        """All conversions of a module come here. Counts and means in half precision would stop at a few hundred."""
+        before = {"centre": self.centre, "written": self.written}
+        super()._apply(fn, recurse)
+        for name, x in before.items():
+            moved = self.get_buffer(name)
+            if moved.dtype in (torch.float16, torch.bfloat16):
+                setattr(self, name, x.to(moved.device))
+        return self
+
     def forward(self, features: Tensor, parsing: Tensor) -> Tensor:
-        """Recall features for each position.
+        """Recall features for each position. A `write` before the backward does not disturb it.
 
         Args:
             features: (B, C, h, w).
@@ -82,44 +97,64 @@ class DisentangledMemory(nn.Module):
             (B, C, h, w), dtype of `features`.
 
         Raises:
-            ValueError: the number of channels or regions differs from this module's.
+            ValueError: as `pool`.
         """
         latent, region = self.pool(features, parsing)
-        recalled = ops.memory_read(latent, self.memory.to(latent.dtype), region, temperature=self.temperature)
+        # The backward needs the memory as it is now, and `write` changes it in place.
+        memory = self.memory.to(latent.dtype, copy=torch.is_grad_enabled())
+        recalled = ops.memory_read(latent, memory, region, temperature=self.temperature)
         centre = torch.where(region[:, None] < 0, 0, self.centre.to(latent.dtype).repeat(features.shape[0], 1))
-        recalled = (recalled + centre).view(*parsing.shape[:2], -1)  # (B, K, C)
-        return to_map(to_tokens(parsing.to(recalled.dtype)) @ recalled, parsing).to(features.dtype)
+        recalled = (recalled + centre).to(features.dtype).view(*parsing.shape[:2], features.shape[1])  # (B, K, C)
+        return to_map(to_tokens(parsing.to(features.dtype)) @ recalled, parsing).to(features.dtype)
 
     def pool(self, features: Tensor, parsing: Tensor) -> tuple[Tensor, Tensor]:
         """One latent per image and region: the mean of the features, weighted by the parsing, minus the centre.
 
         Returns:
-            latent (B*K, C) and region (B*K,) int64; the region is -1 where its area in the image is below 0.5
-            positions.
+            latent (B*K, C), in float32 for half precision, also under autocast; and region (B*K,) int64, which is -1
+            where its area in the image is below 0.5 positions.
+
+        Raises:
+            ValueError: the number of channels or regions differs from this module's, or features and parsing differ in
+                batch or size.
         """
         regions, _, channels = self.memory.shape
-        if features.shape[1] != channels or parsing.shape[1] != regions or features.shape[2:] != parsing.shape[2:]:
+        expected = (features.shape[0], regions, *features.shape[2:])
+        if features.dim() != 4 or features.shape[1] != channels or parsing.shape != expected:
             raise ValueError(
                 f"features and parsing must be (B, {channels}, h, w) and (B, {regions}, h, w), "
                 f"got {tuple(features.shape)} and {tuple(parsing.shape)}"
             )
-        parsing = parsing.to(features.dtype)
-        area = parsing.float().sum((2, 3))  # (B, K)
-        mean = (to_tokens(parsing).mT @ to_tokens(features)).float() / area.clamp_min(0.5)[..., None]  # (B, K, C)
-        mean = mean - self.centre
+        # The sums can exceed what half precision holds, and the centre is larger than what remains without it.
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        with full_precision(features):
+            weight = to_tokens(parsing.to(dtype))
+            area = weight.sum(1)  # (B, K)
+            mean = weight.mT @ to_tokens(features.to(dtype)) / area.clamp_min(0.5)[..., None]  # (B, K, C)
+            mean = mean - self.centre.to(dtype)
         index = torch.arange(regions, device=features.device).expand_as(area)
         region = torch.where(area >= 0.5, index, -1)
-        return mean.flatten(0, 1).to(features.dtype), region.flatten()
+        return mean.flatten(0, 1), region.flatten()
 
     @torch.no_grad()
     def write(self, features: Tensor, parsing: Tensor) -> None:
         """Store the parts of uncorrupted images in the buffers, without gradients. Arguments as `forward`.
 
-        With several processes, all processes of the default group must call it together. The memory becomes what a
-        single process with all their images would compute.
+        A part of an image whose latent is not finite counts as absent: it would stay in the buffers for ever. An empty
+        batch changes nothing.
+
+        With several processes, all processes of the default group must call it together, none with an empty batch. The
+        memory becomes what a single process with all their images would compute.
+
+        Raises:
+            ValueError: as `pool`.
         """
         latent, region = self.pool(features, parsing)
-        latent = self._move_centre(latent.to(self.memory.dtype), region)
+        if len(latent) == 0 and world_size() == 1:
+            return
+        finite = latent.isfinite().all(1)
+        latent, region = torch.where(finite[:, None], latent, 0), torch.where(finite, region, -1)
+        latent = self._move_centre(latent.to(self.centre.dtype), region).to(self.memory.dtype)
         temperature = self.temperature
         if world_size() > 1:
             rho, total = ops.memory_accumulate(latent, self.memory, region, temperature=temperature)

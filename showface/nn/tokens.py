@@ -23,7 +23,7 @@ def to_tokens(x: Tensor) -> Tensor:
 
 def to_map(tokens: Tensor, like: Tensor) -> Tensor:
     """(B, h*w, C) -> (B, C, h, w) with the height and width of `like`, channels-last."""
-    return rearrange(tokens, "b (h w) c -> b c h w", h=like.shape[-2])
+    return rearrange(tokens, "b (h w) c -> b c h w", h=like.shape[-2], w=like.shape[-1])
 
 
 def hole_tokens(hole: Tensor, like: Tensor) -> Tensor:

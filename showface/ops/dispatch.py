@@ -79,14 +79,14 @@ def _interpreting() -> bool:
 def why_not(op: str, backend: str, device_type: str, dtype: torch.dtype = torch.float32) -> str | None:
     """Why `backend` can't run `op` on tensors of this device type and dtype, or None if it can.
 
-    The reason is the end of a sentence.
+    The reason is the end of a sentence. "auto" is no backend of its own: `choose` tells which one it takes.
 
     Raises ValueError for an unknown operator or backend.
     """
     if op not in OPS:
         raise ValueError(f"op must be one of {', '.join(OPS)}, got {op!r}")
     if backend not in BACKENDS:
-        raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if (op, backend) not in _kernels:
         return f"{op} has no {backend} kernel in this version"
     if dtype not in FLOATS:

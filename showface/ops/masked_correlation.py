@@ -32,7 +32,8 @@ def masked_correlation(
         value: (B, N, Cv), dtype of `query`; Cv may differ from C. Differentiable.
         hole: (B, N) bool, True = corrupted.
         temperature: multiplies the cosine; a float, or a 0-d tensor, which is differentiable. Positive and at most
-            1e5 (1e13 for float64), above which rounding errors decide the weights.
+            1e5 (1e13 for float64), above which rounding errors decide the weights. Under torch.compile pass a 0-d
+            tensor if it changes: a float is compiled in.
         keys: "valid" for the known tokens only, "all" for every token.
         backend: "auto", "reference", "cpp", "cuda" or "triton".
 

@@ -25,7 +25,8 @@ def memory_read(
         memory: (K, S, C), K blocks of S slots, dtype of `latent`. Differentiable.
         region: (T,) int64, 0 to K-1, or -1 for no region.
         temperature: multiplies the cosine; a float, or a 0-d tensor, which is differentiable. Positive and at most
-            1e5 (1e13 for float64), above which rounding errors decide the weights.
+            1e5 (1e13 for float64), above which rounding errors decide the weights. Under torch.compile pass a 0-d
+            tensor if it changes: a float is compiled in.
         backend: "auto", "reference", "cpp", "cuda" or "triton".
 
     Returns:
@@ -62,8 +63,8 @@ def memory_write(
         latent: (T, C) floating point. Differentiable.
         memory: (K, S, C), dtype of `latent`. Differentiable. It is not changed in place.
         region: (T,) int64, 0 to K-1, or -1 for a token that writes nothing.
-        temperature: positive; a float, or a 0-d tensor, which is differentiable.
-        rate: EMA rate of a slot for one unit of mass, in (0, 1).
+        temperature: as `memory_read`.
+        rate: EMA rate of a slot for one unit of mass, a float in (0, 1). It is compiled in, too.
         backend: "auto", "reference", "cpp", "cuda" or "triton".
 
     Returns:
@@ -106,7 +107,7 @@ def memory_blend(memory: Tensor, rho: Tensor, total: Tensor, *, rate: float, bac
     Args:
         memory: (K, S, C) floating point. Differentiable.
         rho, total: (K, S) and (K, S, C), of `memory_accumulate`. Differentiable.
-        rate: in (0, 1).
+        rate: as `memory_write`.
         backend: "auto", "reference", "cpp", "cuda" or "triton".
 
     Returns:

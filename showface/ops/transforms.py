@@ -3,8 +3,8 @@
 The kernels only have gradients for `backward`. With `torch.func` (`jvp`, `jacfwd`, `grad`, `hessian`, `vmap`, ...) or
 `torch.autograd.forward_ad`, `showface.ops` calls the functions of this module instead. They are plain PyTorch without
 branches on values, so torch can transform them, also twice. They store all weights, so they need more memory than the
-kernels. They can't read values, so a region outside 0..K-1 counts as -1. `showface.export` uses `dense_correlation`
-too.
+kernels. They can't read values, so a region outside 0..K-1 counts as -1. Autocast converts their arguments to the same
+dtypes as the operators'. `showface.export` uses `dense_correlation` too.
 
 Source: *ours*.
 """
@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 from showface.ops import definitions
 from showface.ops.backends import reference
 from showface.ops.definitions import unit
-from showface.ops.precision import full_precision, temperature_factor, widen
+from showface.ops.precision import as_autocast, full_precision, temperature_factor, widen
 
 
 def is_needed(op: str, backend: str, *tensors: Tensor | None) -> bool:
@@ -39,6 +39,7 @@ def is_needed(op: str, backend: str, *tensors: Tensor | None) -> bool:
 
 def memory_read(latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float) -> Tensor:
     """`showface.ops.memory_read`, with the temperature in two factors."""
+    latent, memory = as_autocast(latent, memory)
     z, m, region = _address(latent, memory, region)
     with full_precision(z):
         out = definitions.memory_read(z, m, region, temperature_factor(temperature, scale, z))
@@ -49,6 +50,7 @@ def memory_accumulate(
     latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     """`showface.ops.memory_accumulate`, with the temperature in two factors."""
+    latent, memory = as_autocast(latent, memory, dtype=torch.float32)
     z, m, region = _address(latent, memory, region)
     with full_precision(z):
         return definitions.memory_accumulate(z, m, region, temperature_factor(temperature, scale, z))
@@ -58,6 +60,7 @@ def memory_write(
     latent: Tensor, memory: Tensor, region: Tensor, temperature: Tensor | None, scale: float, rate: float
 ) -> tuple[Tensor, Tensor]:
     """`showface.ops.memory_write`, with the temperature in two factors."""
+    latent, memory = as_autocast(latent, memory, dtype=torch.float32)
     rho, total = memory_accumulate(latent, memory, region, temperature, scale)
     return memory_blend(memory, rho, total, rate), rho
 
@@ -80,6 +83,7 @@ def masked_correlation(
     query: Tensor, key: Tensor, value: Tensor, hole: Tensor, temperature: Tensor | None, scale: float, keys: str
 ) -> Tensor:
     """`showface.ops.masked_correlation`, with the temperature in two factors. It computes all N x N weights."""
+    query, key, value = as_autocast(query, key, value)
     return dense_correlation(query, key, value, hole, temperature, scale, keys)[0]
 
 
@@ -106,6 +110,6 @@ def dense_correlation(
 
 def coordination_loss(features: Tensor, target: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
     """`showface.ops.coordination_loss`: the reference's forward, which is out of place and has no branches."""
-    f, g = widen(features, target)
+    f, g = widen(*as_autocast(features, target, dtype=torch.float32))
     with full_precision(f):
         return reference.coordination_loss(f, g, hole)

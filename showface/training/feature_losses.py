@@ -69,7 +69,14 @@ def distribution_distance(result: Tensor, target: Tensor, hole: Tensor, directio
         result, target: features (B, C, h, w) in any floating dtype.
         hole: (B, 1, H, W), 1 = corrupted. Positions that it touches count. The distance of an empty hole is 0.
         directions: (D, C).
+
+    Raises:
+        ValueError: different shapes of result and target, or a hole of another batch. It is not broadcast.
     """
+    if result.shape != target.shape:
+        raise ValueError(f"target must be {tuple(result.shape)} like result, got {tuple(target.shape)}")
+    if hole.dim() != 4 or hole.shape[:2] != (result.shape[0], 1):
+        raise ValueError(f"hole must be ({result.shape[0]}, 1, H, W) to match result, got {tuple(hole.shape)}")
     with torch.autocast(result.device.type, enabled=False):
         touched = pool_hole(hole.float(), *result.shape[2:]).flatten(2) > 0.5
         dtype = torch.promote_types(result.dtype, torch.float32)
