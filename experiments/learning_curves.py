@@ -26,7 +26,11 @@ def draw(record: dict) -> Figure:
     for colour, row in zip(colormaps["Paired"].colors, record["systems"], strict=True):  # twelve colours
         images, l1 = zip(*row["curve"], strict=True)
         ours, ablation = row["system"] == "mdrnets", row["system"].startswith(("no-", "coarse"))
-        style = {"color": "black" if ours else colour, "linewidth": 2.5 if ours else 1.2, "linestyle": "--" if ablation else "-"}
+        style = {
+            "color": "black" if ours else colour,
+            "linewidth": 2.5 if ours else 1.2,
+            "linestyle": "--" if ablation else "-",
+        }
         axes.plot([count / 1000 for count in images], l1, label=row["system"], **style)
     axes.set(xlabel="thousand images", ylabel="L1 % in the hole, training images", ylim=(6.5, HIGHEST))
     axes.grid(alpha=0.3)
