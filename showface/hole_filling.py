@@ -104,7 +104,7 @@ def fill_in_steps(
         local = thin_in_faces(faces, hole, size)
         crops = [*faces, *crops_beside(faces, hole, local, size)]
         new = [crop for crop in crops if crop not in known]
-        read = [partial(read_crop, crop, photo, hole, filled, size) for crop in new]
+        read: list[ReadCrop] = [partial(read_crop, crop, photo, hole, filled, size) for crop in new]
         known.update(zip(new, (yield read), strict=True))
         images = [known[crop] for crop in crops]
         found = faces
