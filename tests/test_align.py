@@ -101,7 +101,7 @@ def test_the_command(showface, tmp_path: Path) -> None:
 class TestFiles:
     @pytest.fixture
     def photos(self, tmp_path: Path, detected) -> Path:
-        detected += [(0, 0, 30), (5, 8, 20)]
+        detected += [(0, 0, 22), (18, 18, 20)]
         return save_faces(tmp_path / "photos", count=2)
 
     def test_a_stopped_run_goes_on(self, photos, tmp_path):

@@ -38,8 +38,8 @@ class DisentangledMemory(nn.Module):
 
     Buffers: `memory` (K, S, C); `idle` (K, S), the number of writes since a slot last got enough mass; `centre`
     (K, C), the running means; `written` (K,), the number of latents written to each block, at most `horizon`.
-    `.half()` and `.bfloat16()` leave the last two in float32. To train in half precision, use autocast: a memory in half
-    precision loses small updates.
+    `.half()` and `.bfloat16()` leave the last two in float32. To train in half precision, use autocast: a memory in
+    half precision loses small updates.
     """
 
     memory: Tensor
