@@ -219,22 +219,28 @@ def split_boxes(
 
 
 def wide_part(hole: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
-    """The pixels of a hole (H, W) that are in a square of `side` pixels in the hole."""
-    corners = np.pad(_squares(hole, side).astype(np.int32), side)
-    # A pixel is in a square if its upper left corner is one of the `side` x `side` pixels before it.
-    return (_box_sums(corners, side) > 0)[1 : hole.shape[0] + 1, 1 : hole.shape[1] + 1]
+    """The pixels of a hole (H, W) that are in a square of `side` pixels in the hole, or near one.
+
+    Near is a quarter of the side: the rim of a round hole, where no square fits, belongs to it.
+    """
+    near = side // 4
+    return hole & (_box_sums(_squares(hole, side), side + 2 * near, before=side - 1 + near) > 0)
 
 
 def _squares(hole: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
-    """Where a square of `side` pixels fits into a hole (H, W): its upper left corners, (H - side + 1, W - side + 1)."""
+    """The upper left corners (H, W) of the squares of `side` pixels that fit into a hole (H, W)."""
     return _box_sums(hole, side) == side**2
 
 
-def _box_sums(values: NDArray[np.bool_] | NDArray[np.int32], side: int) -> NDArray[np.int32]:
-    """The sums of all squares of `side` pixels in an image (H, W); empty if the image is smaller."""
+def _box_sums(values: NDArray[np.bool_], side: int, before: int = 0) -> NDArray[np.int32]:
+    """The sums (H, W) of squares of an image (H, W), which begin `before` pixels above and left of each pixel."""
     sums = np.pad(values.astype(np.int32), ((1, 0), (1, 0)))
     sums = sums.cumsum(0, out=sums).cumsum(1, out=sums)
-    return sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    top, left = (np.arange(length) - before for length in values.shape)
+    rows = [np.clip(line, 0, values.shape[0]) for line in (top, top + side)]
+    columns = [np.clip(line, 0, values.shape[1]) for line in (left, left + side)]
+    bands = sums[rows[1]] - sums[rows[0]]
+    return bands[:, columns[1]] - bands[:, columns[0]]
 
 
 def _widest_gap(occupied: NDArray[np.int64]) -> tuple[int, int]:

@@ -201,7 +201,7 @@ class TestMaskCommand:
 
     def test_faces_are_drawn_if_a_detector_is_there(self, showface, photos, masks, monkeypatch):
         detector = ModuleType("showface.faces")
-        detector.find_faces = lambda photo: [SimpleNamespace(box=(5, 30, 20, 45), points=[(30, 40)])]
+        detector.find_faces = lambda photo: [SimpleNamespace(box=(5, 30, 20, 45), points=np.array([(30, 40)]))]
         monkeypatch.setitem(sys.modules, "showface.faces", detector)
         _, out, _ = showface("mask", photos / "0.png", masks / "0.png")
         assert "faces seen before filling: 1" in out

@@ -142,8 +142,16 @@ def test_wide_part():
         expected = np.zeros_like(hole)
         for y in range(height - side + 1):
             for x in range(width - side + 1):
-                expected[y : y + side, x : x + side] |= hole[y : y + side, x : x + side].all()
-        assert np.array_equal(wide_part(hole, side), expected)
+                if hole[y : y + side, x : x + side].all():
+                    near = side // 4
+                    expected[max(y - near, 0) : y + side + near, max(x - near, 0) : x + side + near] = True
+        assert np.array_equal(wide_part(hole, side), expected & hole)
+
+
+def test_a_disc_is_wide_up_to_its_rim():
+    rows, columns = np.mgrid[:100, :100]
+    disc = (rows - 50) ** 2 + (columns - 50) ** 2 < 30**2
+    assert np.array_equal(wide_part(disc, 40), disc)
 
 
 def test_thin_parts_of_the_hole_in_large_faces_are_filled_as_beside_faces():

@@ -228,28 +228,29 @@ function holdsSquare(hole, box, side) {
 }
 
 /**
- * The pixels of a hole that are in a square of `side` pixels in the hole.
+ * The pixels of a hole that are in a square of `side` pixels in the hole, or near one.
+ *
+ * Near is a quarter of the side: the rim of a round hole, where no square fits, belongs to it.
  *
  * @param {Hole} hole
  * @param {number} side
  * @returns {Uint8Array} 1 for these pixels
  */
 export function widePart(hole, side) {
-  const { width, height } = hole;
-  const corners = squares(hole, side);
-  const wide = new Uint8Array(width * height);
-  for (let y = 0; y + side <= height; y++) {
-    for (let x = 0; x + side <= width; x++) {
-      if (!corners[y * width + x]) continue;
-      for (let row = y; row < y + side; row++) wide.fill(1, row * width + x, row * width + x + side);
-    }
-  }
-  return wide;
+  const near = Math.floor(side / 4);
+  const corners = { ...hole, data: squares(hole, side) };
+  const sums = boxSums(corners, side + 2 * near, side - 1 + near);
+  return Uint8Array.from(sums, (sum, i) => Number(sum > 0 && hole.data[i]));
 }
 
 /** Where a square of `side` pixels fits into a hole: a 1 at its upper left corner. @returns {Uint8Array} */
-function squares({ width, height, data }, side) {
-  // sums[y][x]: pixels of the hole above and to the left.
+function squares(hole, side) {
+  return Uint8Array.from(boxSums(hole, side), (sum) => Number(sum === side * side));
+}
+
+/** The sums of squares of an image, which begin `before` pixels above and left of each pixel. @returns {Int32Array} */
+function boxSums({ width, height, data }, side, before = 0) {
+  // sums[y][x]: of all above and to the left.
   const sums = new Int32Array((width + 1) * (height + 1));
   const at = (x, y) => y * (width + 1) + x;
   for (let y = 0; y < height; y++) {
@@ -257,14 +258,16 @@ function squares({ width, height, data }, side) {
       sums[at(x + 1, y + 1)] = data[y * width + x] + sums[at(x, y + 1)] + sums[at(x + 1, y)] - sums[at(x, y)];
     }
   }
-  const found = new Uint8Array(width * height);
-  for (let y = 0; y + side <= height; y++) {
-    for (let x = 0; x + side <= width; x++) {
-      const inside = sums[at(x + side, y + side)] - sums[at(x, y + side)] - sums[at(x + side, y)] + sums[at(x, y)];
-      found[y * width + x] = Number(inside === side * side);
+  const boxes = new Int32Array(width * height);
+  for (let y = 0; y < height; y++) {
+    const [top, bottom] = [Math.max(y - before, 0), Math.min(y - before + side, height)];
+    for (let x = 0; x < width; x++) {
+      const [left, right] = [Math.max(x - before, 0), Math.min(x - before + side, width)];
+      const [below, above] = [sums[at(right, bottom)] - sums[at(left, bottom)], sums[at(right, top)] - sums[at(left, top)]];
+      boxes[y * width + x] = below - above;
     }
   }
-  return found;
+  return boxes;
 }
 
 function widestGap(line) {
