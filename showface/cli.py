@@ -206,7 +206,10 @@ def show_mask(
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Output folder for checkpoints, logs and the model.")],
-    data: Annotated[list[Path] | None, typer.Option(help="Folder of images. Repeatable.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder of images, or shards: a tar file, 'faces-*.tar', or a URL. Repeatable."),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT with its own settings.")] = False,
     resume_if_any: Annotated[
@@ -227,7 +230,8 @@ def train(
     resume = resume or (resume_if_any and bool(list_checkpoints(out / "checkpoints")))
     settings = resumed_config(out, config, overrides or []) if resume else load_config(config, overrides or [])
     if data:
-        settings.data.folders = [str(folder) for folder in data]
+        shards = [place for place in data if place.endswith(".tar") or "://" in place]
+        settings.data.shards, settings.data.folders = shards, [place for place in data if place not in shards]
     trainer = Trainer(settings, out, resume=resume)
     images = trainer.dataset
     console.quiet = not trainer.accelerator.is_main_process

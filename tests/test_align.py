@@ -86,11 +86,11 @@ def test_the_command(showface, tmp_path: Path) -> None:
     code, out, err = showface("align", photos, single, "-o", "faces")
     assert code == 1
     assert files("faces") == ["b.png", "more/a.png"]
-    assert "2 faces from 2 photos, 0 photos finished before, 1 failed: " in out
+    assert "faces: 2, photos: 2 aligned, 0 finished before, 1 failed: " in out
     assert f"failed: {photos / 'bad.png'}: cannot read image" in err
-    assert f"note: 1 photos without a face: {photos / 'none.png'}" in err
-    assert f"note: 1 faces left out, smaller than 128 pixels: {single}" in err
-    assert err.splitlines()[-1] == f"error: 1 photos failed: {photos / 'bad.png'}"
+    assert f"note: photos without a face (1): {photos / 'none.png'}" in err
+    assert f"note: faces left out, smaller than 128 pixels (1): {single}" in err
+    assert err.splitlines()[-1] == f"error: 1 of 5 photos failed: {photos / 'bad.png'}"
     for path in find_images("faces"):
         with Image.open(path) as face:
             assert (face.format, face.mode) == ("PNG", "RGB")

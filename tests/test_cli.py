@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from showface import MDRNets, MDRNetsConfig
+from showface.data import write_shards
 from showface.registry import about_model
 
 from support.pictures import save_faces
@@ -141,6 +142,17 @@ class TestTrain:
         assert code == 0
         assert "resumed after step 2" in out
 
+    def test_on_shards(self, showface, faces):
+        write_shards(faces, "shards", count_per_shard=2)
+        code, out, err = showface("train", "--data", "shards/*.tar", "--out", "run", *SMALL, "steps=2")
+        assert (code, err) == (0, "")
+        assert "3 images on cpu" in out
+        assert "step 2 of 2  loss " in out  # there is no terminal
+        both = ("train", "--data", "shards/*.tar", "--data", faces, "--out", "both", *SMALL)
+        code, _, err = showface(*both)
+        assert code == 1
+        assert "folders and shards: name either folders or shards" in err
+
     def test_trains_resumes_and_inpaints(self, showface, faces, photo, mask):
         code, out, err = showface("train", "--out", "run", "--data", faces, *SMALL, "steps=2", "save_every=1")
         assert (code, err) == (0, "")
@@ -161,7 +173,7 @@ class TestTrain:
         def run(*arguments):
             return showface("train", "--out", "run", *arguments)
 
-        assert_fails(run(*SMALL), "no training images: name folders with --data or data.folders")
+        assert_fails(run(*SMALL), "no training images: name either folders or shards, with --data")
         assert_fails(run("--data", "nowhere"), "nowhere")
         assert_fails(run("--data", faces, "bach=3"), "bach")
         assert_fails(run("--data", faces, "batch=some"), "batch")

@@ -84,6 +84,9 @@ class TestConfig:
             ("data.ratio=[0,0]", r"data\.ratio must be two numbers, the second above 0, got \(0\.0, 0\.0\)"),
             ("data.colour=1", r"data\.colour must be at least 0 and below 1, got 1\.0"),
             ("data.kind=dots", r"data\.kind must be one of strokes, blocks, both, got 'dots'"),
+            ("data.shards=a.tar", r"data\.shards: must be a list, such as data\.shards=\[a\.tar\], got 'a\.tar'"),
+            ("data.crop=0.5", r"data\.crop: must be a list, such as data\.crop=\[0\.5\], got 0\.5"),
+            ("data.crop=[0.5", r"data\.crop=\[0\.5 is not YAML"),
             ("model.refinement_blocks=[-1,1,1]", r"refinement_blocks must be three numbers from 0 upwards"),
         ],
     )
@@ -342,9 +345,9 @@ class TestTrainer:
         assert all(torch.isfinite(x).all() for x in MDRNets.from_pretrained(tmp_path / "run" / "model").parameters())
 
     def test_pictures_are_asked_for(self, tmp_path):
-        with pytest.raises(ValueError, match="no training images: name folders with --data"):
+        with pytest.raises(ValueError, match="no training images: name either folders or shards, with --data"):
             Trainer(load_config(overrides=SMALL), tmp_path / "run")
-        with pytest.raises(ValueError, match="folders and shards: name folders"):
+        with pytest.raises(ValueError, match="folders and shards: name either folders or shards"):
             Trainer(small(tmp_path / "nowhere", "data.shards=[faces.tar]"), tmp_path / "run")
         with pytest.raises(FileNotFoundError, match="nowhere"):
             Trainer(small(tmp_path / "nowhere"), tmp_path / "run")

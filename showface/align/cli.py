@@ -44,12 +44,14 @@ def align_and_report(
     def note(what: str, left_out: Sequence[Path]) -> None:
         if left_out:
             names = some_of([str(path) for path in dict.fromkeys(left_out)])
-            errors.print(f"[yellow]note:[/] {escape(f'{len(left_out)} {what}: {names}')}", highlight=False)
+            errors.print(f"[yellow]note:[/] {escape(f'{what} ({len(left_out)}): {names}')}", highlight=False)
 
     note("photos without a face", result.without_face)
     note(f"faces left out, smaller than {min_side} pixels", result.small)
     note("faces left out, cut by the photo's border", result.cut)
-    counts = f"{len(result.skipped)} photos finished before, {len(result.failed)} failed"
-    console.print(f"{result.faces} faces from {len(result.aligned)} photos, {counts}: {escape(str(out.resolve()))}")
+    counts = f"{len(result.aligned)} aligned, {len(result.skipped)} finished before, {len(result.failed)} failed"
+    console.print(f"faces: {result.faces}, photos: {counts}: {escape(str(out.resolve()))}")
     if result.failed:
-        raise ValueError(f"{len(result.failed)} photos failed: {some_of([str(path) for path in result.failed])}")
+        parts = (result.aligned, result.skipped, result.failed, result.without_face, result.small, result.cut)
+        total = len({path for part in parts for path in part})
+        raise ValueError(f"{len(result.failed)} of {total} photos failed: {some_of([*map(str, result.failed)])}")

@@ -240,18 +240,22 @@ def load_config(file: str | Path | Sequence[str | Path] | None = None, overrides
     for part in (config.model, config.baseline, config.loss):  # frozen dataclasses are read-only by default
         OmegaConf.set_readonly(part, False)
     files = [] if file is None else [file] if isinstance(file, str | Path) else list(file)
+    source = ""
+    given: DictConfig | ListConfig = OmegaConf.create()
     try:
-        for file in files:
-            config.merge_with(_read(file))
-        for override in overrides:
-            config.merge_with(OmegaConf.from_dotlist([override]))
+        for source, read in [*((str(x), _read) for x in files), *((x, _override) for x in overrides)]:
+            given = read(source)
+            config.merge_with(given)
         return cast(TrainingConfig, OmegaConf.to_object(config))
     except YAMLError as error:
-        raise ValueError(f"bad training configuration: {file} is not YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"bad training configuration: {source} is not YAML: {' '.join(str(error).split())}") from error
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         # OmegaConf puts the name of the setting on a separate line.
         name = getattr(error, "full_key", None)
         reason = str(error).splitlines()[0]
+        if name and "ListConfig" in reason:
+            value = OmegaConf.select(given, name)
+            reason = f"must be a list, such as {name}=[{value}], got {value!r}"
         raise ValueError(f"bad training configuration: {f'{name}: ' if name else ''}{reason}") from error
 
 
@@ -264,7 +268,12 @@ def config_text(config: TrainingConfig) -> str:
         return yaml.dump(OmegaConf.to_container(settings), Dumper=yaml.SafeDumper, sort_keys=False)
 
 
-def _read(file: str | Path) -> DictConfig | ListConfig:
+def _override(text: str) -> DictConfig | ListConfig:
+    """The setting in `name=value`."""
+    return OmegaConf.from_dotlist([text])
+
+
+def _read(file: str) -> DictConfig | ListConfig:
     """The settings in a YAML file, also with names that are not UTF-8 as `config_text` writes them."""
     text = Path(file).read_text(encoding="utf-8")
     return OmegaConf.create(yaml.load(text, yaml.SafeLoader)) if r"\uDC" in text else OmegaConf.load(file)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import resource
 import sys
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -22,6 +23,8 @@ from showface.files import write_text
 from showface.models import InpaintingNetwork
 
 LOG_FILE = "log.jsonl"
+LINE_EVERY = 60  # seconds from one printed line to the next, without a terminal
+SHOWN_WAIT = 0.05  # share of the time spent waiting for data from which on it is shown
 
 
 class NullLogger:
@@ -69,11 +72,12 @@ class Logger(NullLogger):
         self.progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
-            BarColumn(),
+            BarColumn(bar_width=None),
             TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(),
             TimeRemainingColumn(),
+            expand=True,
         )
+        self.shown = -math.inf  # when the last line was printed
         self.task = self.progress.add_task("train", total=steps, completed=step, status="")
 
     def __enter__(self) -> "Logger":
@@ -117,11 +121,14 @@ class Logger(NullLogger):
                     self.events.add_scalar(name, value, step)
         with _writing(self.file), self.file.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        self.progress.update(
-            self.task,
-            status=f"loss {values['total']:.4f}  {values['images_per_second']:.1f} images/s  "
-            f"{values['waiting']:.0%} waiting for data  {values['memory_gib']:.1f} GiB",
-        )
+        status = f"loss {values['total']:.4f}  {values['images_per_second']:.1f} images/s"
+        if values["waiting"] > SHOWN_WAIT:
+            status += f"  {values['waiting']:.0%} waiting for data"
+        self.progress.update(self.task, completed=step, status=status)
+        # Where there is no terminal the bar appears at the end only, so a batch job's file gets lines.
+        if not self.progress.console.is_terminal and time.monotonic() - self.shown >= LINE_EVERY:
+            self.shown = time.monotonic()
+            self.message(f"step {step} of {self.progress.tasks[self.task].total:.0f}  {status}")
 
     def image(self, step: int, image: Tensor) -> None:
         if self.events is not None:

@@ -48,7 +48,7 @@ def make_dataset(config: TrainingConfig) -> FaceFolder | FaceShards:
     data = config.data
     if bool(data.folders) == bool(data.shards):
         given = "folders and shards" if data.folders else "no training images"
-        raise ValueError(f"{given}: name folders with --data or data.folders, or else shards with data.shards")
+        raise ValueError(f"{given}: name either folders or shards, with --data, data.folders or data.shards")
     augmentation = data.augmentation()
     dataset: FaceFolder | FaceShards
     if data.folders:
