@@ -246,6 +246,20 @@ class TestCard:
         assert self.header(model_card(folder, NAME, licence="mit"))["license"] == "mit"
         assert "bundled model `psnr`" in model_card(folder, NAME, licence="mit")
 
+    def test_of_a_model_trained_again(self, model, tmp_path):
+        """What a model was first trained from counts, and no folder's name is told."""
+        begins = {"first": "psnr", "second": tmp_path / "first" / "model", "third": NAME, "fourth": tmp_path / "gone"}
+        for run, init in begins.items():
+            model.save_pretrained(tmp_path / run / "model")
+            settings = {"system": "mdrnets", "steps": 7, "init": str(init), "data": {}}
+            (tmp_path / run / "config.yaml").write_text(yaml.safe_dump(settings))
+        cards = {run: model_card(tmp_path / run / "model", NAME) for run in begins}
+        assert self.header(cards["second"])["license_name"] == "research-only"
+        assert "bundled model `psnr`" in cards["second"]
+        assert f"another model ({NAME}), whose licence counts too" in cards["third"]
+        assert "another model (a local model), whose licence counts too" in cards["fourth"]
+        assert not any(str(tmp_path) in card for card in cards.values())
+
     def test_of_the_author(self, model, tmp_path):
         model.save_pretrained(tmp_path)
         (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nMine.\n")

@@ -47,7 +47,7 @@ def model_card(model: str | PathLike[str], repo: str, licence: str | None = None
         return own.read_text(encoding="utf-8")
     network = load_model(folder)
     settings = None if bundled else _settings(folder)
-    started = str((settings or {}).get("init") or "")
+    started = "" if bundled else _first_model(folder)
     research = bundled or (licence is None and started in BUNDLED)
     text = _header(licence, research, network.system)
     text += f"\n# {repo}\n\nA model of showface that fills holes in photos of faces.\n\n{_loading(repo)}"
@@ -62,7 +62,7 @@ def model_card(model: str | PathLike[str], repo: str, licence: str | None = None
     configuration = json.dumps({"system": network.system, **network.config.to_dict()}, indent=2)
     text += f"\n## Configuration\n\n{parameters:,} parameters.\n\n```json\n{configuration}\n```\n"
     if settings is not None:
-        yaml_text = yaml.safe_dump(settings, sort_keys=False)
+        yaml_text = yaml.safe_dump(_without_paths(settings), sort_keys=False)
         text += f"\n## Training\n\nThe settings of `showface train`, without paths:\n\n```yaml\n{yaml_text}```\n"
     return text
 
@@ -97,15 +97,34 @@ restored = showface.inpaint("photo.jpg", "mask.png", model=model)
 
 
 def _licence_text(licence: str | None, started: str) -> str:
-    text = licence or "Not stated."
     if started in BUNDLED:
         about = about_model(started)
-        text = f"{licence or _RESEARCH_ONLY}. Training started from the bundled model `{started}`: {about.licence}."
-    return text
+        return f"{licence or _RESEARCH_ONLY}. Training started from the bundled model `{started}`: {about.licence}."
+    if started:
+        return f"{licence or 'Not stated'}. Training started from another model ({_named(started)}), whose licence counts too."
+    return licence or "Not stated."
+
+
+def _first_model(folder: Path) -> str:
+    """The model that the training of a model, and of those it was trained from, began with; "" if there was none."""
+    started, seen = "", set[Path]()
+    while folder.resolve() not in seen and (init := str((_settings(folder) or {}).get("init") or "")):
+        seen.add(folder.resolve())
+        started = init
+        if started in BUNDLED:
+            break
+        folder = Path(started)
+    return started
+
+
+def _named(started: str) -> str:
+    """The name of a bundled model or one on the Hub; a folder's name is not told."""
+    public = started in BUNDLED or (is_hub_name(started) and not Path(started).exists())
+    return started if public else "a local model"
 
 
 def _settings(folder: Path) -> dict[str, Any] | None:
-    """The settings of the training run that wrote a model, without paths; None if they are not known."""
+    """The settings of the training run that wrote a model; None if they are not known."""
     file = folder.parent / "config.yaml"
     if folder.resolve().name != "model" or not file.is_file():
         return None
@@ -115,10 +134,13 @@ def _settings(folder: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(values, dict) or not {"system", "steps", "data"} <= values.keys():
         return None
-    values.pop("features_weights", None)
-    data = values["data"] if isinstance(values["data"], dict) else {}
-    values["data"] = {name: value for name, value in data.items() if name not in _LOCAL}
-    init = values.get("init")
-    if init and init not in BUNDLED and (not is_hub_name(str(init)) or Path(str(init)).exists()):
-        values["init"] = "a local model"
     return values
+
+
+def _without_paths(settings: dict[str, Any]) -> dict[str, Any]:
+    data = settings["data"] if isinstance(settings["data"], dict) else {}
+    public = {name: value for name, value in settings.items() if name != "features_weights"}
+    public["data"] = {name: value for name, value in data.items() if name not in _LOCAL}
+    if settings.get("init"):
+        public["init"] = _named(str(settings["init"]))
+    return public
