@@ -13,12 +13,14 @@ from torch._inductor import config as inductor_config
 import showface
 from showface import baselines
 from showface.baselines.base import BaselineConfig
-from showface.export import export_model
+from showface.export import export_model, onnx_model
 from showface.export.decompositions import correlation_with_lse, read_with_lse
 from showface.models.interpolation import save_difference
 from showface.nn import fill
 from showface.nn.tokens import pool_hole
 from showface.ops import definitions
+
+from support.networks import wake
 
 FEW = {"sizes": ((64, 64), (75, 131)), "ratios": (0.0, 0.3, 1.0)}
 
@@ -55,6 +57,35 @@ def test_dense_read_is_the_definition():
     torch.testing.assert_close(out, definitions.memory_read(latent, memory, region, 7.0))
     expected = torch.ops.showface.memory_read_with_lse(latent, memory, region, None, 7.0)[1]
     torch.testing.assert_close(lse[region >= 0], expected[region >= 0])
+
+
+class Modules(torch.nn.Module):
+    """A network of a user: the memory and the enhancement on the features of one convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = torch.nn.Conv2d(3, 8, 4, stride=4)
+        self.memory = showface.nn.DisentangledMemory(8, regions=3, slots=4)
+        self.enhance = showface.nn.MaskRegionEnhancement(8, memory_channels=8)
+
+    def forward(self, image: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
+        features = self.features(image)
+        return self.enhance(features, hole, self.memory(features, features[:, :3].softmax(1)))
+
+
+def test_a_network_of_ones_own(tmp_path):
+    """It becomes a file for any batch and height, without operators of this package."""
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    network = wake(Modules()).eval()
+    shape = {0: torch.export.Dim("batch", min=1, max=8), 2: 4 * torch.export.Dim("rows", min=2, max=64)}
+    example = torch.rand(2, 3, 32, 16), (torch.rand(2, 1, 32, 16) < 0.3).float()
+    program = torch.export.export(network, example, dynamic_shapes=(shape, shape))
+    session = onnxruntime.InferenceSession(onnx_model(program, ["image", "hole"], ["out"]).SerializeToString())
+    for batch, rows in ((2, 32), (3, 20)):
+        image, hole = torch.rand(batch, 3, rows, 16), (torch.rand(batch, 1, rows, 16) < 0.3).float()
+        (out,) = session.run(None, {"image": image.numpy(), "hole": hole.numpy()})
+        torch.testing.assert_close(torch.from_numpy(out), network(image, hole), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (16, 16), (33, 70), (5, 1)])

@@ -101,7 +101,8 @@ def _licence_text(licence: str | None, started: str) -> str:
         about = about_model(started)
         return f"{licence or _RESEARCH_ONLY}. Training started from the bundled model `{started}`: {about.licence}."
     if started:
-        return f"{licence or 'Not stated'}. Training started from another model ({_named(started)}), whose licence counts too."
+        text = f"Training started from another model ({_named(started)}), whose licence counts too."
+        return f"{licence or 'Not stated'}. {text}"
     return licence or "Not stated."
 
 
