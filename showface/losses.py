@@ -30,6 +30,7 @@ class LossWeights:
         coordination: InCo², inter + intra.
         perceptual, style: L1 between the features of a frozen network, and between their Gram matrices.
         distribution: the sliced Wasserstein distance between these features in the hole.
+        texture: the same of small patches of pixels.
         adversarial: the generator's hinge loss.
         feature_matching: L1 between the discriminator's features of the result and of the image; needs `adversarial`.
     """
@@ -42,6 +43,7 @@ class LossWeights:
     perceptual: float = 0.0
     style: float = 0.0
     distribution: float = 0.0
+    texture: float = 0.0
     adversarial: float = 0.0
     feature_matching: float = 0.0
 

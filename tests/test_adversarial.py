@@ -251,6 +251,15 @@ def test_the_last_features_are_the_logits():
         assert torch.equal(scale[-1], logits)
 
 
+def test_maps_that_are_known_already_give_the_same_logits():
+    image, hole = a_case()
+    network = Frozen()
+    discriminator = FeatureDiscriminator(network, channels=4).eval()
+    logits, again = discriminator(image, hole), discriminator(image, hole, network(image))
+    assert all(map(torch.equal, logits, again))
+    assert not any(map(torch.equal, logits, discriminator(image, hole, network(-image))))
+
+
 def test_feature_matching_by_hand():
     hole = torch.zeros(1, 1, 4, 4)
     hole[..., 0, 3] = 1  # the upper right place of a 2 x 2 map

@@ -5,11 +5,16 @@ import torch
 from torch import nn
 
 from showface.losses import LossWeights
-from showface.training.feature_losses import distribution_distance, feature_losses, gram_matrix, random_directions
+from showface.training.feature_losses import (
+    distribution_distance,
+    feature_losses,
+    gram_matrix,
+    random_directions,
+    texture_distance,
+)
 from showface.training.features import FrozenFeatures
 
 ALL = LossWeights(perceptual=1.0, style=1.0, distribution=1.0)
-HOLE = torch.ones(1, 1, 32, 32)
 
 
 class Scaled(nn.Module):
@@ -28,9 +33,15 @@ def by_hand() -> FrozenFeatures:
     return FrozenFeatures([Scaled(1.0), Scaled(3.0)], mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
+def losses_of(result: torch.Tensor, target: torch.Tensor, weights: LossWeights = ALL) -> dict[str, torch.Tensor]:
+    """Losses of a full hole."""
+    network = by_hand()
+    return feature_losses(network(result), network(target), torch.ones_like(target[:, :1]), weights)
+
+
 def test_images_of_different_shapes():
     with pytest.raises(ValueError, match="differ in shape"):
-        feature_losses(by_hand(), torch.zeros(1, 3, 32, 32), torch.zeros(2, 3, 32, 32), HOLE, ALL)
+        losses_of(torch.zeros(1, 3, 32, 32), torch.zeros(2, 3, 32, 32))
 
 
 def test_only_losses_with_a_weight_are_computed():
@@ -38,7 +49,7 @@ def test_only_losses_with_a_weight_are_computed():
     for name in ("perceptual", "style", "distribution"):
         weights = LossWeights(**{name: 0.5})
         assert weights.compares_features
-        assert list(feature_losses(by_hand(), *images, HOLE, weights)) == [name]
+        assert list(losses_of(*images, weights)) == [name]
     assert not LossWeights(adversarial=1.0).compares_features
 
 
@@ -56,14 +67,14 @@ def test_gram_matrix_by_hand():
 
 def test_losses_by_hand():
     target = torch.full((2, 3, 32, 32), 0.5)
-    losses = feature_losses(by_hand(), torch.full_like(target, 0.75), target, HOLE.expand(2, -1, -1, -1), ALL)
+    losses = losses_of(torch.full_like(target, 0.75), target)
     assert losses["perceptual"].item() == pytest.approx((0.25 + 3 * 0.25) / 2)
     assert losses["style"].item() == pytest.approx((1 + 9) / 2 * (0.75**2 - 0.5**2) / 3)
 
 
 def test_style_and_distribution_know_no_places():
     target = torch.rand(1, 3, 32, 32)
-    losses = feature_losses(by_hand(), target.flip(3), target, HOLE, ALL)
+    losses = losses_of(target.flip(3), target)
     assert losses["perceptual"].item() > 0.1
     assert losses["style"].item() == pytest.approx(0.0, abs=1e-6)
     assert losses["distribution"].item() == pytest.approx(0.0, abs=1e-6)
@@ -71,7 +82,7 @@ def test_style_and_distribution_know_no_places():
 
 def test_no_gradient_reaches_the_target():
     result, target = torch.rand(1, 3, 32, 32, requires_grad=True), torch.rand(1, 3, 32, 32, requires_grad=True)
-    sum(feature_losses(by_hand(), result, target, HOLE, ALL).values()).backward()
+    sum(losses_of(result, target).values()).backward()
     assert result.grad is not None
     assert target.grad is None
 
@@ -125,3 +136,46 @@ def test_directions_have_norm_1():
     directions = random_directions(torch.zeros(1, 8, 2, 2))
     torch.testing.assert_close(directions.norm(dim=1), torch.ones(8))
     assert not torch.equal(directions, random_directions(torch.zeros(1, 8, 2, 2)))
+
+
+class TestTexture:
+    """The texture loss of random images of (2, 3, 24, 20)."""
+
+    def test_of_a_weaker_pattern_is_what_it_lacks(self):
+        target = torch.randn(2, 3, 24, 20)
+        hole = torch.ones(2, 1, 24, 20)
+        assert texture_distance(target, target, hole) == 0
+        for share in (0.0, 0.25, 2.0):
+            # Not exactly: a target's own detail counts as a little more than it is.
+            assert texture_distance(share * target + 0.3, target, hole).item() == pytest.approx(
+                abs(1 - share), rel=0.05
+            )
+
+    def test_knows_no_places(self):
+        target, moved = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 64, 64)
+        assert texture_distance(moved, target, torch.ones(1, 1, 64, 64)) < 0.15
+
+    def test_counts_images_and_the_hole_alone(self):
+        target = torch.randn(2, 3, 24, 20)
+        hole = torch.zeros(2, 1, 24, 20)
+        assert texture_distance(0 * target, target, hole) == 0
+        hole[0, :, 8:16, 8:16] = 1
+        result = target.clone()
+        result[0, :, 10:14, 10:14] = 0
+        assert texture_distance(result, target, hole) > 0.05
+        far = torch.where(torch.arange(20) < 4, 9.0, result)
+        torch.manual_seed(1)
+        expected = texture_distance(result, target, hole)
+        torch.manual_seed(1)
+        assert torch.equal(texture_distance(far, target, hole), expected)
+
+    def test_gradient(self):
+        result = torch.randn(1, 3, 24, 20, requires_grad=True)
+        hole = torch.zeros(1, 1, 24, 20)
+        hole[..., 8:16] = 1
+        with torch.autocast("cpu", torch.bfloat16):
+            distance = texture_distance(result, torch.randn(1, 3, 24, 20), hole)
+        assert distance.dtype == torch.float32
+        distance.backward()
+        assert (result.grad[..., 8:16] != 0).any()
+        assert (result.grad[..., :5] == 0).all()

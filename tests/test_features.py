@@ -139,11 +139,11 @@ def test_losses_under_autocast_are_float32(network):
     result.requires_grad_()
     hole, weights = torch.ones(1, 1, 32, 32), LossWeights(perceptual=1.0, style=1.0, distribution=1.0)
     torch.manual_seed(1)  # the directions of the distribution loss
-    expected = feature_losses(network, result, target, hole, weights)
+    expected = feature_losses(network(result), network(target), hole, weights)
     torch.manual_seed(1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert network(result)[-1].dtype == torch.bfloat16
-        losses = feature_losses(network, result, target, hole, weights)
+        losses = feature_losses(network(result), network(target), hole, weights)
     for name, loss in losses.items():
         assert loss.dtype == torch.float32
         assert loss.shape == ()

@@ -77,9 +77,9 @@ def test_all_see_the_same_view(faces, tmp_path, monkeypatch, share):
     trainer.step = 2 * SHIFTS + 3
     seen, features = [], trainer.discriminator.features
 
-    def noted(*inputs: torch.Tensor) -> list[list[torch.Tensor]]:
-        seen.append([x.detach().clone() for x in inputs])
-        return features(*inputs)
+    def noted(image: torch.Tensor, hole: torch.Tensor, maps: object = None) -> list[list[torch.Tensor]]:
+        seen.append((image.detach().clone(), hole.clone()))
+        return features(image, hole, maps)
 
     trainer.discriminator.features = noted
     batch = next(trainer._batches())

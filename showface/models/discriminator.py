@@ -112,15 +112,15 @@ class FeatureDiscriminator(nn.Module):
             maps = [x.shape[1] for x in network(torch.zeros(1, 3, 32, 32, device=device))]
         self.heads = nn.ModuleList(_head(width, min(channels, 2 * width), normalise).to(device) for width in maps)
 
-    def forward(self, image: Tensor, hole: Tensor) -> list[Tensor]:
-        """Logits (B, 1, h, w) for each feature map, the largest first; arguments as `PatchDiscriminator.forward`."""
-        return [features[-1] for features in self.features(image, hole)]
-
-    def features(self, image: Tensor, hole: Tensor, maps: list[Tensor] | None = None) -> list[list[Tensor]]:
-        """For each feature map the features after each convolution of its head, last the logits.
+    def forward(self, image: Tensor, hole: Tensor, maps: list[Tensor] | None = None) -> list[Tensor]:
+        """Logits (B, 1, h, w) for each feature map, the largest first; other arguments as `PatchDiscriminator.forward`.
 
         `maps` is what the network gives of the image, if that is computed already.
         """
+        return [features[-1] for features in self.features(image, hole, maps)]
+
+    def features(self, image: Tensor, hole: Tensor, maps: list[Tensor] | None = None) -> list[list[Tensor]]:
+        """For each feature map the features after each convolution of its head, last the logits."""
         found = []
         for x, head in zip(self.network(image) if maps is None else maps, self.heads, strict=True):
             x = torch.cat([x, pool_hole(hole, *x.shape[2:]).to(x.dtype)], dim=1)
@@ -158,14 +158,14 @@ class MultiScaleDiscriminator(nn.Module):
             raise ValueError(f"need at least one scale, got {scales}")
         self.scales = nn.ModuleList(PatchDiscriminator(channels, layers, normalise) for _ in range(scales))
 
-    def forward(self, image: Tensor, hole: Tensor) -> list[Tensor]:
+    def forward(self, image: Tensor, hole: Tensor, maps: object = None) -> list[Tensor]:
         """The logits of each discriminator, the finest scale first; arguments as `PatchDiscriminator.forward`.
 
-        The image must have at least 32 pixels a side at the coarsest scale.
+        The image must have at least 32 pixels a side at the coarsest scale. `maps` is for `FeatureDiscriminator` alone.
         """
         return [features[-1] for features in self.features(image, hole)]
 
-    def features(self, image: Tensor, hole: Tensor) -> list[list[Tensor]]:
+    def features(self, image: Tensor, hole: Tensor, maps: object = None) -> list[list[Tensor]]:
         """`PatchDiscriminator.features` of each discriminator, the finest scale first."""
         features = []
         for number, discriminator in enumerate(self.scales):

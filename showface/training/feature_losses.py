@@ -1,4 +1,6 @@
-"""Losses between the features of a frozen network: perceptual, style, and the distance of distributions."""
+"""Losses between features: of a frozen network (perceptual, style, distribution), and of random filters (texture)."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -6,34 +8,30 @@ from torch import Tensor
 
 from showface.losses import LossWeights, image_mean
 from showface.nn.tokens import pool_hole
-from showface.training.features import FrozenFeatures
+
+FILTERS = 8  # of the texture loss
+SMALLEST_DETAIL = 0.01  # a target's mean response to a filter that counts as nothing, in units of images in [-1, 1]
 
 
 def feature_losses(
-    features: FrozenFeatures,
-    result: Tensor,
-    target: Tensor,
-    hole: Tensor,
-    weights: LossWeights,
-    maps: list[Tensor] | None = None,
+    result: Sequence[Tensor], target: Sequence[Tensor], hole: Tensor, weights: LossWeights
 ) -> dict[str, Tensor]:
     """The losses `perceptual`, `style` and `distribution`, each 0-d float32; those without a weight are left out.
 
     Each is a mean over the feature maps. Only `distribution` is of the hole alone.
 
     Args:
-        result, target: (B, 3, H, W) in [-1, 1] with H, W at least 32. The target gets no gradient.
+        result, target: the feature maps (B, C, h, w) of a filled image and of the photo, such as those of
+            `showface.training.features.FrozenFeatures`. The target gets no gradient.
         hole: (B, 1, H, W), 1 = corrupted.
-        maps: `features(result)`, if it is computed already.
 
     Raises:
-        ValueError: wrong or different shapes.
+        ValueError: different numbers or shapes of maps.
     """
-    if result.shape != target.shape:
-        raise ValueError(f"result and target differ in shape: {tuple(result.shape)} and {tuple(target.shape)}")
-    with torch.no_grad():
-        wanted = features(target)
-    pairs = list(zip(features(result) if maps is None else maps, wanted, strict=True))
+    shapes = [[tuple(x.shape) for x in maps] for maps in (result, target)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"result and target differ in shape: {shapes[0]} and {shapes[1]}")
+    pairs = [(x, y.detach()) for x, y in zip(result, target, strict=True)]
     losses = {}
     if weights.perceptual:
         losses["perceptual"] = [F.l1_loss(x.float(), y.float()) for x, y in pairs]
@@ -87,6 +85,37 @@ def distribution_distance(result: Tensor, target: Tensor, hole: Tensor, directio
 
         difference = ordered(result) - ordered(target)
         return image_mean(difference.abs().sum((1, 2)), len(directions) * touched.sum((1, 2)))
+
+
+def texture_distance(result: Tensor, target: Tensor, hole: Tensor) -> Tensor:
+    """How far the fine detail in the hole is from the photo's, whatever its place, 0-d float32.
+
+    Images are compared at full and at half size. Each is filtered with 3 x 3 filters that a flat colour gives 0, with
+    random weights of all colours. The loss is `distribution_distance` of the filtered images, relative to what the
+    target has: 1 minus the sharpness of a fill that is blurred evenly. *Ours*; random filters of patches are as in
+    Elnekave & Weiss, *Generating Natural Images with Direct Patch Distributions Matching*, 2022.
+
+    Args:
+        result, target: (B, 3, H, W) in [-1, 1].
+        hole: (B, 1, H, W), 1 = corrupted.
+    """
+    directions = torch.eye(FILTERS, device=result.device)
+    distances = []
+    with torch.autocast(result.device.type, enabled=False):
+        images, hole = torch.cat([result.float(), target.float()]), hole.float()
+        for scale in range(2):
+            if scale:
+                images, hole = F.avg_pool2d(images, 2), pool_hole(hole, *(side // 2 for side in hole.shape[2:]))
+            filters = torch.randn(FILTERS, 3, 3, 3, device=images.device)
+            filters = filters - filters.mean((2, 3), keepdim=True)
+            filters = F.normalize(filters.flatten(1)).view_as(filters)
+            # Every second position, to save time: the images are shifted from step to step.
+            x, y = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), filters, stride=2).chunk(2)
+            covered = pool_hole(hole, *x.shape[2:])
+            size = (y.abs() * covered).sum((2, 3), keepdim=True) / covered.sum((2, 3), keepdim=True).clamp(min=1)
+            size = size.detach() + SMALLEST_DETAIL
+            distances.append(distribution_distance(x / size, y / size, covered, directions))
+    return torch.stack(distances).mean()
 
 
 def random_directions(features: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ rest of its receptive field.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -73,19 +74,30 @@ def gradient_penalty(discriminator: nn.Module, image: Tensor, hole: Tensor) -> T
     return gradient.square().sum() / len(image)
 
 
-def discriminator_objective(
-    discriminator: nn.Module, image: Tensor, result: Tensor, hole: Tensor, r1: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """A discriminator's loss on an image and a result, and the loss plus `r1` times the gradient penalty; both 0-d.
+class Seen(NamedTuple):
+    """A batch of photos and after it one of fills, as a discriminator sees them.
+
+    Attributes:
+        images: (2 B, 3, H, W) in [-1, 1].
+        holes: (2 B, 1, H, W), 1 = filled in; those of the photos are those of the fills.
+        maps: the frozen network's feature maps of the images, if they are computed already.
+    """
+
+    images: Tensor
+    holes: Tensor
+    maps: list[Tensor] | None = None
+
+
+def discriminator_objective(discriminator: nn.Module, seen: Seen, r1: float = 0.0) -> tuple[Tensor, Tensor]:
+    """A discriminator's loss on photos and fills, and the loss plus `r1` times the gradient penalty; both 0-d.
 
     Args:
         discriminator: a `Discriminator`, or a module around one.
-        image, result: (B, 3, H, W) in [-1, 1].
-        hole: (B, 1, H, W), 1 = filled in.
+        seen: without a graph, so that the loss has no gradient for the generator.
         r1: weight of `gradient_penalty`; with 0 it is not computed.
     """
-    logits = discriminator(torch.cat([image, result]), torch.cat([hole, hole]))
-    real, fake = zip(*(scale.chunk(2) for scale in logits), strict=True)
+    image, hole = seen.images.chunk(2)[0], seen.holes.chunk(2)[0]
+    real, fake = zip(*(scale.chunk(2) for scale in discriminator(*seen)), strict=True)
     loss = discriminator_loss(real, fake, hole)
     return loss, loss + r1 * gradient_penalty(discriminator, image, hole) if r1 else loss
 

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from showface.losses import LossWeights, weighted_sum
 from showface.models import InpaintingNetwork
-from showface.models.discriminator import Discriminator, FeatureDiscriminator
+from showface.models.discriminator import Discriminator
 from showface.models.stages import WHOLE, Stage
-from showface.training.feature_losses import feature_losses
+from showface.training.feature_losses import feature_losses, texture_distance
 from showface.training.features import FrozenFeatures
-from showface.training.gan import feature_matching, generator_loss
+from showface.training.gan import Seen, feature_matching, generator_loss
 from showface.training.views import viewed
 
 
@@ -44,8 +44,8 @@ class Objective(nn.Module):
         discriminator: Discriminator | None = None,
         shift: tuple[int, int] = (0, 0),
         zoom: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the detached result (B, 3, H, W) and the losses by name: unweighted, plus their weighted sum `total`.
+    ) -> tuple[Seen, dict[str, Tensor]]:
+        """Return what a discriminator sees, detached, and the losses by name, with their weighted sum `total`.
 
         Args:
             image, hole, labels: as `InpaintingNetwork.training_losses`.
@@ -53,25 +53,27 @@ class Objective(nn.Module):
             shift, zoom: what the frozen network and the discriminator see, see `showface.training.views`.
         """
         output, losses = self.model.training_losses(image, hole, labels, self.weights, **self._stage_argument)
-        result = output.image
-        if self.features is not None or discriminator is not None:
-            result, image, hole = viewed((result, image), hole, shift, zoom)
-        maps = None
+        result, image, hole = viewed((output.image, image), hole, shift, zoom)
+        maps = wanted = None
         if self.features is not None:
             maps = self.features(result)
-            losses |= feature_losses(self.features, result, image, hole, self.weights, maps)
+            with torch.no_grad():
+                wanted = self.features(image)
+            losses |= feature_losses(maps, wanted, hole, self.weights)
+        if self.weights.texture:
+            losses["texture"] = texture_distance(result, image, hole)
         if discriminator is not None:
-            if isinstance(discriminator, FeatureDiscriminator):
-                fake = discriminator.features(result, hole, maps)
-            else:
-                fake = discriminator.features(result, hole)
+            fake = discriminator.features(result, hole, maps)
             losses["adversarial"] = generator_loss([scale[-1] for scale in fake], hole)
             if self.weights.feature_matching:
                 with torch.no_grad():
-                    real = discriminator.features(image, hole)
+                    real = discriminator.features(image, hole, wanted)
                 losses["feature_matching"] = feature_matching(fake, real, hole)
         losses["total"] = weighted_sum(losses, self.loss_weights)
-        return output.image.detach(), losses
+        both = None
+        if maps is not None and wanted is not None:
+            both = [torch.cat([x, y.detach()]) for x, y in zip(wanted, maps, strict=True)]
+        return Seen(torch.cat([image, result.detach()]), torch.cat([hole, hole]), both), losses
 
 
 @contextmanager

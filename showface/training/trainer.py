@@ -45,7 +45,7 @@ from showface.training.setup import (
     start_from,
 )
 from showface.training.signals import StopRequest, stop_on_signal
-from showface.training.views import shift_at, viewed, zoom_at
+from showface.training.views import shift_at, zoom_at
 from showface.training.workers import batches_of, worker_errors
 
 Batch = dict[str, Tensor]
@@ -267,15 +267,14 @@ class Trainer:
         judge = None if alone else discriminator
         with self._sync(self._objective, last):
             with torch.set_grad_enabled(not alone), self._autocast(), frozen(judge):
-                result, losses = self._objective(image, hole, labels, judge, shift, zoom)
+                seen, losses = self._objective(image, hole, labels, judge, shift, zoom)
             if losses["total"].requires_grad:  # not in a stage that only fills buffers
                 self.accelerator.backward(losses["total"] / count)
         if discriminator is not None and self._discriminator is not None:
             with self._sync(self._discriminator, last):
                 r1 = self.config.gan.r1 * PENALTY_EVERY if self.step % PENALTY_EVERY == 0 else 0.0
                 with self._autocast():
-                    image, result, hole = viewed((image, result), hole, shift, zoom)
-                    loss, total = discriminator_objective(self._discriminator, image, result, hole, r1)
+                    loss, total = discriminator_objective(self._discriminator, seen, r1)
                 losses["discriminator"] = loss
                 self.accelerator.backward(total / count)
         return losses
