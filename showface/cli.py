@@ -210,6 +210,10 @@ def train(
         list[str] | None,
         typer.Option(help="Folder of images, or shards: a tar file, 'faces-*.tar', or a URL. Repeatable."),
     ] = None,
+    validation: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder of images put aside: the model that fills them best is kept. Repeatable."),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT with its own settings.")] = False,
     resume_if_any: Annotated[
@@ -232,6 +236,8 @@ def train(
     if data:
         shards = [place for place in data if place.endswith(".tar") or "://" in place]
         settings.data.shards, settings.data.folders = shards, [place for place in data if place not in shards]
+    if validation:
+        settings.data.validation = validation
     trainer = Trainer(settings, out, resume=resume)
     images = trainer.dataset
     console.quiet = not trainer.accelerator.is_main_process
@@ -242,6 +248,8 @@ def train(
     if trainer.step:
         console.print(f"resumed after step {trainer.step}")
     console.print(f"model: {escape(str(trainer.run().resolve()))}")
+    if settings.data.validation:
+        console.print(f"best model on the validation images: {escape(str((out / 'best').resolve()))}")
 
 
 @app.command()

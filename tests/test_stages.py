@@ -12,6 +12,7 @@ from showface.baselines import BASELINES, ICT
 from showface.models.stages import Stage, StageSchedule
 from showface.training import Trainer, TrainingConfig
 from showface.training.checkpoint import list_checkpoints, load_checkpoint
+from showface.training.setup import lr_at
 
 from support.runs import SMALL, compare, entries, free_port, small, weights
 
@@ -124,7 +125,7 @@ def test_the_discriminator_is_alone_in_the_stage_that_paints(faces, tmp_path):
 
 def test_the_learning_rate_starts_anew_in_each_stage(faces, tmp_path):
     trainer = Trainer(staged(faces, "dsi", "steps=30", "warmup=5", "lr=0.1"), tmp_path / "run")
-    rates = [trainer._lr(step) for step in range(30)]
+    rates = [lr_at(trainer.config, trainer.schedule, step) for step in range(30)]
     assert rates[:10] == rates[10:20] == rates[20:]
     assert max(rates) == pytest.approx(0.1, rel=0.4)
     assert rates[9] < rates[5]

@@ -12,6 +12,7 @@ from showface.data import write_shards
 from showface.losses import LossWeights
 from showface.training import Trainer, TrainingConfig, load_config
 from showface.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from showface.training.setup import lr_at
 
 from support.networks import TINY
 from support.pictures import save_faces
@@ -361,7 +362,7 @@ class TestTrainer:
 
     def test_learning_rate_rises_and_falls(self, faces, tmp_path):
         trainer = Trainer(small(faces, "steps=100", "warmup=10", "lr=0.5"), tmp_path / "run")
-        lrs = [trainer._lr(step) for step in range(100)]
+        lrs = [lr_at(trainer.config, trainer.schedule, step) for step in range(100)]
         assert lrs[0] == pytest.approx(0.05)
         assert max(lrs) == lrs[9] == pytest.approx(0.5, rel=0.03)
         assert lrs[9:] == sorted(lrs[9:], reverse=True)

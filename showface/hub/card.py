@@ -17,7 +17,7 @@ _PACKAGE = Path(showface.__file__).parent
 # The build copies the page into the package; in a checkout it is in docs/ only.
 _BUNDLED_CARDS = (_PACKAGE / "assets" / "default-model.md", _PACKAGE.parent / "docs" / "default-model.md")
 _RESEARCH_ONLY = "research-only"
-_LOCAL = ("folders", "shards")  # settings of the data that name places on the author's machine
+_LOCAL = ("folders", "shards", "validation")  # settings of the data that name places on the author's machine
 
 
 def model_card(model: str | PathLike[str], repo: str, licence: str | None = None) -> str:
@@ -127,7 +127,7 @@ def _named(started: str) -> str:
 def _settings(folder: Path) -> dict[str, Any] | None:
     """The settings of the training run that wrote a model; None if they are not known."""
     file = folder.parent / "config.yaml"
-    if folder.resolve().name != "model" or not file.is_file():
+    if folder.resolve().name not in ("model", "best") or not file.is_file():
         return None
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))

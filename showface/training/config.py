@@ -25,6 +25,8 @@ class DataConfig:
     Attributes:
         folders: folders of images, searched recursively. The labels of a folder are in `<folder>_parsing` beside it.
         shards: paths or URLs of tar files, instead of folders.
+        validation: folders of images that were put aside. At each checkpoint the EMA model is scored on them, and the
+            best one is kept beside the last one.
         size: side of the training images in pixels, a multiple of 16.
         min_side: images with a shorter side below this are left out.
         crop, colour, ratio, kind, components: see `Augmentation`.
@@ -33,6 +35,7 @@ class DataConfig:
 
     folders: list[str] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)
+    validation: list[str] = field(default_factory=list)
     size: int = 256
     min_side: int = 0
     crop: tuple[float, float] = (0.9, 1.0)

@@ -78,6 +78,7 @@ class Logger(NullLogger):
             expand=True,
         )
         self.shown = -math.inf  # when the last line was printed
+        self.validation = ""  # the last score, as text
         self.task = self.progress.add_task("train", total=steps, completed=step, status="")
 
     def __enter__(self) -> "Logger":
@@ -124,6 +125,9 @@ class Logger(NullLogger):
         status = f"loss {values['total']:.4f}  {values['images_per_second']:.1f} images/s"
         if values["waiting"] > SHOWN_WAIT:
             status += f"  {values['waiting']:.0%} waiting for data"
+        if "validation_hole" in values:
+            self.validation = f"  validation {values['validation_hole']:.4f}"
+        status += self.validation
         self.progress.update(self.task, completed=step, status=status)
         # Where there is no terminal the bar appears at the end only, so a batch job's file gets lines.
         if not self.progress.console.is_terminal and time.monotonic() - self.shown >= LINE_EVERY:

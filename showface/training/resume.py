@@ -23,6 +23,7 @@ _NOTHING = "no effect on the result"
 _EFFECTS = {
     "data.folders": _IMAGES,
     "data.shards": _IMAGES,
+    "data.validation": "scored on these images from here on; the best model so far no longer counts",
     "data.min_side": "other images from here on, in another order",
     "data.size": "images of another size from here on; the weights stay",
     "data.crop": _SAMPLES,
@@ -127,11 +128,13 @@ def write_config(out: Path, config: TrainingConfig, changes: Sequence[Change], s
 
 def remove_leftovers(out: Path) -> None:
     """Delete the temporary files of a trainer that was killed while it wrote. Needs the lock on the folder."""
-    for name in (RUN_CONFIG_FILE, LOG_FILE, "checkpoints/step-*.pt", f"model/{WEIGHTS_FILE}", f"model/{CONFIG_FILE}"):
+    models = [f"{model}/{file}" for model in ("model", "best") for file in (WEIGHTS_FILE, CONFIG_FILE)]
+    for name in (RUN_CONFIG_FILE, LOG_FILE, "checkpoints/step-*.pt", *models):
         path = out / name
         remove_temporaries(path.parent, path.name)
-    for left in (out / "model").glob(".tmp??????"):  # safetensors' own
-        left.unlink(missing_ok=True)
+    for model in ("model", "best"):
+        for left in (out / model).glob(".tmp??????"):  # safetensors' own
+            left.unlink(missing_ok=True)
 
 
 def _flat(values: dict[str, Any], section: str = "") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a run is made of: processes, devices, images, a discriminator, optimisers, and the weights it starts from."""
 
+import math
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +17,7 @@ from showface.data import REGIONS, EpochSampler, FaceFolder, FaceShards
 from showface.distributed import check_device
 from showface.models import InpaintingNetwork, MDRNets
 from showface.models.discriminator import Discriminator, FeatureDiscriminator, MultiScaleDiscriminator
+from showface.models.stages import StageSchedule
 from showface.training.config import GANConfig, TrainingConfig
 from showface.training.features import FrozenFeatures
 from showface.training.muon import Muon
@@ -104,6 +106,13 @@ def betas_at(optimiser: Optimizer, adversarial: bool) -> tuple[float, float]:
     momentum, squares = optimiser.defaults["betas"]
     # High momentum makes the two networks of a GAN oscillate; 0.5 is from Yu et al., 2019.
     return (0.5 if adversarial else momentum), squares
+
+
+def lr_at(config: TrainingConfig, schedule: StageSchedule, step: int) -> float:
+    """The learning rate after `step` steps: linear warm-up, times half a cosine down to 0, in each stage."""
+    start, end = schedule.span(step)
+    warmup = min((step - start + 1) / max(config.warmup, 1), 1.0)
+    return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * min((step - start) / (end - start), 1.0)))
 
 
 def make_discriminator(gan: GANConfig, features: FrozenFeatures | None) -> Discriminator:

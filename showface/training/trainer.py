@@ -37,6 +37,7 @@ from showface.training.objective import Objective, frozen
 from showface.training.resume import Change, explain, find_changes, remove_leftovers, write_config
 from showface.training.setup import (
     betas_at,
+    lr_at,
     make_accelerator,
     make_dataset,
     make_discriminator,
@@ -45,6 +46,7 @@ from showface.training.setup import (
     start_from,
 )
 from showface.training.signals import StopRequest, stop_on_signal
+from showface.training.validation import Validation
 from showface.training.views import shift_at, zoom_at
 from showface.training.workers import batches_of, worker_errors
 
@@ -56,8 +58,9 @@ SAMPLES = 4  # images of a logged grid
 class Trainer:
     """Trains MDRNets or a baseline, and writes all results into one folder.
 
-    The folder gets `config.yaml`, `log.jsonl`, `events` (TensorBoard), `checkpoints` and `model`. Processes started by
-    `accelerate launch` or `torchrun` train together; the first of them writes.
+    The folder gets `config.yaml`, `log.jsonl`, `events` (TensorBoard), `checkpoints` and `model`, and `best` if there
+    are validation images. Processes started by `accelerate launch` or `torchrun` train together; the first of them
+    writes.
 
     Args:
         config: the run. The configuration is written beside its results.
@@ -111,6 +114,10 @@ class Trainer:
         self._start_stage()
         # All processes start with the same weights. From here on, each draws its own random numbers.
         torch.manual_seed(config.seed + self.accelerator.process_index)
+        self._validation: Validation | None = None
+        if config.data.validation and self.accelerator.is_main_process:
+            self._validation = Validation(config.data)
+        self._best = math.inf  # the lowest L1 on the validation images so far
         self._changes: list[Change] = []
         if resume:
             self._changes = find_changes(self.out, config)
@@ -165,13 +172,14 @@ class Trainer:
                 last = stopped or self.step == config.steps
                 # The means of the log are over steps of one stage, because stages have different losses.
                 logs = last or self.step % config.log_every == 0 or self.schedule.is_border(self.step)
-                samples = self.stage.paints and (last or self.step % config.sample_every == 0)
                 saves = last or self.step % config.save_every == 0
+                validates = saves and self.stage.paints and bool(config.data.validation)
+                samples = self.stage.paints and (last or self.step % config.sample_every == 0)
                 # On a GPU, a check waits for the step to end, so it only runs before logging and before saving.
                 if logs or saves or self.device.type == "cpu":
                     meter.check(self.step)
-                if logs:
-                    self._log(logger, meter)
+                if logs or validates:
+                    self._log(logger, meter, self._validate() if validates else {})
                     meter = Meter(self.step)
                 if samples and main:
                     images, holes = (step_batches[-1][name][:SAMPLES].to(self.device) for name in ("image", "hole"))
@@ -185,14 +193,14 @@ class Trainer:
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """One step of the optimisers on batches of `FaceFolder` items; returns the mean losses, detached."""
-        gan = self.config.gan
+        config, gan = self.config, self.config.gan
         discriminator = self.discriminator if self.stage.paints and self.step >= gan.start else None
         first = max(gan.start, self.schedule.span(self.step)[0])  # its first step, in a system with stages too
         alone = discriminator is not None and self.step < first + gan.alone
         for name, optimiser in self.optimisers.items():
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
-                group["lr"] = self._lr(self.step) * self._lr_scales[name]
+                group["lr"] = lr_at(config, self.schedule, self.step) * self._lr_scales[name]
                 group["betas"] = betas_at(optimiser, discriminator is not None)
         self.model.train()
         means: dict[str, Tensor] = {}
@@ -224,6 +232,7 @@ class Trainer:
         if bad is not None:
             raise FloatingPointError(f"the weight {bad} is not finite after step {self.step}")
         state: dict[str, Any] = {"step": self.step, "stage": self.stage.name, "images": len(self.dataset)}
+        state["best"] = self._best
         state["random"] = gather_object([random_state(self.device)])
         if self.accelerator.is_main_process:
             for name, network in self._saved.items():
@@ -233,12 +242,12 @@ class Trainer:
             self._save_model()
         self.accelerator.wait_for_everyone()
 
-    def _save_model(self) -> None:
+    def _save_model(self, name: str = "model") -> None:
         """Write the EMA model. Raises OSError."""
         try:
-            self._ema_model().save_pretrained(self.out / "model")
+            self._ema_model().save_pretrained(self.out / name)
         except (OSError, SafetensorError) as error:
-            raise OSError(f"can't write the model in {self.out / 'model'}: {error}") from error
+            raise OSError(f"can't write the model in {self.out / name}: {error}") from error
 
     def _claim(self, resume: bool) -> None:
         """Lock the folder against other processes, in the first process only, and look for an older run."""
@@ -314,17 +323,28 @@ class Trainer:
         # With several processes, this wrapper averages the gradients. It refuses a module that has none.
         return cast(torch.nn.Module, self.accelerator.prepare_model(objective))
 
-    def _log(self, logger: NullLogger, meter: Meter) -> None:
-        """Log the mean losses and the speed since the last entry; all processes must call it."""
+    def _validate(self) -> dict[str, float]:
+        """Score the EMA model, in the first process only, and keep it in `best` if it is the best so far."""
+        if self._validation is None:
+            return {}
+        with self._autocast():
+            scores = self._validation(self._ema_model().eval(), self.device)
+        if scores["validation_hole"] < self._best:
+            self._best = scores["validation_hole"]
+            self._save_model("best")
+        return scores
+
+    def _log(self, logger: NullLogger, meter: Meter, scores: dict[str, float]) -> None:
+        """Log the scores, and the mean losses and the speed since the last entry; all processes must call it."""
         taken, count = time.perf_counter() - meter.started, self.step - meter.first_step
         means = self.accelerator.reduce(meter.means(), "mean")
         values = {name: float(mean) for name, mean in means.items()} | {
-            "lr": self._lr(self.step - 1),
+            "lr": lr_at(self.config, self.schedule, self.step - 1),
             "images_per_second": count * self.config.step_images / taken,
             "waiting": meter.waited / taken,
             "memory_gib": peak_memory(self.device),
         }
-        logger.scalars(self.step, values)
+        logger.scalars(self.step, values | scores)
 
     def _exit(self, logger: NullLogger, request: StopRequest) -> NoReturn:
         """End a run that a signal stopped."""
@@ -353,6 +373,8 @@ class Trainer:
             wanted = f"another system or configuration than this one of {self.config.system}"
             changed = "; changed since: " + ", ".join(map(str, self._changes)) if self._changes else ""
             raise ValueError(f"the checkpoint in {self.checkpoints} is of {wanted}{changed}") from error
+        if not any(change.name == "data.validation" for change in self._changes):
+            self._best = state.get("best", math.inf)
         before, now = state["images"], len(self.dataset)
         if before != now:
             text = f"there were {before} images before the stop, and now {now}: their order is another one"
@@ -380,12 +402,6 @@ class Trainer:
         if self.accelerator.num_processes == 1:
             return asked
         return bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.device), "sum") > 0)
-
-    def _lr(self, step: int) -> float:
-        """The learning rate after `step` steps: linear warm-up, times half a cosine down to 0, in each stage."""
-        config, (start, end) = self.config, self.schedule.span(step)
-        warmup = min((step - start + 1) / max(config.warmup, 1), 1.0)
-        return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * min((step - start) / (end - start), 1.0)))
 
     def _update_ema(self, averaged: Tensors, current: Tensors, _: int | Tensor) -> None:
         """Update the EMA, with a smaller decay at the start, so that the random first weights are soon forgotten."""
