@@ -41,11 +41,11 @@ def main() -> None:
     )
     if arguments.resume:
         config = resumed_config(arguments.out)
-        config.data.folders = [str(arguments.faces)]
+        config.data.folders, config.data.validation = data.folders, data.validation
     trainer = Trainer(config, arguments.out, resume=arguments.resume)
     print(f"{len(trainer.dataset)} images on {trainer.device}")
     folder = trainer.run()  # writes config.yaml, log.jsonl, TensorBoard events, checkpoints and the model
-    if trainer.config.data.validation:
+    if (arguments.out / "best").is_dir():
         folder = arguments.out / "best"
 
     model = showface.load_model(folder)  # the averaged weights, in eval mode

@@ -225,6 +225,8 @@ def train(
     ] = None,
 ) -> None:
     """Train a model on your own photos."""
+    from showface.batch import are_tars
+
     try:
         from showface.training import Trainer, load_config, resumed_config
         from showface.training.checkpoint import list_checkpoints
@@ -234,7 +236,7 @@ def train(
     resume = resume or (resume_if_any and bool(list_checkpoints(out / "checkpoints")))
     settings = resumed_config(out, config, overrides or []) if resume else load_config(config, overrides or [])
     if data:
-        shards = [place for place in data if place.endswith(".tar") or "://" in place]
+        shards = [place for place in data if are_tars(place)]
         settings.data.shards, settings.data.folders = shards, [place for place in data if place not in shards]
     if validation:
         settings.data.validation = validation
@@ -248,8 +250,9 @@ def train(
     if trainer.step:
         console.print(f"resumed after step {trainer.step}")
     console.print(f"model: {escape(str(trainer.run().resolve()))}")
-    if settings.data.validation:
-        console.print(f"best model on the validation images: {escape(str((out / 'best').resolve()))}")
+    best = out / "best"
+    if settings.data.validation and best.is_dir():
+        console.print(f"best model on the validation images: {escape(str(best.resolve()))}")
 
 
 @app.command()

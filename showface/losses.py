@@ -30,7 +30,7 @@ class LossWeights:
         coordination: InCo², inter + intra.
         perceptual, style: L1 between the features of a frozen network, and between their Gram matrices.
         distribution: the sliced Wasserstein distance between these features in the hole.
-        texture: the same of small patches of pixels.
+        texture: the same distance between small patches of pixels.
         adversarial: the generator's hinge loss.
         feature_matching: L1 between the discriminator's features of the result and of the image; needs `adversarial`.
     """

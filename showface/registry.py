@@ -60,8 +60,10 @@ def about_model(model: str | PathLike[str]) -> About:
 
 
 def model_name(model: str | PathLike[str]) -> str:
-    """The name of a folder or of "org/name"; for a run's folder `model`, the name of the run."""
+    """The name of a folder or of "org/name"; for the folders `model` and `best` of a run, `run` and `run-best`."""
     path = Path(model).resolve()
+    if path.name == "best":
+        return f"{path.parent.name}-best"
     return path.parent.name if path.name == "model" else path.name
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from showface import MDRNets, MDRNetsConfig
 from showface.data import write_shards
-from showface.registry import about_model
+from showface.registry import about_model, model_name
 
 from support.pictures import save_faces
 from support.runs import SMALL, entries
@@ -192,6 +192,7 @@ class TestEvaluate:
         scores = json.loads(Path("scores/results.json").read_text())["scores"]
         assert {score["system"] for score in scores} == {"a", "b"}
         assert about_model("runs/a/model").name == "a"
+        assert model_name("runs/a/best") == "a-best"
 
     def test_scores_models_side_by_side(self, showface, folder, faces):
         again = folder.rename(folder.with_name("mine"))

@@ -15,7 +15,7 @@ from torch import distributed
 from showface.nn import DisentangledMemory
 from showface.training.checkpoint import list_checkpoints
 
-from support.runs import SMALL, assert_same_run, free_port
+from support.runs import SMALL, assert_same_run, compare, entries, free_port, weights
 
 REGIONS, SLOTS, CHANNELS = 5, 4, 6
 pytestmark = pytest.mark.skipif(
@@ -77,6 +77,18 @@ def launch(faces: Path, out: Path, count: int, *more: str) -> list[subprocess.Po
         )
         for rank in range(count)
     ]
+
+
+def test_one_process_validates_for_all(faces, tmp_path):
+    """The losses and weights are those of a run without validation."""
+    for name, options in (("with", ["--validation", str(faces)]), ("without", [])):
+        for process in launch(faces, tmp_path / name, 2, "steps=2", "save_every=1", *options):
+            said, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, said
+    scored, plain = (entries(tmp_path / name) for name in ("with", "without"))
+    assert [entry["hole"] for entry in scored] == [entry["hole"] for entry in plain]
+    assert all(0 < entry["validation_hole"] < 2 for entry in scored)
+    compare(weights(tmp_path / "with"), weights(tmp_path / "without"), "")
 
 
 @pytest.mark.long

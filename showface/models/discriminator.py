@@ -120,7 +120,7 @@ class FeatureDiscriminator(nn.Module):
         return [features[-1] for features in self.features(image, hole, maps)]
 
     def features(self, image: Tensor, hole: Tensor, maps: list[Tensor] | None = None) -> list[list[Tensor]]:
-        """For each feature map the features after each convolution of its head, last the logits."""
+        """For each feature map the features after each convolution of its head, last the logits; see `forward`."""
         found = []
         for x, head in zip(self.network(image) if maps is None else maps, self.heads, strict=True):
             x = torch.cat([x, pool_hole(hole, *x.shape[2:]).to(x.dtype)], dim=1)

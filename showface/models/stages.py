@@ -16,7 +16,7 @@ class Stage:
         trains: names of the network's submodules that are trained. All other parameters are frozen. An empty tuple
             trains nothing by gradients, for stages that only fill buffers. None trains the whole network.
         paints: `training_losses` returns an inpainted image. Only then does the trainer apply its losses on images
-            (perceptual, style, adversarial) and log sample images.
+            (of features, texture, adversarial) and log sample images.
     """
 
     name: str

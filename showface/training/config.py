@@ -105,8 +105,8 @@ class TrainingConfig:
         features: the frozen network of the perceptual, style and distribution losses and of `gan.on_features`:
             "efficientnet-lite0" or "vgg19".
         features_weights: file of its weights; "vgg19" needs one, and "efficientnet-lite0" has a default.
-        zoom: share of the images of which the frozen network and the discriminator see a half around a part of the
-            hole, enlarged twice, and not the whole image.
+        zoom: share of the images of which the frozen network, the texture loss and the discriminator see a half around
+            a part of the hole, enlarged twice, and not the whole image.
         init: start from this model, for example to fine-tune it: the name of a bundled model, the folder of a
             saved model, or org/name on the Hub. Parts that it lacks (a coarse-only model has no refinement) keep
             random weights.
@@ -188,8 +188,10 @@ class TrainingConfig:
             raise ValueError(
                 f"loss.feature_matching needs a loss.adversarial above 0, got {self.loss.feature_matching} with 0"
             )
-        if self.zoom and not (self.loss.compares_features or self.loss.adversarial):
-            raise ValueError(f"zoom needs a loss of features or loss.adversarial, got {self.zoom} without any")
+        if self.zoom and not (self.loss.compares_features or self.loss.texture or self.loss.adversarial):
+            raise ValueError(
+                f"zoom needs a loss of features, loss.texture or loss.adversarial, got {self.zoom} without any"
+            )
         first = self.gan.start + self.gan.alone
         if self.loss.adversarial and first >= self.steps:
             raise ValueError(
@@ -258,7 +260,8 @@ def load_config(file: str | Path | Sequence[str | Path] | None = None, overrides
         reason = str(error).splitlines()[0]
         if name and "ListConfig" in reason:
             value = OmegaConf.select(given, name)
-            reason = f"must be a list, such as {name}=[{value}], got {value!r}"
+            example = f"[{value}]" if isinstance(value, str) else "[0.5,1]"
+            reason = f"must be a list, such as {name}={example}, got {value!r}"
         raise ValueError(f"bad training configuration: {f'{name}: ' if name else ''}{reason}") from error
 
 

@@ -75,17 +75,18 @@ def gradient_penalty(discriminator: nn.Module, image: Tensor, hole: Tensor) -> T
 
 
 class Seen(NamedTuple):
-    """A batch of photos and after it one of fills, as a discriminator sees them.
+    """A batch of photos and their fills, as a discriminator sees them.
 
     Attributes:
-        images: (2 B, 3, H, W) in [-1, 1].
-        holes: (2 B, 1, H, W), 1 = filled in; those of the photos are those of the fills.
-        maps: the frozen network's feature maps of the images, if they are computed already.
+        image, result: (B, 3, H, W) in [-1, 1].
+        hole: (B, 1, H, W), 1 = filled in.
+        maps: the frozen network's feature maps of the image and of the result, if they are computed already.
     """
 
-    images: Tensor
-    holes: Tensor
-    maps: list[Tensor] | None = None
+    image: Tensor
+    result: Tensor
+    hole: Tensor
+    maps: tuple[list[Tensor], list[Tensor]] | None = None
 
 
 def discriminator_objective(discriminator: nn.Module, seen: Seen, r1: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -96,8 +97,10 @@ def discriminator_objective(discriminator: nn.Module, seen: Seen, r1: float = 0.
         seen: without a graph, so that the loss has no gradient for the generator.
         r1: weight of `gradient_penalty`; with 0 it is not computed.
     """
-    image, hole = seen.images.chunk(2)[0], seen.holes.chunk(2)[0]
-    real, fake = zip(*(scale.chunk(2) for scale in discriminator(*seen)), strict=True)
+    image, result, hole, maps = seen
+    both = None if maps is None else [torch.cat(pair) for pair in zip(*maps, strict=True)]
+    logits = discriminator(torch.cat([image, result]), torch.cat([hole, hole]), both)
+    real, fake = zip(*(scale.chunk(2) for scale in logits), strict=True)
     loss = discriminator_loss(real, fake, hole)
     return loss, loss + r1 * gradient_penalty(discriminator, image, hole) if r1 else loss
 

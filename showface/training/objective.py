@@ -32,6 +32,8 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.weights = model, weights
         self.features = features if stage.paints and weights.compares_features else None
+        self.texture = stage.paints and bool(weights.texture)
+        self.looks = self.texture or self.features is not None or (stage.paints and bool(weights.adversarial))
         # Networks without stages don't take the argument.
         self._stage_argument: dict[str, str] = {"stage": stage.name} if stage.name else {}
         self.loss_weights = model.loss_weights(weights)
@@ -50,17 +52,20 @@ class Objective(nn.Module):
         Args:
             image, hole, labels: as `InpaintingNetwork.training_losses`.
             discriminator: None leaves the adversarial loss and feature matching out.
-            shift, zoom: what the frozen network and the discriminator see, see `showface.training.views`.
+            shift, zoom: what the frozen network, the texture loss and the discriminator see, see
+                `showface.training.views`.
         """
         output, losses = self.model.training_losses(image, hole, labels, self.weights, **self._stage_argument)
-        result, image, hole = viewed((output.image, image), hole, shift, zoom)
+        result = output.image
+        if self.looks:
+            result, image, hole = viewed((result, image), hole, shift, zoom)
         maps = wanted = None
         if self.features is not None:
             maps = self.features(result)
             with torch.no_grad():
                 wanted = self.features(image)
             losses |= feature_losses(maps, wanted, hole, self.weights)
-        if self.weights.texture:
+        if self.texture:
             losses["texture"] = texture_distance(result, image, hole)
         if discriminator is not None:
             fake = discriminator.features(result, hole, maps)
@@ -70,10 +75,8 @@ class Objective(nn.Module):
                     real = discriminator.features(image, hole, wanted)
                 losses["feature_matching"] = feature_matching(fake, real, hole)
         losses["total"] = weighted_sum(losses, self.loss_weights)
-        both = None
-        if maps is not None and wanted is not None:
-            both = [torch.cat([x, y.detach()]) for x, y in zip(wanted, maps, strict=True)]
-        return Seen(torch.cat([image, result.detach()]), torch.cat([hole, hole]), both), losses
+        known = None if maps is None or wanted is None else (wanted, [x.detach() for x in maps])
+        return Seen(image, result.detach(), hole, known), losses
 
 
 @contextmanager

@@ -23,7 +23,7 @@ _NOTHING = "no effect on the result"
 _EFFECTS = {
     "data.folders": _IMAGES,
     "data.shards": _IMAGES,
-    "data.validation": "scored on these images from here on; the best model so far no longer counts",
+    "data.validation": "other scores from here on; the best model so far no longer counts",
     "data.min_side": "other images from here on, in another order",
     "data.size": "images of another size from here on; the weights stay",
     "data.crop": _SAMPLES,

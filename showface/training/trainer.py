@@ -173,13 +173,15 @@ class Trainer:
                 # The means of the log are over steps of one stage, because stages have different losses.
                 logs = last or self.step % config.log_every == 0 or self.schedule.is_border(self.step)
                 saves = last or self.step % config.save_every == 0
-                validates = saves and self.stage.paints and bool(config.data.validation)
+                # Not where a signal stopped the run, which may have little time left to save it.
+                planned = self.step % config.save_every == 0 or self.step == config.steps
+                validates = planned and self.stage.paints and bool(config.data.validation)
                 samples = self.stage.paints and (last or self.step % config.sample_every == 0)
                 # On a GPU, a check waits for the step to end, so it only runs before logging and before saving.
                 if logs or saves or self.device.type == "cpu":
                     meter.check(self.step)
                 if logs or validates:
-                    self._log(logger, meter, self._validate() if validates else {})
+                    self._log(logger, meter, validates)
                     meter = Meter(self.step)
                 if samples and main:
                     images, holes = (step_batches[-1][name][:SAMPLES].to(self.device) for name in ("image", "hole"))
@@ -232,7 +234,8 @@ class Trainer:
         if bad is not None:
             raise FloatingPointError(f"the weight {bad} is not finite after step {self.step}")
         state: dict[str, Any] = {"step": self.step, "stage": self.stage.name, "images": len(self.dataset)}
-        state["best"] = self._best
+        if self._validation is not None:
+            state["best"] = {"score": self._best, **self._validation.settings}
         state["random"] = gather_object([random_state(self.device)])
         if self.accelerator.is_main_process:
             for name, network in self._saved.items():
@@ -324,7 +327,7 @@ class Trainer:
         return cast(torch.nn.Module, self.accelerator.prepare_model(objective))
 
     def _validate(self) -> dict[str, float]:
-        """Score the EMA model, in the first process only, and keep it in `best` if it is the best so far."""
+        """Score the EMA model, in the first process alone, and keep it in `best` if it is the best so far."""
         if self._validation is None:
             return {}
         with self._autocast():
@@ -334,8 +337,8 @@ class Trainer:
             self._save_model("best")
         return scores
 
-    def _log(self, logger: NullLogger, meter: Meter, scores: dict[str, float]) -> None:
-        """Log the scores, and the mean losses and the speed since the last entry; all processes must call it."""
+    def _log(self, logger: NullLogger, meter: Meter, validates: bool) -> None:
+        """Log the mean losses and the speed since the last entry, and scores; all processes must call it."""
         taken, count = time.perf_counter() - meter.started, self.step - meter.first_step
         means = self.accelerator.reduce(meter.means(), "mean")
         values = {name: float(mean) for name, mean in means.items()} | {
@@ -344,7 +347,7 @@ class Trainer:
             "waiting": meter.waited / taken,
             "memory_gib": peak_memory(self.device),
         }
-        logger.scalars(self.step, values | scores)
+        logger.scalars(self.step, values | self._validate() if validates else values)
 
     def _exit(self, logger: NullLogger, request: StopRequest) -> NoReturn:
         """End a run that a signal stopped."""
@@ -373,8 +376,10 @@ class Trainer:
             wanted = f"another system or configuration than this one of {self.config.system}"
             changed = "; changed since: " + ", ".join(map(str, self._changes)) if self._changes else ""
             raise ValueError(f"the checkpoint in {self.checkpoints} is of {wanted}{changed}") from error
-        if not any(change.name == "data.validation" for change in self._changes):
-            self._best = state.get("best", math.inf)
+        best = dict(state.get("best", {}))
+        score = best.pop("score", math.inf)
+        if self._validation is not None and best == self._validation.settings:
+            self._best = score
         before, now = state["images"], len(self.dataset)
         if before != now:
             text = f"there were {before} images before the stop, and now {now}: their order is another one"
