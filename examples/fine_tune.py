@@ -41,7 +41,8 @@ def main() -> None:
     )
     if arguments.resume:
         config = resumed_config(arguments.out)
-        config.data.folders, config.data.validation = data.folders, data.validation
+        config.data.folders = data.folders
+        config.data.validation = data.validation or config.data.validation
     trainer = Trainer(config, arguments.out, resume=arguments.resume)
     print(f"{len(trainer.dataset)} images on {trainer.device}")
     folder = trainer.run()  # writes config.yaml, log.jsonl, TensorBoard events, checkpoints and the model

@@ -172,9 +172,9 @@ class Trainer:
                 last = stopped or self.step == config.steps
                 # The means of the log are over steps of one stage, because stages have different losses.
                 logs = last or self.step % config.log_every == 0 or self.schedule.is_border(self.step)
-                saves = last or self.step % config.save_every == 0
+                planned = self.step == config.steps or self.step % config.save_every == 0
+                saves = stopped or planned
                 # Not where a signal stopped the run, which may have little time left to save it.
-                planned = self.step % config.save_every == 0 or self.step == config.steps
                 validates = planned and self.stage.paints and bool(config.data.validation)
                 samples = self.stage.paints and (last or self.step % config.sample_every == 0)
                 # On a GPU, a check waits for the step to end, so it only runs before logging and before saving.
